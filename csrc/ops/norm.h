@@ -1,0 +1,39 @@
+// RMSNorm: y = x * rstd * gamma, rstd = 1 / sqrt(mean(x^2) + eps). Fused with the residual addition and with quantisation.
+#pragma once
+
+#include "ops/exec.h"
+#include "ops/quantize.h"
+
+namespace contender {
+
+struct RmsNormArgs {
+  Tensor x;        // [M, H]
+  Tensor delta;    // [M, H] or empty: the residual stream is updated first, x += delta in place, then normed
+  Tensor gamma;    // [1, H]
+  float eps = 1e-6f;
+  Tensor y;        // [M, H]
+  float* rstd = nullptr;  // [M] or null, saved for the backward
+};
+
+struct RmsNormBwdArgs {
+  Tensor dy;       // [M, H]
+  Tensor x;        // [M, H] the normed input (after the residual addition)
+  Tensor gamma;    // [1, H]
+  const float* rstd = nullptr;  // [M]
+  Tensor dx;       // [M, H]; dx += when accumulate (the residual stream's gradient), else overwritten
+  bool accumulate = false;
+  Tensor dgamma;   // [1, H] overwritten, canonical sum over rows by segments (group 0)
+  RowSegments segments;
+};
+
+// rms_norm, then 1x128 quantisation of y; y itself may be empty.
+struct RmsNormQuantizeArgs {
+  RmsNormArgs norm;
+  QTensor q;
+};
+
+int64_t rms_norm_bwd_workspace_bytes(int64_t m, int64_t h, int32_t num_leaves);
+Cost rms_norm_cost(int64_t m, int64_t h);
+Cost rms_norm_bwd_cost(int64_t m, int64_t h);
+
+}  // namespace contender

@@ -1,0 +1,39 @@
+// Rotary position embedding, with YaRN (Peng et al., arXiv 2309.00071) frequency interpolation.
+#pragma once
+
+#include <vector>
+
+#include "ops/exec.h"
+
+namespace contender {
+
+struct RopeConfig {
+  int64_t dim = 0;              // rotated dimensions, even
+  double theta = 10000.0;
+  double yarn_factor = 1.0;     // 1: plain RoPE
+  double original_max_position = 4096;
+  double beta_fast = 32;
+  double beta_slow = 1;
+  double mscale = 1;
+  double mscale_all_dim = 1;
+};
+
+// Table rows of [cos(dim/2) | sin(dim/2)] for positions [0, max_position), FP32, computed in double.
+// cos and sin carry YaRN's ratio mscale(mscale) / mscale(mscale_all_dim).
+std::vector<float> rope_table(const RopeConfig& config, int64_t max_position);
+// Factor on the attention's softmax scale: (0.1 * mscale_all_dim * ln(factor) + 1)^2, 1 without YaRN.
+double yarn_softmax_scale(const RopeConfig& config);
+
+struct RopeArgs {
+  Tensor x;                 // [T, num_heads * head_stride], rotated in place: columns [h*head_stride + offset, + dim)
+  const int32_t* positions = nullptr;  // [T]
+  Tensor table;             // [max_position, dim] from rope_table
+  int64_t num_heads = 1;
+  int64_t head_stride = 0;
+  int64_t offset = 0;
+  bool interleaved = true;  // pairs (2i, 2i+1) as in DeepSeek; false: (i, i + dim/2) as in Llama / Qwen
+  bool inverse = false;     // backward: rotate by -angle
+};
+Cost rope_cost(int64_t tokens, int64_t num_heads, int64_t dim);
+
+}  // namespace contender

@@ -1,0 +1,24 @@
+// SwiGLU: y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). Gate and up are the two halves of one product's output.
+#pragma once
+
+#include "ops/exec.h"
+#include "ops/quantize.h"
+
+namespace contender {
+
+struct SwigluArgs {
+  Tensor gate_up;  // [M, 2I] = [gate | up]
+  Tensor y;        // [M, I]
+};
+struct SwigluBwdArgs {
+  Tensor dy;       // [M, I]
+  Tensor gate_up;  // [M, 2I]
+  Tensor dgate_up; // [M, 2I] overwritten
+};
+struct SwigluQuantizeArgs {
+  SwigluArgs swiglu;  // y may be empty
+  QTensor q;          // 1x128 of y
+};
+Cost swiglu_cost(int64_t m, int64_t i);
+
+}  // namespace contender
