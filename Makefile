@@ -1,0 +1,155 @@
+# One build, one test, one demo command; `make help` lists the targets. CONFIG=release|debug|asan picks build/<config>/.
+CONFIG ?= release
+ARCH   ?= native
+B      := build/$(CONFIG)
+
+.DEFAULT_GOAL := all
+.SUFFIXES:
+.SECONDARY:
+.SECONDEXPANSION:
+.DELETE_ON_ERROR:
+.PHONY: all help setup demo demo-seeds test bench lint format format-check profile clean FORCE
+MAKEFLAGS += -rR --no-print-directory
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
+endif
+SHELL := bash
+CXX := g++
+
+# What the demo runs, on how many ranks.
+DEMO      = demo configs/demo.toml
+DEMO_NP  ?= 2
+SEEDS    ?= 1 2 3
+# Ranks of one machine over shared memory: no probing of network cards, no pinning (two runs would share a core).
+export MPIRUN = mpirun --oversubscribe --quiet --bind-to none --mca pml ob1 --mca btl self,vader $(NO_CMA)
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+
+# --- sources: found, never listed ---
+cpp         = $(sort $(shell find $(wildcard $1) -name '*.cpp' 2>/dev/null))
+LIB_SRCS   := $(filter-out csrc/cli/main.cpp,$(call cpp,csrc mpi))
+TEST_SRCS  := $(filter-out tests/e2e/%,$(call cpp,tests))
+MPI_MAIN   := $(filter-out %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
+REF_SRCS   := $(filter-out %_test.cpp tests/mpi/%,$(TEST_SRCS))
+MPI_TESTS  := $(filter %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
+UNIT_TESTS := $(filter %_test.cpp,$(filter-out tests/mpi/%,$(TEST_SRCS)))
+BENCH_SRCS := $(call cpp,bench)
+BENCHES    := $(filter %_bench.cpp,$(BENCH_SRCS))
+BENCH_HELP := $(filter-out %_bench.cpp,$(BENCH_SRCS)) $(REF_SRCS)
+objs        = $(patsubst %.cpp,$(B)/%.o,$1)
+
+# ONLY="csrc/cpu csrc/base" makes the library of t/ and b/ from those folders alone, in its own folder.
+empty :=
+ifneq ($(strip $(ONLY)),)
+L := $(B)/only/$(subst /,_,$(subst $(empty) $(empty),+,$(strip $(ONLY))))
+LIB_SRCS := $(foreach o,$(ONLY),$(filter $(o) $(o:/=)/%,$(LIB_SRCS)))
+else
+L := $(B)
+endif
+LIB := $(L)/libcontender.a
+
+# --- flags: asked for when something is compiled, once, so that help and clean work on a bare machine ---
+once = $(eval $1 := $2)$($1)
+MPI_CXXFLAGS = $(call once,MPI_CXXFLAGS,$(patsubst -I%,-isystem %,$(shell mpicxx --showme:compile)))
+MPI_LDFLAGS  = $(call once,MPI_LDFLAGS,$(filter-out -lmpi_cxx,$(shell mpicxx --showme:link)))
+CCACHE       = $(call once,CCACHE,$(shell command -v ccache))
+# `native` means another thing on another machine: its expansion is part of the flags and of the cache's key.
+ARCH_ID      = $(call once,ARCH_ID,$(shell $(CXX) -march=$(ARCH) -E -x c++ /dev/null -\#\#\# 2>&1 | cksum | cut -d' ' -f1))
+# Containers filter the system call by which ranks read each other's memory; Open MPI would complain there.
+NO_CMA       = $(call once,NO_CMA,$(shell grep -qsE '^Seccomp:\s*[12]' /proc/self/status && echo --mca btl_vader_single_copy_mechanism none))
+# No contraction: a*b+c has the same bits in every loop and at every optimisation level. Explicit FMA stays FMA.
+FLAGS_release := -O3 -g1
+FLAGS_debug   := -O0 -g
+FLAGS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -Wno-maybe-uninitialized
+OPT := $(or $(FLAGS_$(CONFIG)),$(error CONFIG=$(CONFIG): release, debug or asan))
+# restrict: false alarms on std::string (GCC bug 105651). psabi: a note about vector arguments. Missing
+# designated initialisers take their default on purpose.
+WARN := -Wall -Wextra -Werror -Wno-restrict -Wno-psabi -Wno-missing-field-initializers
+CXXFLAGS = -std=c++20 $(OPT) -march=$(ARCH) -ffp-contract=off -fno-math-errno -pthread $(WARN) $(EXTRA_CXXFLAGS)
+CPPFLAGS = -I. -Icsrc $(MPI_CXXFLAGS) -DOMPI_SKIP_MPICXX -DSPDLOG_COMPILED_LIB -DSPDLOG_SHARED_LIB -DSPDLOG_FMT_EXTERNAL
+LDLIBS   = -Wl,--as-needed $(MPI_LDFLAGS) -lspdlog -lfmt -lsimdjson -lutf8proc -lxxhash -lhwy -ldl
+
+Q   := $(if $(filter 1,$(V)),,@)
+say  = $(if $(filter 1,$(V)),,@printf '%-5s %s\n' $1 '$2')
+
+# --- compile and link. Files appear by rename, dated at the start of their making: several makes may share the tree,
+# and a header saved during a compilation counts as newer than its object ---
+stamp = @mkdir -p $(@D); s='$(strip $1)'; [ "$$s" = "$$(cat $@ 2>/dev/null)" ] || { echo "$$s" >$@.$$$$ && mv $@.$$$$ $@; }
+$(B)/flags: FORCE
+	$(call stamp,$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(ARCH_ID))
+$(L)/members: FORCE
+	$(call stamp,$(LIB_SRCS))
+
+$(B)/%.o: %.cpp $(B)/flags
+	$(call say,CXX,$<)
+	$(Q)mkdir -p $(@D); t=$@.$$$$; trap 'rm -f '$$t' '$$t'.*' EXIT; touch $$t.start; \
+	CCACHE_NAMESPACE=$(ARCH_ID) $(CCACHE) $(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -MF $$t.d -MT $@ -c $< -o $$t && \
+	touch -r $$t.start $$t && mv $$t.d $(@:.o=.d) && mv $$t $@
+
+$(LIB): $(call objs,$(LIB_SRCS)) $(L)/members
+	$(call say,AR,$@)
+	$(Q)t=$@.$$$$; ar rcs $$t $(filter %.o,$^) && mv $$t $@
+
+link = $(Q)mkdir -p $(@D); t=$@.$$$$; $(CXX) $(OPT) -pthread $(filter %.o,$^) $(LIB) $1 $(LDLIBS) -o $$t && mv $$t $@
+$(B)/contender: $(call objs,csrc/cli/main.cpp) $(LIB)
+	$(call say,LINK,$@)
+	$(call link)
+$(B)/contender_tests: $(call objs,$(UNIT_TESTS) $(REF_SRCS)) $(LIB)
+	$(call say,LINK,$@)
+	$(call link,-lgtest_main -lgtest)
+$(B)/contender_mpi_tests: $(call objs,$(MPI_TESTS) $(MPI_MAIN) $(REF_SRCS)) $(LIB)
+	$(call say,LINK,$@)
+	$(call link,-lgtest)
+$(B)/contender_bench: $(call objs,$(BENCHES) $(BENCH_HELP)) $(LIB)
+	$(call say,LINK,$@)
+	$(call link,-lbenchmark_main -lbenchmark -lopenblas)
+
+# t/cpu/linear = tests/cpu/linear_test.cpp, t/cpu = tests/cpu/**; b/ likewise.
+pick = $(or $(filter $2/$1_$3.cpp $2/$1/%_$3.cpp,$4),$(error no $2/$1_$3.cpp and no tests in $2/$1/))
+$(L)/t/%: $$(call objs,$$(call pick,$$*,tests,test,$(UNIT_TESTS) $(MPI_TESTS)) $$(if $$(filter mpi mpi/%,$$*),$(MPI_MAIN)) $(REF_SRCS)) $(LIB)
+	$(call say,LINK,$@)
+	$(call link,$(if $(filter mpi mpi/%,$*),,-lgtest_main) -lgtest)
+$(L)/b/%: $$(call objs,$$(call pick,$$*,bench,bench,$(BENCHES)) $(BENCH_HELP)) $(LIB)
+	$(call say,LINK,$@)
+	$(call link,-lbenchmark_main -lbenchmark -lopenblas)
+
+# --- what people type ---
+help: ## this list
+	@sed -nE 's/^([a-z-]+|[tb]\/%):.*## (.*)/  \1|\2/p' Makefile | column -t -s'|'
+all: $(if $(wildcard csrc/cli/main.cpp),$(B)/contender,$(LIB)) ## build/<config>/contender
+setup: ## install the Debian packages that are missing
+	@tools/setup.sh
+demo: setup ## set up, build, and train the demo on DEMO_NP=2 ranks
+	@$(MAKE) all
+	@$(MPIRUN) -np $(DEMO_NP) $(B)/contender $(DEMO)
+demo-seeds: setup ## the demo for seeds 1 2 3, one row each
+	@$(MAKE) all
+	@tools/demo_seeds.sh "$(B)/contender $(DEMO)" $(DEMO_NP) $(SEEDS)
+test: setup ## set up, build, lint, and run every test
+	@$(MAKE) all run-tests
+run-tests: all $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
+	@tools/test.sh $(B)
+t/%: $(L)/t/% FORCE ## run the tests of one path: t/cpu/linear, t/cpu, t/mpi/group NP=2 (GTEST_FILTER, ONLY="csrc/cpu ...")
+	$(if $(filter mpi mpi/%,$*),$(Q)for n in $(or $(NP),1 2 4); do echo "np=$$n"; $(MPIRUN) -np $$n $< || exit; done,$(Q)$<)
+bench: setup ## build and run every benchmark (ARGS=--benchmark_filter=...)
+	@$(MAKE) $(B)/contender_bench
+	@$(B)/contender_bench $(ARGS)
+b/%: $(L)/b/% FORCE ## run the benchmarks of one path
+	$(Q)$< $(ARGS)
+lint: ## include arrows, size limits, mirrored tests
+	@tools/lint.sh
+FORMAT_FILES = $(or $(F),$(shell find $(wildcard csrc mpi cuda tests bench) -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'))
+format: ## clang-format in place (F="files" for some)
+	@[ -z "$(FORMAT_FILES)" ] || clang-format -i $(FORMAT_FILES)
+format-check: ## clang-format, changing nothing
+	@[ -z "$(FORMAT_FILES)" ] || clang-format --dry-run --Werror $(FORMAT_FILES)
+profile: ## the demo under Nsight Systems, one report per rank
+	@command -v nsys >/dev/null || { echo "profile: nsys (NVIDIA Nsight Systems) is not installed; a run's trace.json opens in ui.perfetto.dev without it"; exit 1; }
+	@$(MAKE) all
+	$(MPIRUN) -np $(DEMO_NP) nsys profile -t cuda,nvtx,mpi -o runs/profile-%q{OMPI_COMM_WORLD_RANK} --force-overwrite true $(B)/contender $(DEMO)
+clean: ## remove build/
+	rm -rf build
+
+-include $(patsubst %.o,%.d,$(call objs,$(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS)))

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# tools/test.sh BUILD_DIR: lint, the unit tests, the MPI tests on 1, 2 and 4 ranks, the scripts of tests/e2e. One line
+# each, the log of what failed, and last `N passed, N failed`. MPIRUN comes from the Makefile.
+# A test counts as passed when it passed on at least one rank and failed on none; a skipped test does not count.
+# A binary that dies or hangs without naming a failed test counts as one failure.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+build=$1
+limit_s=${TEST_TIMEOUT_S:-900}
+shards=${TEST_SHARDS:-$(nproc)}
+logs=$build/logs
+total_passed=0
+total_failed=0
+rm -rf "$logs"
+mkdir -p "$logs"
+
+add() { # name passed failed skipped seconds
+  total_passed=$((total_passed + $2))
+  total_failed=$((total_failed + $3))
+  printf '%-36s %5d passed %5d failed %5d skipped %6.1f s\n' "$@"
+}
+
+report_gtest() { # name status seconds log...
+  local name=$1 status=$2 seconds=$3 passed failed skipped
+  shift 3
+  read -r passed failed skipped < <(awk '
+    /^\[       OK \] .*\./  { ok[$4] = 1 }
+    /^\[  SKIPPED \] .*\./  { skipped[$4] = 1 }
+    /^\[  FAILED  \] .*\./ { sub(/,$/, "", $4); failed[$4] = 1 }
+    END {
+      for (t in failed) f++
+      for (t in ok) if (!(t in failed)) p++
+      for (t in skipped) if (!(t in failed) && !(t in ok)) s++
+      print p + 0, f + 0, s + 0
+    }' "$@")
+  if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi
+  if [ "$failed" -gt 0 ]; then
+    echo "--- $name: exit status $status$([ "$status" -eq 124 ] && echo " (longer than $limit_s s)")"
+    # Everything a failed test said, and whatever followed the last test that never ended.
+    awk '
+      function flush_open() { if (open) printf "%s", text; open = 0; text = "" }
+      FNR == 1 { flush_open() }
+      /^\[ RUN      \] / { open = 1; text = FILENAME ":\n" }
+      open { text = text $0 "\n" }
+      /^\[       OK \] |^\[  SKIPPED \] / { open = 0; text = "" }
+      /^\[  FAILED  \] / { flush_open() }
+      !open && /^\[ /  == 0 && /rror|FATAL|CHECK/ { print }
+      END { flush_open() }' "$@" | tail -n 200
+  fi
+  add "$name" "$passed" "$failed" "$skipped" "$seconds"
+}
+
+now() { date +%s.%N; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { print b - a }'; }
+
+start=$(now)
+if tools/lint.sh >"$logs/lint.log" 2>&1; then lint=(1 0); else lint=(0 1); fi
+cat "$logs/lint.log"
+add lint "${lint[@]}" 0 "$(since "$start")"
+
+if [ -x "$build/contender_tests" ]; then
+  start=$(now)
+  pids=()
+  files=()
+  for ((i = 0; i < shards; i++)); do
+    files+=("$logs/unit.$i.log")
+    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$i timeout -k 10 "$limit_s" "$build/contender_tests" --gtest_color=no \
+      >"${files[i]}" 2>&1 </dev/null &
+    pids+=($!)
+  done
+  status=0
+  for p in "${pids[@]}"; do wait "$p" || status=$?; done
+  report_gtest contender_tests "$status" "$(since "$start")" "${files[@]}"
+fi
+
+if [ -x "$build/contender_mpi_tests" ]; then
+  for np in 1 2 4; do
+    start=$(now)
+    mkdir -p "$logs/np$np"
+    # One log per rank: lines of several ranks in one stream could not be counted. Open MPI frees little at exit.
+    LOGS=$logs/np$np ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} timeout -k 10 "$limit_s" $MPIRUN -np "$np" \
+      bash -c 'exec "$0" --gtest_color=no >"$LOGS/rank$OMPI_COMM_WORLD_RANK.log" 2>&1' \
+      "$build/contender_mpi_tests" >"$logs/np$np/mpirun.log" 2>&1 </dev/null
+    report_gtest "contender_mpi_tests np=$np" $? "$(since "$start")" "$logs/np$np"/*.log
+  done
+fi
+
+export CONTENDER=$PWD/$build/contender
+for script in tests/e2e/*.sh; do
+  [ -e "$script" ] || continue
+  name=$(basename "$script" .sh)
+  log=$logs/e2e-$name.log
+  export WORK=$PWD/$logs/e2e-$name
+  mkdir -p "$WORK"
+  start=$(now)
+  if timeout -k 10 "$limit_s" bash "$script" >"$log" 2>&1 </dev/null; then
+    tail -n 1 "$log"
+    add "e2e/$name" 1 0 0 "$(since "$start")"
+  else
+    echo "--- e2e/$name: exit status $?"
+    tail -n 200 "$log"
+    add "e2e/$name" 0 1 0 "$(since "$start")"
+  fi
+done
+
+echo "$total_passed passed, $total_failed failed"
+[ "$total_failed" -eq 0 ]
