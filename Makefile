@@ -56,7 +56,7 @@ MPI_CXXFLAGS = $(call once,MPI_CXXFLAGS,$(patsubst -I%,-isystem %,$(shell mpicxx
 MPI_LDFLAGS  = $(call once,MPI_LDFLAGS,$(filter-out -lmpi_cxx,$(shell mpicxx --showme:link)))
 CCACHE       = $(call once,CCACHE,$(shell command -v ccache))
 # `native` means another thing on another machine: its expansion is part of the flags and of the cache's key.
-ARCH_ID      = $(call once,ARCH_ID,$(shell $(CXX) -march=$(ARCH) -E -x c++ /dev/null -\#\#\# 2>&1 | cksum | cut -d' ' -f1))
+ARCH_ID      = $(call once,ARCH_ID,$(shell $(CXX) -march=$(ARCH) -E -x c++ /dev/null -\#\#\# 2>&1 | grep -o " -m.*" | cksum | cut -d' ' -f1))
 # Containers filter the system call by which ranks read each other's memory; Open MPI would complain there.
 NO_CMA       = $(call once,NO_CMA,$(shell grep -qsE '^Seccomp:\s*[12]' /proc/self/status && echo --mca btl_vader_single_copy_mechanism none))
 # No contraction: a*b+c has the same bits in every loop and at every optimisation level. Explicit FMA stays FMA.
@@ -107,11 +107,12 @@ $(B)/contender_bench: $(call objs,$(BENCHES) $(BENCH_HELP)) $(LIB)
 	$(call link,-lbenchmark_main -lbenchmark -lopenblas)
 
 # t/cpu/linear = tests/cpu/linear_test.cpp, t/cpu = tests/cpu/**; b/ likewise.
+mpi_main = $(if $(filter mpi mpi/%,$1),$(MPI_MAIN))
 pick = $(or $(filter $2/$1_$3.cpp $2/$1/%_$3.cpp,$4),$(error no $2/$1_$3.cpp and no tests in $2/$1/))
-$(L)/t/%: $$(call objs,$$(call pick,$$*,tests,test,$(UNIT_TESTS) $(MPI_TESTS)) $$(if $$(filter mpi mpi/%,$$*),$(MPI_MAIN)) $(REF_SRCS)) $(LIB)
+$(L)/t/%_test: $$(call objs,$$(call pick,$$*,tests,test,$(UNIT_TESTS) $(MPI_TESTS)) $$(call mpi_main,$$*) $(REF_SRCS)) $(LIB)
 	$(call say,LINK,$@)
-	$(call link,$(if $(filter mpi mpi/%,$*),,-lgtest_main) -lgtest)
-$(L)/b/%: $$(call objs,$$(call pick,$$*,bench,bench,$(BENCHES)) $(BENCH_HELP)) $(LIB)
+	$(call link,$(if $(call mpi_main,$*),,-lgtest_main) -lgtest)
+$(L)/b/%_bench: $$(call objs,$$(call pick,$$*,bench,bench,$(BENCHES)) $(BENCH_HELP)) $(LIB)
 	$(call say,LINK,$@)
 	$(call link,-lbenchmark_main -lbenchmark -lopenblas)
 
@@ -131,12 +132,12 @@ test: setup ## set up, build, lint, and run every test
 	@$(MAKE) all run-tests
 run-tests: all $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
 	@tools/test.sh $(B)
-t/%: $(L)/t/% FORCE ## run the tests of one path: t/cpu/linear, t/cpu, t/mpi/group NP=2 (GTEST_FILTER, ONLY="csrc/cpu ...")
-	$(if $(filter mpi mpi/%,$*),$(Q)for n in $(or $(NP),1 2 4); do echo "np=$$n"; $(MPIRUN) -np $$n $< || exit; done,$(Q)$<)
+t/%: $(L)/t/%_test FORCE ## run the tests of one path: t/cpu/linear, t/cpu, t/mpi/group NP=2 (GTEST_FILTER, ONLY="csrc/cpu ...")
+	$(Q)[ -t 1 ] || export GTEST_COLOR=no; $(if $(filter mpi mpi/%,$*),for n in $(or $(NP),1 2 4); do echo "np=$$n"; $(MPIRUN) -np $$n $< || exit; done,$<)
 bench: setup ## build and run every benchmark (ARGS=--benchmark_filter=...)
 	@$(MAKE) $(B)/contender_bench
 	@$(B)/contender_bench $(ARGS)
-b/%: $(L)/b/% FORCE ## run the benchmarks of one path
+b/%: $(L)/b/%_bench FORCE ## run the benchmarks of one path
 	$(Q)$< $(ARGS)
 lint: ## include arrows, size limits, mirrored tests
 	@tools/lint.sh

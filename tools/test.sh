@@ -44,7 +44,7 @@ report_gtest() { # name status seconds log...
       open { text = text $0 "\n" }
       /^\[       OK \] |^\[  SKIPPED \] / { open = 0; text = "" }
       /^\[  FAILED  \] / { flush_open() }
-      !open && /^\[ /  == 0 && /rror|FATAL|CHECK/ { print }
+      !open && !/^\[ / && /rror|FATAL|CHECK/ { print }
       END { flush_open() }' "$@" | tail -n 200
   fi
   add "$name" "$passed" "$failed" "$skipped" "$seconds"
