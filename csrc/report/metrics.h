@@ -1,0 +1,70 @@
+// Metrics of a run: one record per step, written as JSONL and TensorBoard events, shown as one console line.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace contender {
+
+// One line of metrics.jsonl: fields in insertion order. Times are kept apart (under "seconds"), so that two runs can be compared
+// bit by bit without them.
+class MetricRecord {
+ public:
+  void set(const std::string& key, double value);        // written with 17 significant digits; NaN / Inf as strings
+  void set(const std::string& key, int64_t value);
+  void set(const std::string& key, const std::string& value);
+  void set_seconds(const std::string& phase, double seconds);
+  double number(const std::string& key, double missing = 0) const;
+  std::string json() const;                              // one line, no newline
+  const std::vector<std::pair<std::string, double>>& numbers() const { return numbers_; }
+  const std::vector<std::pair<std::string, double>>& seconds() const { return seconds_; }
+
+ private:
+  std::vector<std::pair<std::string, std::string>> fields_;  // key, JSON value
+  std::vector<std::pair<std::string, double>> numbers_;
+  std::vector<std::pair<std::string, double>> seconds_;
+};
+
+// Appends to <dir>/metrics.jsonl and <dir>/events.out.tfevents.*; on resume, records with step >= first_step of the same
+// stage are cut off first. Rank 0 only.
+class MetricWriter {
+ public:
+  MetricWriter(const std::string& dir, bool tensorboard);
+  ~MetricWriter();
+  // Drops the records after `lines` (the number of lines the checkpoint knew of).
+  void truncate(int64_t lines);
+  void write(const std::string& stage, int64_t step, const MetricRecord& record);
+  int64_t lines() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Console: a bar with a sparkline of the headline value on a terminal, plain lines otherwise.
+class Console {
+ public:
+  Console(std::string phase, int64_t total_steps);
+  ~Console();                                            // ends the bar's line
+  // One line per step: step | reward | accuracy | len | kl | clipfrac | entropy | loss | norm | lr | seconds per phase | tok/s | % matrix rate | $.
+  // Columns whose key is missing in the record are left out.
+  void step(int64_t step, const MetricRecord& record);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// A table with a header row, aligned columns; box lines and colours on a terminal only.
+std::string format_table(const std::vector<std::vector<std::string>>& rows);
+
+// Static HTML with SVG curves of everything in <dir>/metrics.jsonl, the summary and sample completions; no script from elsewhere.
+// Throws Error(kConfig) when there is no metrics.jsonl. Returns the path of report.html.
+std::string write_report(const std::string& dir);
+
+}  // namespace contender
