@@ -24,6 +24,7 @@ class TimerScope {
 
  private:
   const char* name_;
+  const char* outer_phase_;  // of job_position(), restored at the end
   int64_t start_ns_;
 };
 

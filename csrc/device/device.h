@@ -19,7 +19,8 @@ class Device {
   virtual ~Device() = default;
   virtual std::string name() const = 0;          // "CPU (AMD EPYC ...)", "NVIDIA H800"
   virtual int64_t memory_bytes() const = 0;      // total memory usable by one rank
-  // 64-byte aligned; `what` is named in the out-of-memory message (exit 19).
+  // 64-byte aligned; `what` is named in the out-of-memory message (exit 19): write the setting that sizes it into it,
+  // "KV cache (rollout.kv_tokens)".
   virtual void* alloc(int64_t bytes, const char* what) = 0;
   virtual void free(void* p) = 0;
   virtual Stream* compute_stream() = 0;
