@@ -81,6 +81,8 @@ $(B)/flags: FORCE
 	$(call stamp,$(CXX) $(CPPFLAGS) $(CXXFLAGS) $(ARCH_ID))
 $(L)/members: FORCE
 	$(call stamp,$(LIB_SRCS))
+$(B)/tests.list: FORCE
+	$(call stamp,$(TEST_SRCS) $(BENCH_SRCS))
 
 $(B)/%.o: %.cpp $(B)/flags
 	$(call say,CXX,$<)
@@ -96,23 +98,23 @@ link = $(Q)mkdir -p $(@D); t=$@.$$$$; $(CXX) $(OPT) -pthread $(filter %.o,$^) $(
 $(B)/contender: $(call objs,csrc/cli/main.cpp) $(LIB)
 	$(call say,LINK,$@)
 	$(call link)
-$(B)/contender_tests: $(call objs,$(UNIT_TESTS) $(REF_SRCS)) $(LIB)
+$(B)/contender_tests: $(call objs,$(UNIT_TESTS) $(REF_SRCS)) $(LIB) $(B)/tests.list
 	$(call say,LINK,$@)
 	$(call link,-lgtest_main -lgtest)
-$(B)/contender_mpi_tests: $(call objs,$(MPI_TESTS) $(MPI_MAIN) $(REF_SRCS)) $(LIB)
+$(B)/contender_mpi_tests: $(call objs,$(MPI_TESTS) $(MPI_MAIN) $(REF_SRCS)) $(LIB) $(B)/tests.list
 	$(call say,LINK,$@)
 	$(call link,-lgtest)
-$(B)/contender_bench: $(call objs,$(BENCHES) $(BENCH_HELP)) $(LIB)
+$(B)/contender_bench: $(call objs,$(BENCHES) $(BENCH_HELP)) $(LIB) $(B)/tests.list
 	$(call say,LINK,$@)
 	$(call link,-lbenchmark_main -lbenchmark -lopenblas)
 
 # t/cpu/linear = tests/cpu/linear_test.cpp, t/cpu = tests/cpu/**; b/ likewise.
 mpi_main = $(if $(filter mpi mpi/%,$1),$(MPI_MAIN))
 pick = $(or $(filter $2/$1_$3.cpp $2/$1/%_$3.cpp,$4),$(error no $2/$1_$3.cpp and no tests in $2/$1/))
-$(L)/t/%_test: $$(call objs,$$(call pick,$$*,tests,test,$(UNIT_TESTS) $(MPI_TESTS)) $$(call mpi_main,$$*) $(REF_SRCS)) $(LIB)
+$(L)/t/%_test: $$(call objs,$$(call pick,$$*,tests,test,$(UNIT_TESTS) $(MPI_TESTS)) $$(call mpi_main,$$*) $(REF_SRCS)) $(LIB) $(B)/tests.list
 	$(call say,LINK,$@)
 	$(call link,$(if $(call mpi_main,$*),,-lgtest_main) -lgtest)
-$(L)/b/%_bench: $$(call objs,$$(call pick,$$*,bench,bench,$(BENCHES)) $(BENCH_HELP)) $(LIB)
+$(L)/b/%_bench: $$(call objs,$$(call pick,$$*,bench,bench,$(BENCHES)) $(BENCH_HELP)) $(LIB) $(B)/tests.list
 	$(call say,LINK,$@)
 	$(call link,-lbenchmark_main -lbenchmark -lopenblas)
 

@@ -23,11 +23,24 @@ add() { # name passed failed skipped seconds
 report_gtest() { # name status seconds log...
   local name=$1 status=$2 seconds=$3 passed failed skipped
   shift 3
+  # A test that began and never ended failed: the process died or was ended. A test may print without a newline, so
+  # the marks are looked for anywhere in a line.
   read -r passed failed skipped < <(awk '
-    /^\[       OK \] .*\./  { ok[$4] = 1 }
-    /^\[  SKIPPED \] .*\./  { skipped[$4] = 1 }
-    /^\[  FAILED  \] .*\./ { sub(/,$/, "", $4); failed[$4] = 1 }
+    function name_after(mark,  p, rest) {
+      p = index($0, mark)
+      if (!p) return ""
+      rest = substr($0, p + length(mark))
+      sub(/[ ,].*/, "", rest)
+      return rest ~ /\./ ? rest : ""
+    }
+    function end_log() { if (open != "") failed[open] = 1; open = "" }
+    FNR == 1 { end_log() }
+    (n = name_after("[ RUN      ] ")) != "" { open = n }
+    (n = name_after("[       OK ] ")) != "" { ok[n] = 1; open = "" }
+    (n = name_after("[  SKIPPED ] ")) != "" { skipped[n] = 1; open = "" }
+    (n = name_after("[  FAILED  ] ")) != "" { failed[n] = 1; open = "" }
     END {
+      end_log()
       for (t in failed) f++
       for (t in ok) if (!(t in failed)) p++
       for (t in skipped) if (!(t in failed) && !(t in ok)) s++
@@ -36,16 +49,16 @@ report_gtest() { # name status seconds log...
   if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi
   if [ "$failed" -gt 0 ]; then
     echo "--- $name: exit status $status$([ "$status" -eq 124 ] && echo " (longer than $limit_s s)")"
-    # Everything a failed test said, and whatever followed the last test that never ended.
+    # What failed tests said, the test that never ended, and what was said between tests.
     awk '
-      function flush_open() { if (open) printf "%s", text; open = 0; text = "" }
-      FNR == 1 { flush_open() }
-      /^\[ RUN      \] / { open = 1; text = FILENAME ":\n" }
+      function show() { if (text != "") printf "%s:\n%s", log_name, text; open = 0; text = "" }
+      FNR == 1 { show(); log_name = FILENAME }
+      /\[ RUN      \] / { open = 1; text = "" }
       open { text = text $0 "\n" }
-      /^\[       OK \] |^\[  SKIPPED \] / { open = 0; text = "" }
-      /^\[  FAILED  \] / { flush_open() }
-      !open && !/^\[ / && /rror|FATAL|CHECK/ { print }
-      END { flush_open() }' "$@" | tail -n 200
+      /\[       OK \] |\[  SKIPPED \] / { open = 0; text = "" }
+      /\[  FAILED  \] / { show() }
+      !open && !/^\[|^ *$|^Running main|^Note: |^ *[0-9]+ FAILED TEST/ { print }
+      END { show() }' "$@" | tail -n 200
   fi
   add "$name" "$passed" "$failed" "$skipped" "$seconds"
 }
@@ -73,12 +86,13 @@ if [ -x "$build/contender_tests" ]; then
   report_gtest contender_tests "$status" "$(since "$start")" "${files[@]}"
 fi
 
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} # Open MPI frees little at exit
 if [ -x "$build/contender_mpi_tests" ]; then
   for np in 1 2 4; do
     start=$(now)
     mkdir -p "$logs/np$np"
-    # One log per rank: lines of several ranks in one stream could not be counted. Open MPI frees little at exit.
-    LOGS=$logs/np$np ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} timeout -k 10 "$limit_s" $MPIRUN -np "$np" \
+    # One log per rank: lines of several ranks in one stream could not be counted.
+    LOGS=$logs/np$np timeout -k 10 "$limit_s" $MPIRUN -np "$np" \
       bash -c 'exec "$0" --gtest_color=no >"$LOGS/rank$OMPI_COMM_WORLD_RANK.log" 2>&1' \
       "$build/contender_mpi_tests" >"$logs/np$np/mpirun.log" 2>&1 </dev/null
     report_gtest "contender_mpi_tests np=$np" $? "$(since "$start")" "$logs/np$np"/*.log
