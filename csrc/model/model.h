@@ -1,0 +1,62 @@
+// The policy: one forward for rollout, one forward and backward for training, over the same operators and weights.
+//
+// A forward works on the tokens of a whole tp group: attention and dense products see all of them with this rank's heads or columns;
+// token-wise work (norms, latent down-projections, router, experts' dispatch, residual stream) is done for the rows this rank
+// owns: counts[tp_rank] rows, contiguous, in tp-rank order (sequence parallelism between blocks).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/config.h"
+#include "device/device.h"
+#include "model/kv_cache.h"
+#include "model/weights.h"
+#include "mpi/mesh.h"
+#include "ops/ops.h"
+
+namespace contender {
+
+// What a model runs on. Owned by the application, shared by policy, reference and rollout.
+struct Runtime {
+  Device* device = nullptr;
+  const Ops* ops = nullptr;
+  Mesh* mesh = nullptr;
+  Arena* arena = nullptr;     // activations
+  Exec exec;                  // stream and workspace
+};
+
+// Tokens of one forward, the same on every rank of the tp group. Zero tokens are allowed (a rank that only takes part in exchanges).
+struct TokenBatch {
+  std::vector<int32_t> tokens;      // [T]
+  std::vector<int32_t> positions;   // [T] position in the sequence
+  std::vector<int32_t> cache_rows;  // [T] row of the KV cache the token's key/value is written to: page_id * page_size + offset
+  std::vector<AttentionSeq> seqs;   // q_begin ascending, covering all T rows
+  std::vector<int32_t> page_ids;    // page tables of all sequences, AttentionSeq::page_table indexes into it
+  std::vector<int64_t> counts;      // [tp] rows owned by each tp rank, sum T
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
+};
+// counts = T cut evenly over tp ranks (rollout).
+void split_rows_evenly(TokenBatch& batch, int tp);
+
+class Model {
+ public:
+  Model(const RunConfig& config, const Runtime& runtime, WeightStore* weights);
+  ~Model();
+
+  // Rollout. Runs the blocks, writes the cache, and returns the logits [rows.size(), V] of the given rows of the batch, on every rank of the tp
+  // group. The result lives in the arena until the caller releases it. Collective over the tp and ep groups: every rank of an ep group
+  // must call it the same number of times (with an empty batch when it has nothing to do).
+  Tensor forward_logits(const TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows);
+
+  const ModelConfig& config() const;
+  const Runtime& runtime() const;
+  WeightStore& weights() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace contender

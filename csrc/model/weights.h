@@ -1,0 +1,95 @@
+// WeightStore: the one owner of a model's parameters on a rank: FP32 master, packed forms for products, gradients, and the ZeRO-2
+// sharded optimizer. Rollout, training, reference and checkpoints read the same views; `version` counts the updates.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/config.h"
+#include "device/device.h"
+#include "model/params.h"
+#include "mpi/mesh.h"
+#include "ops/ops.h"
+
+namespace contender {
+
+// Parameters of one (layer, kind, uses), contiguous in the flat buffers: the unit of reduction and of the all-gather.
+struct Bucket {
+  int64_t layer = 0;
+  ParamKind kind = ParamKind::kTokenWise;
+  int64_t uses = 1;
+  int64_t offset = 0;        // first element in the master buffer
+  int64_t n = 0;             // elements
+  int64_t grad_offset = 0;   // first element in the gradient buffer: uses planes of n
+  int64_t shard_offset = 0;  // first element in the shard buffers
+  int64_t shard_n = 0;       // this rank's shard
+  int64_t shard_begin = 0;   // its place in [0, n)
+  std::vector<int> params;
+};
+
+enum class StoreRole : uint8_t { kTrain, kReference };  // a reference has masters and forward forms only
+
+class WeightStore {
+ public:
+  WeightStore(const RunConfig& config, Device* device, const Ops* ops, const Exec& exec, Mesh* mesh, StoreRole role);
+
+  const std::vector<ParamSpec>& specs() const { return specs_; }
+  int find(const std::string& name) const;             // index, or Error
+  Tensor master(int param) const;                      // [groups * n, k]
+  WeightView view(int param) const;                    // packed forms
+  Tensor grad(int param, int use = 0) const;           // [groups * n, k], written by the backward
+  const std::vector<Bucket>& buckets() const { return buckets_; }
+  Group& group_of(ParamKind kind) const;
+
+  void initialize(uint64_t seed);                      // layout-independent random weights
+  void repack();                                       // packed forms from the masters; every change of a master ends with it
+  void copy_from(const WeightStore& other);            // masters, then repack (reference := policy)
+  int64_t version() const { return version_; }
+  void set_version(int64_t v) { version_ = v; }
+
+  // Training. zero_grad_shards; then per round: backward fills grad planes, reduce_bucket starts the reduction of a bucket, finish_reduce adds the
+  // reduced planes to the shard. Then the norm and AdamW on the shards, all-gather of masters, repack.
+  void begin_step();
+  void reduce_bucket(int bucket);
+  void finish_reduce();
+  ExactSum grad_square_sum(const Exec& exec);          // over all ranks, each parameter once
+  struct AdamwStep {
+    float lr, beta1, beta2, eps, weight_decay, grad_scale;
+    int64_t t;                                         // 1-based count of updates, for bias correction
+  };
+  void adamw_step(const AdamwStep& step);              // version() + 1
+  float* grad_shard() { return grad_shard_.f32(); }
+  int64_t shard_numel() const { return shard_numel_; }
+
+  // Optimizer state of one bucket in full (collective over its group), and back into the shard.
+  void gather_moments(int bucket, float* m, float* v);
+  void scatter_moments(int bucket, const float* m, const float* v);
+
+  static int64_t bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role, int np);
+
+ private:
+  void layout_buckets();
+  const RunConfig* config_;
+  Device* device_;
+  const Ops* ops_;
+  Exec exec_;
+  Mesh* mesh_;
+  StoreRole role_;
+  std::vector<ParamSpec> specs_;
+  std::vector<Bucket> buckets_;
+  std::vector<int64_t> param_offset_, param_bucket_, param_place_;  // element offsets in master; bucket; place in the bucket
+  std::vector<int64_t> forward_offset_, backward_offset_;           // bytes in packed_, -1 when not packed
+  Buffer master_, grad_, grad_shard_, moment_m_, moment_v_, packed_, scratch_;
+  int64_t master_numel_ = 0, grad_numel_ = 0, shard_numel_ = 0;
+  int64_t version_ = 0;
+  DType moment_dtype_ = DType::kF32;
+  struct InFlight {
+    int bucket;
+    std::vector<Pending> planes;
+  };
+  std::vector<InFlight> in_flight_;
+};
+
+}  // namespace contender
