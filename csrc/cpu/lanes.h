@@ -1,7 +1,8 @@
 // Sixteen float lanes, whatever the register width: one AVX-512 register, two of AVX2, four of SSE or NEON.
 //
-// A reduction along a row puts column c into lane c % 16, columns ascending, and ends with one fixed tree over the lanes
-// (i + (i + 8), then 4, 2, 1). So its bits depend on the row alone: not on alignment, row count or machine.
+// A reduction along a row puts column c into lane c % 16, columns ascending, and ends with one fixed tree
+// over the lanes (i + (i + 8), then 4, 2, 1). So its bits depend on the row alone: not on alignment, row
+// count or machine.
 #pragma once
 
 #include <hwy/highway.h>

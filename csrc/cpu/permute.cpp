@@ -38,8 +38,8 @@ void scatter_rows(const Exec&, const ScatterRowsArgs& a) {
 void combine(const Exec&, const CombineArgs& a) {
   const int64_t h = a.y.cols;
   CHECK(a.x.cols == h && a.pos.rows == a.y.rows && a.weight.rows == a.y.rows && a.pos.cols == a.weight.cols,
-        "x [{}, {}], pos [{}, {}], weight [{}, {}], y [{}, {}]", a.x.rows, a.x.cols, a.pos.rows, a.pos.cols, a.weight.rows,
-        a.weight.cols, a.y.rows, h);
+        "x [{}, {}], pos [{}, {}], weight [{}, {}], y [{}, {}]", a.x.rows, a.x.cols, a.pos.rows, a.pos.cols,
+        a.weight.rows, a.weight.cols, a.y.rows, h);
   for (int64_t t = 0; t < a.y.rows; ++t) {
     float* __restrict y = a.y.row(t);
     const int32_t* pos = a.pos.i32() + t * a.pos.ld;
@@ -56,10 +56,11 @@ void combine(const Exec&, const CombineArgs& a) {
 
 void combine_bwd(const Exec&, const CombineBwdArgs& a) {
   const int64_t h = a.dy.cols;
-  CHECK(a.x.cols == h && a.dx.cols == h && a.dx.rows == a.x.rows && a.pos.rows == a.dy.rows && a.weight.rows == a.dy.rows &&
-            a.dweight.rows == a.dy.rows && a.pos.cols == a.weight.cols && a.pos.cols == a.dweight.cols,
-        "dy [{}, {}], x [{}, {}], dx [{}, {}], pos [{}, {}]", a.dy.rows, h, a.x.rows, a.x.cols, a.dx.rows, a.dx.cols, a.pos.rows,
-        a.pos.cols);
+  CHECK(a.x.cols == h && a.dx.cols == h && a.dx.rows == a.x.rows && a.pos.rows == a.dy.rows &&
+            a.weight.rows == a.dy.rows && a.dweight.rows == a.dy.rows && a.pos.cols == a.weight.cols &&
+            a.pos.cols == a.dweight.cols,
+        "dy [{}, {}], x [{}, {}], dx [{}, {}], pos [{}, {}]", a.dy.rows, h, a.x.rows, a.x.cols, a.dx.rows,
+        a.dx.cols, a.pos.rows, a.pos.cols);
   for (int64_t t = 0; t < a.dy.rows; ++t) {
     const float* __restrict dy = a.dy.row(t);
     const int32_t* pos = a.pos.i32() + t * a.pos.ld;
@@ -74,8 +75,10 @@ void combine_bwd(const Exec&, const CombineBwdArgs& a) {
 }
 
 void add(const Exec&, const AddArgs& args) {
-  CHECK(args.a.rows == args.y.rows && args.b.rows == args.y.rows && args.a.cols == args.y.cols && args.b.cols == args.y.cols,
-        "a [{}, {}], b [{}, {}], y [{}, {}]", args.a.rows, args.a.cols, args.b.rows, args.b.cols, args.y.rows, args.y.cols);
+  CHECK(args.a.rows == args.y.rows && args.b.rows == args.y.rows && args.a.cols == args.y.cols &&
+            args.b.cols == args.y.cols,
+        "a [{}, {}], b [{}, {}], y [{}, {}]", args.a.rows, args.a.cols, args.b.rows, args.b.cols, args.y.rows,
+        args.y.cols);
   for (int64_t r = 0; r < args.y.rows; ++r) {
     const float* a = args.a.row(r);
     const float* b = args.b.row(r);

@@ -1,4 +1,5 @@
-// Inputs and comparisons shared by the operator tests: random values over decades, poisoned outputs, scratch memory.
+// Inputs and comparisons shared by the operator tests: random values over decades, poisoned outputs, scratch
+// memory.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -25,14 +26,16 @@ inline std::vector<float> random_values(int64_t n, uint64_t seed, double decades
   return v;
 }
 inline int32_t random_below(int32_t n, uint64_t seed, uint64_t i) {
-  return static_cast<int32_t>((uint64_t{philox(seed, RandomStream::kTest, i)[3]} * static_cast<uint64_t>(n)) >> 32);
+  return static_cast<int32_t>(
+      (uint64_t{philox(seed, RandomStream::kTest, i)[3]} * static_cast<uint64_t>(n)) >> 32);
 }
 
 inline std::vector<float> poisoned(int64_t n) {
   return std::vector<float>(static_cast<size_t>(n), std::numeric_limits<float>::quiet_NaN());
 }
 
-// A matrix that owns its values: rows of `ld` floats, the columns past `cols` poisoned and checked by `padding_untouched`.
+// A matrix that owns its values: rows of `ld` floats, the columns past `cols` poisoned and checked by
+// `padding_untouched`.
 struct Matrix {
   std::vector<float> values;
   int64_t rows = 0, cols = 0, ld = 0;
@@ -65,7 +68,9 @@ class Workspace {
   explicit Workspace(int64_t bytes) : storage_(poisoned((bytes + 3) / 4 + 16)), bytes_(bytes) {}
   Exec exec() {
     const auto at = reinterpret_cast<uintptr_t>(storage_.data());
-    return {.stream = nullptr, .workspace = storage_.data() + ((64 - at % 64) % 64) / 4, .workspace_bytes = bytes_};
+    return {.stream = nullptr,
+            .workspace = storage_.data() + ((64 - at % 64) % 64) / 4,
+            .workspace_bytes = bytes_};
   }
 
  private:
@@ -79,9 +84,10 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
 }
 
 // The error metric: |got - want| <= eps * scale, where `scale` is the sum of the magnitudes that made `want`.
-inline void expect_close(double got, double want, double scale, double eps, const char* what, int64_t i = 0, int64_t j = 0) {
-  EXPECT_LE(std::abs(got - want), eps * scale + 1e-37) << what << "[" << i << ", " << j << "] = " << got << ", expected "
-                                                        << want;
+inline void expect_close(double got, double want, double scale, double eps, const char* what, int64_t i = 0,
+                         int64_t j = 0) {
+  EXPECT_LE(std::abs(got - want), eps * scale + 1e-37)
+      << what << "[" << i << ", " << j << "] = " << got << ", expected " << want;
 }
 
 inline constexpr double kEps = 1.0 / (1 << 24);  // half an ulp of 1 in FP32

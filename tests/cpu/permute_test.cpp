@@ -20,7 +20,8 @@ TEST(CpuPermute, GatherWritesZerosForMinusOne) {
   Matrix y = Matrix::poisoned(6, 19, 2);
   cpu::gather_rows({}, {.x = x.tensor(), .index = index.data(), .y = y.tensor()});
   for (int64_t i = 0; i < 6; ++i) {
-    for (int64_t c = 0; c < 19; ++c) EXPECT_TRUE(same_bits(y.at(i, c), index[i] < 0 ? 0.0f : x.at(index[i], c)));
+    for (int64_t c = 0; c < 19; ++c)
+      EXPECT_TRUE(same_bits(y.at(i, c), index[i] < 0 ? 0.0f : x.at(index[i], c)));
   }
   EXPECT_TRUE(y.padding_untouched());
 }
@@ -70,10 +71,16 @@ TEST_P(CpuCombine, ForwardAndBackward) {
   Matrix y = Matrix::poisoned(tokens, h, 1);
   cpu::combine({}, {.x = x.tensor(), .pos = pos_t, .weight = weight.tensor(), .y = y.tensor()});
   Matrix twice = y;
-  cpu::combine({}, {.x = x.tensor(), .pos = pos_t, .weight = weight.tensor(), .y = twice.tensor(), .accumulate = true});
+  cpu::combine(
+      {},
+      {.x = x.tensor(), .pos = pos_t, .weight = weight.tensor(), .y = twice.tensor(), .accumulate = true});
   Matrix dx = Matrix::poisoned(rows, h);
   Matrix dweight = Matrix::poisoned(tokens, top_k);
-  cpu::combine_bwd({}, {.dy = dy.tensor(), .x = x.tensor(), .pos = pos_t, .weight = weight.tensor(), .dx = dx.tensor(),
+  cpu::combine_bwd({}, {.dy = dy.tensor(),
+                        .x = x.tensor(),
+                        .pos = pos_t,
+                        .weight = weight.tensor(),
+                        .dx = dx.tensor(),
                         .dweight = dweight.tensor()});
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t c = 0; c < h; ++c) {
@@ -99,7 +106,8 @@ TEST_P(CpuCombine, ForwardAndBackward) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, CpuCombine,
-                         testing::Values(std::tuple(1, 1, 1), std::tuple(3, 2, 33), std::tuple(9, 4, 48), std::tuple(0, 2, 8)));
+                         testing::Values(std::tuple(1, 1, 1), std::tuple(3, 2, 33), std::tuple(9, 4, 48),
+                                         std::tuple(0, 2, 8)));
 
 TEST(CpuPermute, AddInPlace) {
   Matrix a = Matrix::random(3, 21, 20, 1), b = Matrix::random(3, 21, 21);
@@ -126,8 +134,8 @@ TEST_P(CpuColumnSum, CanonicalOrder) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, CpuColumnSum,
-                         testing::Values(std::tuple(0, 5, 1), std::tuple(1, 1, 1), std::tuple(40, 33, 1), std::tuple(40, 16, 2),
-                                         std::tuple(57, 70, 8), std::tuple(0, 3, 4)));
+                         testing::Values(std::tuple(0, 5, 1), std::tuple(1, 1, 1), std::tuple(40, 33, 1),
+                                         std::tuple(40, 16, 2), std::tuple(57, 70, 8), std::tuple(0, 3, 4)));
 
 // Ranks that hold some leaves each and continue the tree get the bits of one rank that holds all.
 TEST(CpuPermute, ColumnSumOfLeavesComposes) {
@@ -138,12 +146,14 @@ TEST(CpuPermute, ColumnSumOfLeavesComposes) {
   test::Workspace workspace(column_sum_workspace_bytes(kCols, 4));
   auto sum = [&](Tensor rows, const std::vector<RowSegment>& list, int32_t leaves) {
     Matrix out = Matrix::poisoned(1, kCols);
-    cpu::column_sum(workspace.exec(), {.dy = rows, .sum = out.tensor(),
+    cpu::column_sum(workspace.exec(), {.dy = rows,
+                                       .sum = out.tensor(),
                                        .segments = {list.data(), static_cast<int32_t>(list.size()), leaves}});
     return out;
   };
   const Matrix whole = sum(dy.tensor(), all, 4);
-  const Matrix left = sum(dy.tensor().row_range(0, 16), two, 2), right = sum(dy.tensor().row_range(16, 32), two, 2);
+  const Matrix left = sum(dy.tensor().row_range(0, 16), two, 2),
+               right = sum(dy.tensor().row_range(16, 32), two, 2);
   for (int64_t c = 0; c < kCols; ++c) EXPECT_TRUE(same_bits(whole.at(0, c), left.at(0, c) + right.at(0, c)));
 }
 
@@ -151,7 +161,8 @@ TEST(CpuPermute, SegmentsAreChecked) {
   Matrix dy = Matrix::random(4, 3, 32), sum = Matrix::poisoned(1, 3);
   test::Workspace workspace(column_sum_workspace_bytes(3, 4));
   auto run = [&](std::vector<RowSegment> list, int32_t leaves) {
-    cpu::column_sum(workspace.exec(), {.dy = dy.tensor(), .sum = sum.tensor(),
+    cpu::column_sum(workspace.exec(), {.dy = dy.tensor(),
+                                       .sum = sum.tensor(),
                                        .segments = {list.data(), static_cast<int32_t>(list.size()), leaves}});
   };
   EXPECT_THROW(run({{0, 5, 0, 0}}, 1), Error);

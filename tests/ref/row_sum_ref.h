@@ -14,7 +14,8 @@ template <class Step>
 float canonical_sum(const RowSegments& s, const Step& step) {
   std::vector<float> leaves(static_cast<size_t>(s.num_leaves), 0.0f);
   for (int32_t i = 0; i < s.count; ++i) {
-    for (int64_t r = s.data[i].begin; r < s.data[i].end; ++r) leaves[s.data[i].leaf] = step(leaves[s.data[i].leaf], r);
+    for (int64_t r = s.data[i].begin; r < s.data[i].end; ++r)
+      leaves[s.data[i].leaf] = step(leaves[s.data[i].leaf], r);
   }
   for (size_t n = leaves.size(); n > 1; n /= 2) {
     for (size_t i = 0; i < n / 2; ++i) leaves[i] = leaves[2 * i] + leaves[2 * i + 1];
