@@ -6,10 +6,12 @@
 #include "base/config.h"
 #include "device/device.h"
 #include "ops/attention.h"
+#include "ops/rope.h"
 
 namespace contender {
 
 // Cache row of one token in one layer. MLA: [latent kv_lora | rope]; GQA: [k of local kv heads | v of local kv heads].
+RopeConfig rope_config(const ModelConfig& model);
 AttentionShape attention_shape(const ModelConfig& model, int tp, int64_t page_size);
 
 class KvCache {

@@ -23,7 +23,8 @@ struct Runtime {
   Device* device = nullptr;
   const Ops* ops = nullptr;
   Mesh* mesh = nullptr;
-  Arena* arena = nullptr;     // activations
+  Arena* arena = nullptr;     // activations kept for the backward, and results
+  Arena* temp = nullptr;      // scratch of one sublayer
   Exec exec;                  // stream and workspace
 };
 

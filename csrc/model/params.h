@@ -36,8 +36,9 @@ struct ParamSpec {
   int64_t uses = 1;              // gradient planes: independent uses whose gradients are summed after the reduction
   bool packed = false;           // read by products (has forward / backward packed forms)
   bool decay = true;             // weight decay
-  bool ones = false;             // initialised to 1 (norms), else N(0, initializer_range), zeros when `zeros`
-  bool zeros = false;
+  bool ones = false;             // initialised to 1 (norms); otherwise N(0, initializer_range)
+  bool zeros = false;            // initialised to 0
+  bool frozen = false;           // no gradient: changed by a rule of its own (the router's selection bias)
   std::vector<ParamPiece> pieces;
   int64_t rows() const { return groups * n; }
   int64_t numel() const { return groups * n * k; }

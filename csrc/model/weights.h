@@ -49,10 +49,12 @@ class WeightStore {
   int64_t version() const { return version_; }
   void set_version(int64_t v) { version_ = v; }
 
-  // Training. zero_grad_shards; then per round: backward fills grad planes, reduce_bucket starts the reduction of a bucket, finish_reduce adds the
-  // reduced planes to the shard. Then the norm and AdamW on the shards, all-gather of masters, repack.
-  void begin_step();
-  void reduce_bucket(int bucket);
+  // Training. begin_step; then per round: begin_round, the backward fills the gradient planes and starts the reduction of each layer as
+  // soon as it is complete, finish_reduce adds the reduced planes to the shards. Then the norm, and AdamW on the shards, all-gather
+  // of the masters, repack.
+  void begin_step();                                   // gradient shards := 0
+  void begin_round();                                  // gradient planes := 0
+  void reduce_layer(int64_t layer);                    // starts the reduction of the layer's buckets
   void finish_reduce();
   ExactSum grad_square_sum(const Exec& exec);          // over all ranks, each parameter once
   struct AdamwStep {
@@ -67,10 +69,12 @@ class WeightStore {
   void gather_moments(int bucket, float* m, float* v);
   void scatter_moments(int bucket, const float* m, const float* v);
 
-  static int64_t bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role, int np);
+  static int64_t bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role,
+                       const MeshShape& mesh);
 
  private:
   void layout_buckets();
+  void reduce_bucket(int bucket);
   const RunConfig* config_;
   Device* device_;
   const Ops* ops_;

@@ -1,0 +1,304 @@
+#include "model/weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/philox.h"
+#include "base/timer.h"
+
+namespace contender {
+namespace {
+
+uint64_t fnv1a(const std::string& s) {
+  uint64_t h = 1469598103934665603ull;
+  for (unsigned char c : s) h = (h ^ c) * 1099511628211ull;
+  return h;
+}
+
+ShardPlace place_of(const Mesh& mesh) {
+  return {mesh.tp().size(), mesh.tp().rank(), mesh.ep().size(), mesh.ep().rank()};
+}
+
+// Parameters of one (layer, kind, uses), in list order.
+std::vector<Bucket> make_buckets(const std::vector<ParamSpec>& specs) {
+  std::vector<Bucket> buckets;
+  for (int p = 0; p < static_cast<int>(specs.size()); ++p) {
+    const ParamSpec& s = specs[p];
+    auto same = [&](const Bucket& b) { return b.layer == s.layer && b.kind == s.kind && b.uses == s.uses; };
+    auto it = std::find_if(buckets.begin(), buckets.end(), same);
+    if (it == buckets.end()) {
+      buckets.push_back({.layer = s.layer, .kind = s.kind, .uses = s.uses});
+      it = buckets.end() - 1;
+    }
+    it->params.push_back(p);
+    it->n += s.numel();
+  }
+  return buckets;
+}
+
+int64_t packed_bytes(const ParamSpec& s, StoreRole role) {
+  if (!s.packed) return 0;
+  return s.groups * (packed_forward_bytes(s.n, s.k) + (role == StoreRole::kTrain ? packed_backward_bytes(s.n, s.k) : 0));
+}
+
+float bf16_to_float(uint16_t v) {
+  const uint32_t bits = static_cast<uint32_t>(v) << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+uint16_t float_to_bf16(float f) {  // values come from BF16 memory: exact
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+}  // namespace
+
+WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops, const Exec& exec, Mesh* mesh,
+                         StoreRole role)
+    : config_(&config), device_(device), ops_(ops), exec_(exec), mesh_(mesh), role_(role) {
+  specs_ = param_specs(config.model, place_of(*mesh));
+  moment_dtype_ = config.train.moment_dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  layout_buckets();
+  int64_t packed = 0;
+  for (const ParamSpec& s : specs_) {
+    forward_offset_.push_back(s.packed ? packed : -1);
+    backward_offset_.push_back(s.packed && role == StoreRole::kTrain ? packed + s.groups * packed_forward_bytes(s.n, s.k) : -1);
+    packed += packed_bytes(s, role);
+  }
+  const char* what = role == StoreRole::kTrain ? "weights" : "reference weights";
+  master_ = Buffer(device, master_numel_ * 4, what);
+  packed_ = Buffer(device, packed, what);
+  if (role == StoreRole::kReference) return;
+  grad_ = Buffer(device, grad_numel_ * 4, "gradients");
+  grad_shard_ = Buffer(device, shard_numel_ * 4, "gradient shards");
+  moment_m_ = Buffer(device, shard_numel_ * dtype_size(moment_dtype_), "optimizer");
+  moment_v_ = Buffer(device, shard_numel_ * dtype_size(moment_dtype_), "optimizer");
+  int64_t planes = 0;
+  for (const Bucket& b : buckets_) planes += b.uses * b.shard_n;
+  scratch_ = Buffer(device, planes * 4, "gradient shards");
+  for (Buffer* b : {&grad_, &grad_shard_, &moment_m_, &moment_v_}) device->zero(exec.stream, b->data(), b->bytes());
+}
+
+void WeightStore::layout_buckets() {
+  buckets_ = make_buckets(specs_);
+  param_offset_.resize(specs_.size());
+  param_bucket_.resize(specs_.size());
+  param_place_.resize(specs_.size());
+  for (int i = 0; i < static_cast<int>(buckets_.size()); ++i) {
+    Bucket& b = buckets_[i];
+    b.offset = master_numel_;
+    b.grad_offset = grad_numel_;
+    b.shard_offset = shard_numel_;
+    const Group& g = group_of(b.kind);
+    const auto [begin, end] = shard_range(b.n, g.rank(), g.size());
+    b.shard_begin = begin;
+    b.shard_n = end - begin;
+    int64_t place = 0;
+    for (int p : b.params) {
+      param_offset_[p] = b.offset + place;
+      param_bucket_[p] = i;
+      param_place_[p] = place;
+      place += specs_[p].numel();
+    }
+    master_numel_ += round_up(b.n, 16);
+    grad_numel_ += b.uses * round_up(b.n, 16);
+    shard_numel_ += round_up(b.shard_n, 16);
+  }
+}
+
+int WeightStore::find(const std::string& name) const {
+  for (int p = 0; p < static_cast<int>(specs_.size()); ++p)
+    if (specs_[p].name == name) return p;
+  fail(ExitCode::kInternal, "no parameter named {}", name);
+}
+
+Group& WeightStore::group_of(ParamKind kind) const {
+  switch (kind) {
+    case ParamKind::kTokenWise: return mesh_->world();
+    case ParamKind::kTensor: return mesh_->dp();
+    case ParamKind::kExpert: return mesh_->edp();
+  }
+  fail(ExitCode::kInternal, "parameter kind {}", static_cast<int>(kind));
+}
+
+Tensor WeightStore::master(int p) const {
+  return f32_tensor(master_.f32() + param_offset_[p], specs_[p].rows(), specs_[p].k);
+}
+
+Tensor WeightStore::grad(int p, int use) const {
+  const Bucket& b = buckets_[param_bucket_[p]];
+  CHECK(use < b.uses, "use {} of {} in {}", use, b.uses, specs_[p].name);
+  float* plane = grad_.f32() + b.grad_offset + use * round_up(b.n, 16);
+  return f32_tensor(plane + param_place_[p], specs_[p].rows(), specs_[p].k);
+}
+
+WeightView WeightStore::view(int p) const {
+  const ParamSpec& s = specs_[p];
+  CHECK(s.packed, "{}", s.name);
+  const char* base = static_cast<const char*>(packed_.data());
+  return {.forward = base + forward_offset_[p],
+          .backward = backward_offset_[p] < 0 ? nullptr : base + backward_offset_[p],
+          .n = s.n, .k = s.k, .num_groups = s.groups};
+}
+
+void WeightStore::initialize(uint64_t seed) {
+  const float std_dev = static_cast<float>(config_->model.initializer_range);
+  for (int p = 0; p < static_cast<int>(specs_.size()); ++p) {
+    const ParamSpec& s = specs_[p];
+    const Tensor w = master(p);
+    if (s.ones || s.zeros) {
+      std::fill_n(w.f32(), w.numel(), s.ones ? 1.0f : 0.0f);
+      continue;
+    }
+    // An element is a function of its tensor's name and of its place in the whole tensor: the same in every layout.
+    for (const ParamPiece& piece : s.pieces) {
+      const uint64_t key = fnv1a(piece.hf_name);
+      for (int64_t r = 0; r < piece.rows; ++r) {
+        float* row = w.row(piece.local_row + r);
+        for (int64_t c = 0; c < piece.cols; ++c) {
+          const uint64_t at = static_cast<uint64_t>((piece.hf_row + r) * piece.hf_cols + piece.hf_col + c);
+          const PhiloxBlock x = philox(seed, RandomStream::kInit, key, static_cast<uint32_t>(at), static_cast<uint32_t>(at >> 32));
+          row[c] = std_dev * normal01(x[0], x[1]);
+        }
+      }
+    }
+  }
+  repack();
+}
+
+void WeightStore::repack() {
+  char* base = static_cast<char*>(packed_.data());
+  for (int p = 0; p < static_cast<int>(specs_.size()); ++p) {
+    const ParamSpec& s = specs_[p];
+    if (!s.packed) continue;
+    ops_->pack_weight(exec_, {.master = master(p),
+                              .forward = base + forward_offset_[p],
+                              .backward = backward_offset_[p] < 0 ? nullptr : base + backward_offset_[p],
+                              .n = s.n, .k = s.k, .num_groups = s.groups});
+  }
+}
+
+void WeightStore::copy_from(const WeightStore& other) {
+  CHECK(master_numel_ == other.master_numel_);
+  device_->copy(exec_.stream, master_.data(), other.master_.data(), master_numel_ * 4);
+  version_ = other.version_;
+  repack();
+}
+
+void WeightStore::begin_step() { device_->zero(exec_.stream, grad_shard_.data(), grad_shard_.bytes()); }
+
+void WeightStore::begin_round() { device_->zero(exec_.stream, grad_.data(), grad_.bytes()); }
+
+void WeightStore::reduce_layer(int64_t layer) {
+  for (int i = 0; i < static_cast<int>(buckets_.size()); ++i)
+    if (buckets_[i].layer == layer) reduce_bucket(i);
+}
+
+void WeightStore::reduce_bucket(int index) {
+  const Bucket& b = buckets_[index];
+  int64_t at = 0;  // the bucket's place in scratch_: planes of all buckets before it
+  for (int i = 0; i < index; ++i) at += buckets_[i].uses * buckets_[i].shard_n;
+  InFlight f{index, {}};
+  for (int64_t u = 0; u < b.uses; ++u)
+    f.planes.push_back(group_of(b.kind).reduce_scatter_flat("reduce", grad_.f32() + b.grad_offset + u * round_up(b.n, 16), b.n,
+                                                            scratch_.f32() + at + u * b.shard_n));
+  in_flight_.push_back(std::move(f));
+}
+
+void WeightStore::finish_reduce() {
+  for (InFlight& f : in_flight_) {
+    const Bucket& b = buckets_[f.bucket];
+    int64_t at = 0;
+    for (int i = 0; i < f.bucket; ++i) at += buckets_[i].uses * buckets_[i].shard_n;
+    float* shard = grad_shard_.f32() + b.shard_offset;
+    for (size_t u = 0; u < f.planes.size(); ++u) {  // uses in order, so that the sum does not depend on the layout
+      f.planes[u].wait();
+      const Tensor plane = f32_tensor(scratch_.f32() + at + static_cast<int64_t>(u) * b.shard_n, 1, b.shard_n);
+      const Tensor sum = f32_tensor(shard, 1, b.shard_n);
+      if (b.shard_n > 0) ops_->add(exec_, {.a = sum, .b = plane, .y = sum});
+    }
+  }
+  in_flight_.clear();
+}
+
+ExactSum WeightStore::grad_square_sum(const Exec& exec) {
+  ExactSum sum;
+  for (const Bucket& b : buckets_)
+    ops_->square_sum(exec, {.x = grad_shard_.f32() + b.shard_offset, .n = b.shard_n, .sum = &sum});
+  mesh_->world().all_reduce_sum("grad_norm", sum);
+  return sum;
+}
+
+void WeightStore::adamw_step(const AdamwStep& step) {
+  std::vector<Pending> gathers;
+  for (const Bucket& b : buckets_) {
+    int64_t place = 0;
+    for (int p : b.params) {
+      const int64_t begin = std::max(place, b.shard_begin), end = std::min(place + specs_[p].numel(), b.shard_begin + b.shard_n);
+      place += specs_[p].numel();
+      if (begin >= end || specs_[p].frozen) continue;
+      const int64_t s = b.shard_offset + begin - b.shard_begin;
+      ops_->adamw(exec_, {.n = end - begin,
+                          .master = master_.f32() + b.offset + begin,
+                          .grad = grad_shard_.f32() + s,
+                          .m = static_cast<char*>(moment_m_.data()) + s * dtype_size(moment_dtype_),
+                          .v = static_cast<char*>(moment_v_.data()) + s * dtype_size(moment_dtype_),
+                          .moment_dtype = moment_dtype_,
+                          .grad_scale = &step.grad_scale,
+                          .lr = step.lr, .beta1 = step.beta1, .beta2 = step.beta2, .eps = step.eps,
+                          .weight_decay = specs_[p].decay ? step.weight_decay : 0.0f,
+                          .bias_correction1 = static_cast<float>(1.0 - std::pow(double{step.beta1}, double(step.t))),
+                          .bias_correction2 = static_cast<float>(1.0 - std::pow(double{step.beta2}, double(step.t)))});
+    }
+    float* whole = master_.f32() + b.offset;
+    gathers.push_back(group_of(b.kind).all_gather_flat("gather_weights", whole + b.shard_begin, b.n, whole));
+  }
+  for (Pending& g : gathers) g.wait();
+  repack();
+  ++version_;
+}
+
+void WeightStore::gather_moments(int index, float* m, float* v) {
+  const Bucket& b = buckets_[index];
+  std::vector<float> shard(b.shard_n);
+  for (auto [moments, out] : {std::pair{&moment_m_, m}, std::pair{&moment_v_, v}}) {
+    if (moment_dtype_ == DType::kF32) {
+      std::copy_n(moments->f32() + b.shard_offset, b.shard_n, shard.data());
+    } else {
+      const uint16_t* h = static_cast<const uint16_t*>(moments->data()) + b.shard_offset;
+      std::transform(h, h + b.shard_n, shard.begin(), bf16_to_float);
+    }
+    group_of(b.kind).all_gather_flat("gather_moments", shard.data(), b.n, out).wait();
+  }
+}
+
+void WeightStore::scatter_moments(int index, const float* m, const float* v) {
+  const Bucket& b = buckets_[index];
+  for (auto [moments, in] : {std::pair{&moment_m_, m}, std::pair{&moment_v_, v}}) {
+    if (moment_dtype_ == DType::kF32) {
+      std::copy_n(in + b.shard_begin, b.shard_n, moments->f32() + b.shard_offset);
+    } else {
+      uint16_t* h = static_cast<uint16_t*>(moments->data()) + b.shard_offset;
+      std::transform(in + b.shard_begin, in + b.shard_begin + b.shard_n, h, float_to_bf16);
+    }
+  }
+}
+
+int64_t WeightStore::bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role, const MeshShape& mesh) {
+  const int64_t moment = config.train.moment_dtype == "bf16" ? 2 : 4;
+  int64_t total = 0;
+  for (const ParamSpec& s : specs) total += packed_bytes(s, role);
+  for (const Bucket& b : make_buckets(specs)) {
+    total += 4 * round_up(b.n, 16);
+    if (role == StoreRole::kReference) continue;
+    const int sharers = b.kind == ParamKind::kTokenWise ? mesh.np() : b.kind == ParamKind::kTensor ? mesh.dp : mesh.edp;
+    const auto [begin, end] = shard_range(b.n, 0, sharers);
+    total += 4 * b.uses * round_up(b.n, 16) + round_up(end - begin, 16) * (4 + 2 * moment) + 4 * b.uses * (end - begin);
+  }
+  return total;
+}
+
+}  // namespace contender
