@@ -32,8 +32,8 @@ inline PhiloxBlock philox(uint64_t seed, RandomStream stream, uint64_t c0, uint3
                     static_cast<uint32_t>(seed >> 32) ^ (static_cast<uint32_t>(stream) * 0x85EBCA6Bu));
 }
 
-// Uniform in (0, 1): 24 bits, centred, so neither 0 nor 1 occurs.
-inline float uniform01(uint32_t word) { return (static_cast<float>(word >> 8) + 0.5f) * (1.0f / 16777216.0f); }
+// Uniform in (0, 1): 23 bits, centred; with 24 the largest would round to 1.
+inline float uniform01(uint32_t word) { return (static_cast<float>(word >> 9) + 0.5f) * (1.0f / 8388608.0f); }
 
 // Standard normal from two words (Box-Muller, in double so that every libm gives the same float).
 inline float normal01(uint32_t a, uint32_t b) {
