@@ -21,14 +21,15 @@ struct Inputs {
     const int64_t n = offsets.back();
     logp = test::random_values(n, seed, 1.0);
     logp_old = logp_ref = logp;
-    const auto a = test::random_values(n, seed + 1, 1.0, 0.5), b = test::random_values(n, seed + 2, 1.0);
+    const auto a = test::random_values(n, seed + 1, 1.0, 0.2), b = test::random_values(n, seed + 2, 1.0);
     for (int64_t t = 0; t < n; ++t) {
       logp[t] -= 3;
       logp_old[t] += a[t] - 3;
       logp_ref[t] += b[t] - 3;
     }
     for (size_t i = 0; i + 1 < offsets.size(); ++i) {  // so that some sequence ratios leave the clip range
-      for (int32_t t = offsets[i]; t < offsets[i + 1]; ++t) logp_old[t] += 0.3f * (static_cast<float>(i) - 2);
+      for (int32_t t = offsets[i]; t < offsets[i + 1]; ++t)
+        logp_old[t] += i == 0 ? 0.5f : i == 4 ? -0.5f : 0.0f;
     }
     advantage = test::random_values(n, seed + 3, 1.0);
     advantage[2] = 0;
