@@ -1,5 +1,7 @@
 #include "base/log.h"
 
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -47,10 +49,11 @@ bool detect_terminal() {
   if ((no_color && *no_color) || !term || std::string_view(term) == "dumb") return false;
   if (!::isatty(STDOUT_FILENO)) return false;
   if (!std::getenv("OMPI_COMM_WORLD_RANK")) return true;
+  struct stat target;
   const std::string launcher_stdout = fmt::format("/proc/{}/fd/1", ::getppid());
-  char target[256];
-  const ssize_t n = ::readlink(launcher_stdout.c_str(), target, sizeof target);
-  return n > 0 && std::string_view(target, static_cast<size_t>(n)).starts_with("/dev/pts/");
+  constexpr unsigned kMemoryDevices = 1;  // /dev/null
+  return ::stat(launcher_stdout.c_str(), &target) == 0 && S_ISCHR(target.st_mode) &&
+         major(target.st_rdev) != kMemoryDevices;
 }
 
 }  // namespace

@@ -1,0 +1,274 @@
+#include "mpi/flight.h"
+
+#include <sched.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <string_view>
+
+#include "base/job.h"
+#include "base/timer.h"
+#include "mpi/mesh.h"
+
+namespace contender {
+namespace {
+
+double g_watchdog_s = 60;
+double g_median_step_s = 0;
+std::string g_dump_path;
+int64_t g_sent_bytes = 0;
+
+// The last collectives of this rank, for the watchdog's dump.
+struct Record {
+  const char* name = "";
+  int first_rank = 0, last_rank = 0, size = 0;  // of the group, in the world
+  int64_t collective = 0;
+  int64_t begin_ns = 0;
+  int64_t done_ns = 0;  // 0: in flight
+};
+constexpr int64_t kNumRecords = 64;
+std::array<Record, kNumRecords> g_records;
+int64_t g_num_records = 0;
+
+Record& record(int64_t number) { return g_records[static_cast<size_t>(number % kNumRecords)]; }
+
+std::string join(const std::vector<int>& ranks) {
+  std::string list;
+  for (const int r : ranks) list += fmt::format("{}{}", list.empty() ? "" : ", ", r);
+  return list;
+}
+
+void write_dump(const std::string& headline) {
+  std::FILE* file = std::fopen(g_dump_path.c_str(), "w");
+  if (!file) return;  // the headline on stderr must not be lost over it
+  fmt::print(file, "{}\nlast collectives of this rank, newest first:\n", headline);
+  const int64_t now = now_ns();
+  for (int64_t i = g_num_records - 1; i >= std::max<int64_t>(0, g_num_records - kNumRecords); --i) {
+    const Record& r = record(i);
+    const std::string end =
+        r.done_ns ? fmt::format("done after {:.6f} s", static_cast<double>(r.done_ns - r.begin_ns) * 1e-9)
+                  : "in flight";
+    fmt::print(file, "  collective {} \"{}\" of {} ranks {}..{}: begun {:.6f} s ago, {}\n", r.collective,
+               r.name, r.size, r.first_rank, r.last_rank, static_cast<double>(now - r.begin_ns) * 1e-9, end);
+  }
+  std::fclose(file);
+}
+
+void sleep_until_ns(int64_t deadline_ns) {
+  const timespec t = {deadline_ns / 1'000'000'000, deadline_ns % 1'000'000'000};
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr) != 0) {
+  }
+}
+
+}  // namespace
+
+void set_watchdog(double watchdog_s, const std::string& dump_path) {
+  g_watchdog_s = watchdog_s;
+  g_dump_path = dump_path;
+}
+void set_step_seconds(double median_step_s) { g_median_step_s = median_step_s; }
+int64_t take_sent_bytes() { return std::exchange(g_sent_bytes, 0); }
+
+Scratch ScratchPool::take(int64_t bytes) {
+  auto best = free_.end(), largest = free_.end();
+  for (auto s = free_.begin(); s != free_.end(); ++s) {
+    if (s->bytes >= bytes && (best == free_.end() || s->bytes < best->bytes)) best = s;
+    if (largest == free_.end() || s->bytes > largest->bytes) largest = s;
+  }
+  if (best == free_.end()) best = largest;
+  Scratch scratch;
+  if (best != free_.end()) {
+    scratch = std::move(*best);
+    free_.erase(best);
+  }
+  if (scratch.bytes < bytes || !scratch.data) {
+    total_bytes_ -= scratch.bytes;
+    scratch.data.reset();
+    scratch.bytes = round_up(std::max<int64_t>(bytes, 1), 64);
+    scratch.data.reset(std::aligned_alloc(64, static_cast<size_t>(scratch.bytes)));
+    if (!scratch.data) fail(ExitCode::kOutOfMemory, "messages of a collective: no {} bytes", scratch.bytes);
+    total_bytes_ += scratch.bytes;
+  }
+  return scratch;
+}
+
+void ScratchPool::give(Scratch scratch) {
+  if (scratch.data) free_.push_back(std::move(scratch));
+}
+
+std::unique_ptr<Pending::Impl> Group::Impl::begin(const char* name) {
+  std::unique_ptr<Pending::Impl> f;
+  if (idle.empty()) {
+    f = std::make_unique<Pending::Impl>();
+    f->group = this;
+  } else {
+    f = std::move(idle.back());
+    idle.pop_back();
+  }
+  f->name = name;
+  f->collective = num_collectives++;
+  const size_t hash = std::hash<std::string_view>()(name);
+  f->tag = static_cast<int>(((f->collective & 0xFFFF) << 6 | (hash & 0x3F)) & kMaxTag);
+  f->skipped = fault_fires("skip", world_rank());
+  f->begin_ns = now_ns();
+  f->not_before_ns = 0;
+  f->exceptions = std::uncaught_exceptions();
+  f->finish = Pending::Impl::Finish::kNothing;
+  f->record_number = g_num_records++;
+  record(f->record_number) = {name, world_ranks.front(), world_ranks.back(), size, f->collective, f->begin_ns,
+                              0};
+  return f;
+}
+
+void Group::Impl::reuse(std::unique_ptr<Pending::Impl> flight) {
+  pool.give(std::move(flight->scratch));
+  idle.push_back(std::move(flight));
+}
+
+void Pending::Impl::send(int member, const void* data, int64_t bytes) {
+  if (skipped) return;
+  g_sent_bytes += bytes;
+  const char* p = static_cast<const char*>(data);
+  do {
+    const int64_t part = std::min(bytes, kMaxMessageBytes);
+    peers.push_back(member);
+    check_mpi(
+        MPI_Isend(p, static_cast<int>(part), MPI_BYTE, member, tag, group->comm, &requests.emplace_back()),
+        "MPI_Isend", name);
+    p += part;
+    bytes -= part;
+  } while (bytes > 0);
+}
+
+void Pending::Impl::recv(int member, void* data, int64_t bytes) {
+  if (skipped) return;
+  char* p = static_cast<char*>(data);
+  do {
+    const int64_t part = std::min(bytes, kMaxMessageBytes);
+    peers.push_back(member);
+    check_mpi(
+        MPI_Irecv(p, static_cast<int>(part), MPI_BYTE, member, tag, group->comm, &requests.emplace_back()),
+        "MPI_Irecv", name);
+    p += part;
+    bytes -= part;
+  } while (bytes > 0);
+}
+
+bool Pending::Impl::poll() {
+  if (requests.empty()) return true;
+  int done = 0;
+  statuses.resize(requests.size());
+  const int code = MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, statuses.data());
+  if (code == MPI_ERR_IN_STATUS) {
+    for (size_t i = 0; i < statuses.size(); ++i) {
+      if (statuses[i].MPI_ERROR == MPI_SUCCESS || statuses[i].MPI_ERROR == MPI_ERR_PENDING) continue;
+      const std::string call =
+          fmt::format("message with rank {}", group->world_ranks[static_cast<size_t>(peers[i])]);
+      check_mpi(statuses[i].MPI_ERROR, call.c_str(), name);
+    }
+  }
+  check_mpi(code, "MPI_Testall", name);
+  if (!done) return false;
+  requests.clear();
+  peers.clear();
+  return true;
+}
+
+void Pending::Impl::wait_messages() {
+  constexpr int kSpins =
+      200;  // then each poll gives the core away: with more ranks than cores the peer may need it
+  for (int i = 0; i < kSpins; ++i) {
+    if (poll()) return;
+  }
+  int64_t start = now_ns(), last = start;
+  while (!poll()) {
+    sched_yield();
+    const int64_t now = now_ns();
+    if (now - last > 1'000'000'000)
+      start += now - last;  // this rank itself was stopped: that is not the peer's silence
+    last = now;
+    const double waited_s = static_cast<double>(now - start) * 1e-9;
+    if (waited_s > std::max(g_watchdog_s, 10 * g_median_step_s)) report_lost_peers(waited_s);
+  }
+}
+
+void Pending::Impl::report_lost_peers(double waited_s) {
+  std::vector<int> lost;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    int done = 0;
+    MPI_Request_get_status(requests[i], &done, MPI_STATUS_IGNORE);
+    if (!done) lost.push_back(group->world_ranks[static_cast<size_t>(peers[i])]);
+  }
+  std::sort(lost.begin(), lost.end());
+  lost.erase(std::unique(lost.begin(), lost.end()), lost.end());
+  const JobPosition& at = job_position();
+  const std::string line = fmt::format(
+      "rank {} waited {:.1f} s for rank{} {} in \"{}\" (collective {}, step {}, phase {}): peer lost or hung",
+      group->world_rank(), waited_s, lost.size() == 1 ? "" : "s", join(lost), name, collective, at.step,
+      at.phase);
+  const std::string text = line + (g_dump_path.empty() ? "" : "; last collectives in " + g_dump_path) + "\n";
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) {  // nobody to tell: the exit code still says it
+  }
+  if (!g_dump_path.empty()) write_dump(line);
+  abort_job(static_cast<int>(ExitCode::kPeerLost));
+}
+
+bool Pending::Impl::complete_if_done() {
+  if (!poll() || (not_before_ns != 0 && now_ns() < not_before_ns)) return false;
+  finish_now();
+  return true;
+}
+
+void Pending::Impl::complete() {
+  wait_messages();
+  if (not_before_ns != 0) sleep_until_ns(not_before_ns);
+  finish_now();
+}
+
+void Pending::Impl::finish_now() {
+  if (finish == Finish::kTreeSum) {
+    tree_sum(scratch.f32(), own, group->rank, group->size, n, out);
+  } else if (finish == Finish::kExchange) {
+    const ExchangeArgs& a = exchange;
+    for (int p = 0; p < group->size; ++p) {
+      if (p == group->rank) continue;
+      const int32_t* header = headers + p * (1 + a.header_len);
+      a.recv_counts[p] = header[0];
+      CHECK(header[0] <= a.capacity, "\"{}\": {} rows from rank {}, room for {}; raise {}", name, header[0],
+            group->world_ranks[static_cast<size_t>(p)], a.capacity, a.setting);
+      if (a.header_len > 0) {
+        std::memcpy(a.recv_header + p * a.header_len, header + 1,
+                    sizeof(int32_t) * static_cast<size_t>(a.header_len));
+      }
+    }
+  }
+  const int64_t done_ns = now_ns();
+  trace_span(name, Lane::kComm, begin_ns, done_ns);
+  if (g_num_records - record_number <= kNumRecords) record(record_number).done_ns = done_ns;
+}
+
+void tree_sum(float* pieces, const float* own, int rank, int size, int64_t n, float* out) {
+  constexpr int64_t kBlock = 2048;  // own goes through a copy: it may be `out`
+  float own_block[kBlock];
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t len = std::min(kBlock, n - begin);
+    std::memcpy(own_block, own + begin, sizeof(float) * static_cast<size_t>(len));
+    const auto block = [&](int p) { return p == rank ? own_block : pieces + (p - (p > rank)) * n + begin; };
+    for (int width = 1; width < size; width *= 2) {
+      for (int p = 0; p < size; p += 2 * width) {
+        const float* b = block(p + width);
+        const float* a = block(p);
+        float* sum = 2 * width == size ? out + begin : block(p);
+        for (int64_t i = 0; i < len; ++i) sum[i] = a[i] + b[i];
+      }
+    }
+  }
+}
+
+}  // namespace contender

@@ -1,0 +1,111 @@
+// Flight: the messages of one collective, from begin until done. Internal to mpi/: the only header that shows
+// MPI.
+//
+// A collective of a group is a few point-to-point messages under one tag (the group's sequence number and a
+// hash of the name, so that ranks that disagree about the collective wait for each other and are found by the
+// watchdog instead of mixing their data). Flights and their scratch memory are reused: no allocation per call
+// in the steady state.
+#pragma once
+
+#include <mpi.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mpi/group.h"
+
+namespace contender {
+
+// MPI errors mean that a peer or the network is gone: Error(kPeerLost) naming the call and the collective.
+void check_mpi(int code, const char* call, const char* name);
+
+// Between init_mpi and finalize_mpi under a launcher; a single rank without one never starts MPI.
+bool mpi_started();
+
+// A group of the ranks of MPI_COMM_WORLD with the same color, ordered by world rank; collective over the
+// world.
+std::unique_ptr<Group> make_group(int color);
+
+inline constexpr int kMaxTag = (1 << 22) - 1;
+inline constexpr int64_t kMaxMessageBytes = int64_t{1} << 30;  // MPI counts are int: longer messages are cut
+
+struct FreeDeleter {
+  void operator()(void* p) const { std::free(p); }
+};
+
+struct Scratch {
+  std::unique_ptr<void, FreeDeleter> data;  // 64-byte aligned
+  int64_t bytes = 0;
+  float* f32() const { return static_cast<float*>(data.get()); }
+  int32_t* i32() const { return static_cast<int32_t*>(data.get()); }
+};
+
+class ScratchPool {
+ public:
+  Scratch take(int64_t bytes);  // the smallest free one that fits; if none does, the largest free one grows
+  void give(Scratch scratch);
+  int64_t total_bytes() const { return total_bytes_; }
+
+ private:
+  std::vector<Scratch> free_;
+  int64_t total_bytes_ = 0;  // free or lent
+};
+
+struct Group::Impl {
+  MPI_Comm comm = MPI_COMM_NULL;  // null when alone
+  int rank = 0;
+  int size = 1;
+  std::vector<int> world_ranks = {0};
+  int64_t num_collectives = 0;
+  std::vector<int64_t> offsets;  // [size + 1] pieces of the collective being begun
+  std::vector<std::unique_ptr<Pending::Impl>> idle;
+  ScratchPool pool;
+
+  int world_rank() const { return world_ranks[static_cast<size_t>(rank)]; }
+  std::unique_ptr<Pending::Impl> begin(const char* name);
+  void reuse(std::unique_ptr<Pending::Impl> flight);
+};
+
+struct Pending::Impl {
+  enum class Finish : uint8_t { kNothing, kTreeSum, kExchange };
+
+  Group::Impl* group = nullptr;
+  const char* name = "";
+  int64_t collective = 0;     // number within the group
+  int64_t record_number = 0;  // number within this rank, for the dump
+  int tag = 0;
+  bool skipped = false;  // --fault skip: no messages
+  int64_t begin_ns = 0;
+  int64_t not_before_ns = 0;  // --fault delay: done no earlier
+  int exceptions = 0;         // in flight at the begin; more of them at the end mean unwinding
+  std::vector<MPI_Request> requests;
+  std::vector<MPI_Status> statuses;
+  std::vector<int> peers;  // member behind each request
+
+  Finish finish = Finish::kNothing;
+  Scratch scratch;             // received pieces, or headers sent and received
+  const float* own = nullptr;  // kTreeSum: own piece, n elements like the others in scratch
+  float* out = nullptr;        // kTreeSum: the sum, may be own
+  int64_t n = 0;
+  ExchangeArgs exchange;             // kExchange: where counts and headers go
+  const int32_t* headers = nullptr;  // kExchange: [size, 1 + header_len] received, in scratch
+
+  void send(int member, const void* data, int64_t bytes);
+  void recv(int member, void* data, int64_t bytes);
+  bool poll();           // lets MPI work; true when every message has been sent and received
+  void wait_messages();  // polls, gives the core away, ends the job when the watchdog's limit is reached
+  bool complete_if_done();
+  void complete();  // waits, sums or unpacks, records the span
+
+ private:
+  void finish_now();
+  [[noreturn]] void report_lost_peers(double waited_s);
+};
+
+// out[i] = ((x_0 + x_1) + (x_2 + x_3)) + ... over size (a power of two) pieces of n floats: piece `rank` is
+// own, the others lie in `pieces` in rank order without it, and are overwritten. out may be own.
+void tree_sum(float* pieces, const float* own, int rank, int size, int64_t n, float* out);
+
+}  // namespace contender
