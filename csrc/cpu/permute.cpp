@@ -15,7 +15,7 @@ void gather_rows(const Exec&, const GatherRowsArgs& a) {
   CHECK(a.x.cols == a.y.cols, "x has {} columns, y {}", a.x.cols, a.y.cols);
   const size_t bytes = static_cast<size_t>(a.y.cols) * sizeof(float);
   for (int64_t i = 0; i < a.y.rows; ++i) {
-    const int32_t from = a.index[i];
+    const int32_t from = a.index ? a.index[i] : static_cast<int32_t>(i);
     CHECK(-1 <= from && from < a.x.rows, "index[{}] = {} of {} rows", i, from, a.x.rows);
     if (from < 0) {
       std::memset(a.y.row(i), 0, bytes);

@@ -41,6 +41,31 @@ struct TokenBatch {
 // counts = T cut evenly over tp ranks (rollout).
 void split_rows_evenly(TokenBatch& batch, int tp);
 
+// Training tokens: the packs of the tp group's data slots, one after the other. Sequences whole, each in its own cache pages.
+struct PackedBatch {
+  TokenBatch tokens;
+  std::vector<int32_t> slot_offsets;  // [slots of the tp group + 1] rows
+  std::vector<int32_t> head_rows;     // rows whose next token is scored, ascending
+  std::vector<int32_t> targets;       // [head_rows] that token
+  std::vector<int32_t> sequence_ids;  // [seqs] the caller's number of each sequence
+};
+
+// A sequence to be packed: prompt and completion; the tokens from `first_target` on are scored.
+struct TrainSequence {
+  std::vector<int32_t> tokens;
+  int32_t first_target = 1;
+  int32_t id = 0;
+};
+// Packs of the slots of one tp group (slots[i] lists sequences), ready for a forward; `tp` ranks own equal numbers of slots.
+PackedBatch make_packed_batch(const std::vector<std::vector<const TrainSequence*>>& slots, int tp);
+
+// The MTP module's loss in SFT and RL: weight of its mean cross-entropy, and the number of targets it is the mean over.
+struct MtpLoss {
+  float weight = 0;
+  double sum = 0;           // out: sum of cross-entropies over this rank's tp group
+  int64_t count = 0;        // out: its targets
+};
+
 class Model {
  public:
   Model(const RunConfig& config, const Runtime& runtime, WeightStore* weights);
@@ -50,6 +75,18 @@ class Model {
   // group. The result lives in the arena until the caller releases it. Collective over the tp and ep groups: every rank of an ep group
   // must call it the same number of times (with an empty batch when it has nothing to do).
   Tensor forward_logits(const TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows);
+
+  // log p(target), entropy of every head row, by a full-sequence forward that keeps nothing. The same on every rank of the tp group.
+  std::vector<HeadStats> forward_logp(const PackedBatch& batch, float inv_temperature);
+  // The same, keeping what `backward` needs. The batch must live until then.
+  const std::vector<HeadStats>& forward_train(const PackedBatch& batch, float inv_temperature);
+  // Fills the gradient planes from dL/dlogp and dL/dentropy (or empty) of the head rows and starts the reduction of each layer as it is
+  // complete (WeightStore::finish_reduce ends it). `mtp`: adds the MTP loss, `mtp->weight / total_targets` per target.
+  void backward(const std::vector<float>& dlogp, const std::vector<float>& dentropy, MtpLoss* mtp = nullptr, int64_t total_targets = 0);
+
+  // Aux-loss-free balancing: moves the selection bias of every MoE layer by the sign of (mean load - load) over all ranks' tokens since
+  // the last call. Returns max load / mean load of the worst layer.
+  double update_router_bias(double speed);
 
   const ModelConfig& config() const;
   const Runtime& runtime() const;

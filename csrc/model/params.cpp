@@ -1,5 +1,7 @@
 #include "model/params.h"
 
+#include <utility>
+
 #include "base/error.h"
 
 namespace contender {
@@ -50,6 +52,22 @@ class SpecList {
     return s;
   }
 
+  // Several column-parallel tensors [rows, k] as one product. Rows are ordered by virtual slice, [a_s | b_s | ...] for each slice s of the
+  // output dimension: a rank holds whole slices, and the sum over the outputs (dgrad) has the same order in every layout.
+  ParamSpec& sliced(const std::string& name, int64_t layer, const std::vector<std::pair<std::string, int64_t>>& parts, int64_t k) {
+    const int64_t slices = virtual_slices(m_), local_slices = div_exact(slices, p_.tp);
+    ParamSpec& s = add(name, ParamKind::kTensor, layer, 0, k);
+    s.packed = true;
+    for (int64_t i = 0; i < local_slices; ++i) {
+      for (const auto& [hf, rows] : parts) {
+        const int64_t slice_rows = div_exact(rows, slices);
+        s.pieces.push_back({hf, rows, k, (p_.tp_rank * local_slices + i) * slice_rows, 0, s.n, slice_rows, k});
+        s.n += slice_rows;
+      }
+    }
+    return s;
+  }
+
   void attention_mla(const std::string& name, const std::string& hf, int64_t layer) {
     const int64_t h = m_.hidden_size, heads = m_.num_attention_heads, local_heads = div_exact(heads, p_.tp);
     const int64_t latent = m_.kv_lora_rank, rope = m_.qk_rope_head_dim, nope = m_.qk_nope_head_dim, v = m_.v_head_dim;
@@ -86,19 +104,11 @@ class SpecList {
   void attention_gqa(const std::string& name, const std::string& hf, int64_t layer) {
     const int64_t h = m_.hidden_size, d = m_.head_dim;
     const int64_t q = m_.num_attention_heads * d, kv = m_.num_key_value_heads * d;
-    const int64_t q_local = div_exact(q, p_.tp), kv_local = div_exact(kv, p_.tp);
-    ParamSpec& qkv = add(name + ".qkv", ParamKind::kTensor, layer, q_local + 2 * kv_local, h);
-    qkv.packed = true;
-    qkv.pieces = {{hf + ".q_proj.weight", q, h, p_.tp_rank * q_local, 0, 0, q_local, h},
-                  {hf + ".k_proj.weight", kv, h, p_.tp_rank * kv_local, 0, q_local, kv_local, h},
-                  {hf + ".v_proj.weight", kv, h, p_.tp_rank * kv_local, 0, q_local + kv_local, kv_local, h}};
-    if (m_.attention_bias) {  // one value per row, stored as columns of a single row: Hugging Face keeps 1-D tensors as [1, n]
-      ParamSpec& b = add(name + ".qkv_bias", ParamKind::kTensor, layer, q_local + 2 * kv_local, 1);
-      b.decay = false;
+    sliced(name + ".qkv", layer, {{hf + ".q_proj.weight", q}, {hf + ".k_proj.weight", kv}, {hf + ".v_proj.weight", kv}}, h);
+    if (m_.attention_bias) {
+      ParamSpec& b = sliced(name + ".qkv_bias", layer, {{hf + ".q_proj.bias", q}, {hf + ".k_proj.bias", kv}, {hf + ".v_proj.bias", kv}}, 1);
+      b.packed = b.decay = false;
       b.zeros = true;
-      b.pieces = {{hf + ".q_proj.bias", q, 1, p_.tp_rank * q_local, 0, 0, q_local, 1},
-                  {hf + ".k_proj.bias", kv, 1, p_.tp_rank * kv_local, 0, q_local, kv_local, 1},
-                  {hf + ".v_proj.bias", kv, 1, p_.tp_rank * kv_local, 0, q_local + kv_local, kv_local, 1}};
     }
     if (m_.qk_norm) {  // one gamma for all heads: each head is a use of its own, so that heads on other ranks sum in head order
       norm(name + ".q_norm", hf + ".q_norm.weight", layer, d);
@@ -110,11 +120,8 @@ class SpecList {
   }
 
   void dense_ffn(const std::string& name, const std::string& hf, int64_t layer) {
-    const int64_t h = m_.hidden_size, i = m_.intermediate_size, local = div_exact(i, p_.tp);
-    ParamSpec& gu = add(name + ".gate_up", ParamKind::kTensor, layer, 2 * local, h);
-    gu.packed = true;
-    gu.pieces = {{hf + ".gate_proj.weight", i, h, p_.tp_rank * local, 0, 0, local, h},
-                 {hf + ".up_proj.weight", i, h, p_.tp_rank * local, 0, local, local, h}};
+    const int64_t h = m_.hidden_size, i = m_.intermediate_size;
+    sliced(name + ".gate_up", layer, {{hf + ".gate_proj.weight", i}, {hf + ".up_proj.weight", i}}, h);
     row_parallel(name + ".down", hf + ".down_proj.weight", layer, h, i);
   }
 

@@ -5,7 +5,7 @@
 
 namespace contender {
 
-// y[i] = x[index[i]]; index -1 writes zeros.
+// y[i] = x[index[i]]; index -1 writes zeros. Without an index: a copy, y[i] = x[i].
 struct GatherRowsArgs {
   Tensor x;
   const int32_t* index = nullptr;  // [y.rows]

@@ -1,0 +1,126 @@
+// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1) in the absorbed form: queries are taken into the latent
+// space by W_UK, attend to [latent | rope key] rows shared by all heads, and W_UV takes the latent outputs to values.
+#include "model/layers.h"
+
+namespace contender {
+namespace {
+
+struct MlaDims {
+  int64_t heads, q_lora, latent, rope, nope, v, q, q_attn;  // q, q_attn: columns per head
+};
+MlaDims dims(const Pass& p) {
+  const ModelConfig& m = p.m;
+  return {m.num_attention_heads / p.rt.mesh->shape().tp, m.q_lora_rank, m.kv_lora_rank, m.qk_rope_head_dim, m.qk_nope_head_dim,
+          m.v_head_dim, m.qk_nope_head_dim + m.qk_rope_head_dim, m.kv_lora_rank + m.qk_rope_head_dim};
+}
+
+// The rotated part of each head, from one head layout to another.
+void copy_rope_part(const Pass& p, const MlaDims& d, const Tensor& from, int64_t from_stride, int64_t from_offset,
+                    const Tensor& to, int64_t to_stride, int64_t to_offset) {
+  for (int64_t h = 0; h < d.heads; ++h) {
+    const int64_t a = h * from_stride + from_offset, b = h * to_stride + to_offset;
+    copy(p, from.col_range(a, a + d.rope), to.col_range(b, b + d.rope));
+  }
+}
+
+RopeArgs rope_args(const Pass& p, const Tensor& x, const int32_t* positions, int64_t heads, int64_t stride, int64_t offset, bool inverse) {
+  return {.x = x, .positions = positions, .table = p.rope_table, .num_heads = heads, .head_stride = stride, .offset = offset,
+          .interleaved = true, .inverse = inverse};
+}
+
+}  // namespace
+
+Tensor mla_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& kv, AttentionSaved& s) {
+  const MlaDims d = dims(p);
+  s.x = x;
+  s.kv = kv;
+  s.y = norm(p, p.keep(true), x, {}, b.attn_norm, &s.rstd);
+
+  // Token-wise: both down-projections, their norms, the rope key. Then every tp rank gets the latents of all rows.
+  s.latents = linear(p, p.keep(), s.y, b.qkv_a);
+  const Tensor normed = (p.batch.counts.size() == 1 ? p.keep() : p.temp()).f32(p.own, s.latents.cols);
+  const int64_t kv_end = d.q_lora + d.latent;
+  if (d.q_lora > 0) norm_into(p, s.latents.col_range(0, d.q_lora), {}, b.q_a_norm, normed.col_range(0, d.q_lora), &s.q_rstd);
+  norm_into(p, s.latents.col_range(d.q_lora, kv_end), {}, b.kv_a_norm, normed.col_range(d.q_lora, kv_end), &s.kv_rstd);
+  copy(p, s.latents.col_range(kv_end, kv_end + d.rope), normed.col_range(kv_end, kv_end + d.rope));
+  p.ops.rope(p.exec, rope_args(p, normed, p.own_positions(), 1, normed.cols, kv_end, false));
+  s.latents_all = gather_rows(p, p.keep(), normed);
+
+  // This rank's heads: queries, rotated, absorbed into the latent space.
+  if (d.q_lora == 0) s.y_all = gather_rows(p, p.keep(), s.y);
+  s.q = linear(p, p.keep(), d.q_lora > 0 ? s.latents_all.col_range(0, d.q_lora) : s.y_all, b.q_b);
+  p.ops.rope(p.exec, rope_args(p, s.q, p.batch.positions.data(), d.heads, d.q, d.nope, false));
+  s.q_attn = p.keep().f32(p.rows, d.heads * d.q_attn);
+  p.ops.heads_linear(p.exec, {.x = s.q, .x_stride = d.q, .w = p.w.view(b.w_uk), .y = s.q_attn, .y_stride = d.q_attn, .transposed = true});
+  copy_rope_part(p, d, s.q, d.q, d.nope, s.q_attn, d.q_attn, d.latent);
+
+  p.ops.scatter_rows(p.exec, {.x = s.latents_all.col_range(d.q_lora, kv_end + d.rope), .index = p.batch.cache_rows.data(), .y = kv});
+  s.o_attn = p.keep().f32(p.rows, d.heads * d.latent);
+  s.lse = p.keep().f32(p.rows, d.heads);
+  p.ops.attention(p.exec, {.shape = p.attention, .q = s.q_attn, .kv = kv, .seqs = p.batch.seqs.data(),
+                           .num_seqs = int64_t(p.batch.seqs.size()), .page_ids = p.batch.page_ids.data(), .o = s.o_attn, .lse = s.lse});
+  s.o = p.keep().f32(p.rows, d.heads * d.v);
+  p.ops.heads_linear(p.exec, {.x = s.o_attn, .x_stride = d.latent, .w = p.w.view(b.w_uv), .y = s.o, .y_stride = d.v});
+  return reduce_rows(p, p.temp(), linear(p, p.temp(), s.o, b.o, p.slices));
+}
+
+void mla_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, const Tensor& dx) {
+  const ArenaScope scope(p.temp());
+  Arena& temp = p.temp();
+  const MlaDims d = dims(p);
+  const RowSegments leaves = p.group_leaves();
+
+  const Tensor dout = gather_rows(p, temp, dx);
+  const Tensor d_o = temp.f32(p.rows, s.o.cols);
+  linear_backward(p, dout, s.o, b.o, d_o, leaves);
+  const Tensor d_o_attn = temp.f32(p.rows, s.o_attn.cols);
+  p.ops.heads_linear(p.exec, {.x = d_o, .x_stride = d.v, .w = p.w.view(b.w_uv), .y = d_o_attn, .y_stride = d.latent, .transposed = true});
+  for (int64_t h = 0; h < d.heads; ++h)
+    p.ops.linear_wgrad(p.exec, {.dy = d_o.col_range(h * d.v, (h + 1) * d.v), .x = s.o_attn.col_range(h * d.latent, (h + 1) * d.latent),
+                                .dw = p.w.grad(b.w_uv).row_range(h * d.v, (h + 1) * d.v), .segments = leaves});
+
+  const Tensor dq_attn = temp.f32(p.rows, s.q_attn.cols);
+  const Tensor dkv = temp.f32(s.kv.rows, s.kv.cols);
+  p.ops.attention_bwd(p.exec, {.shape = p.attention, .q = s.q_attn, .kv = s.kv, .seqs = p.batch.seqs.data(),
+                               .num_seqs = int64_t(p.batch.seqs.size()), .page_ids = p.batch.page_ids.data(), .o = s.o_attn,
+                               .lse = s.lse, .dout = d_o_attn, .dq = dq_attn, .dkv = dkv, .head_slices = p.slices});
+
+  const int64_t kv_end = d.q_lora + d.latent;
+  const Tensor dlatents_all = temp.f32(p.rows, kv_end + d.rope);
+  p.ops.gather_rows(p.exec, {.x = dkv, .index = p.batch.cache_rows.data(), .y = dlatents_all.col_range(d.q_lora, kv_end + d.rope)});
+
+  const Tensor dq = temp.f32(p.rows, s.q.cols);
+  p.ops.heads_linear(p.exec, {.x = dq_attn, .x_stride = d.q_attn, .w = p.w.view(b.w_uk), .y = dq, .y_stride = d.q});
+  copy_rope_part(p, d, dq_attn, d.q_attn, d.latent, dq, d.q, d.nope);
+  for (int64_t h = 0; h < d.heads; ++h)
+    p.ops.linear_wgrad(p.exec, {.dy = s.q.col_range(h * d.q, h * d.q + d.nope), .x = dq_attn.col_range(h * d.q_attn, h * d.q_attn + d.latent),
+                                .dw = p.w.grad(b.w_uk).row_range(h * d.nope, (h + 1) * d.nope), .segments = leaves});
+  p.ops.rope(p.exec, rope_args(p, dq, p.batch.positions.data(), d.heads, d.q, d.nope, true));
+
+  const Tensor dy = temp.f32(p.own, p.m.hidden_size);
+  const bool again = p.recompute == Recompute::kSelective;
+  const Tensor y = again ? norm(p, temp, s.x, {}, b.attn_norm, nullptr) : s.y;
+  Tensor dy_q;
+  if (d.q_lora > 0) {
+    linear_backward(p, dq, s.latents_all.col_range(0, d.q_lora), b.q_b, dlatents_all.col_range(0, d.q_lora), leaves, p.slices);
+  } else {
+    const Tensor dy_all = temp.f32(p.rows, p.m.hidden_size);
+    linear_backward(p, dq, s.y_all, b.q_b, dy_all, leaves, p.slices);
+    dy_q = reduce_rows(p, temp, dy_all);
+  }
+
+  const Tensor dnormed = reduce_rows(p, temp, dlatents_all);
+  p.ops.rope(p.exec, rope_args(p, dnormed, p.own_positions(), 1, dnormed.cols, kv_end, true));
+  const Tensor dlatents = temp.f32(p.own, s.latents.cols);
+  if (d.q_lora > 0)
+    norm_backward(p, dnormed.col_range(0, d.q_lora), s.latents.col_range(0, d.q_lora), s.q_rstd, b.q_a_norm,
+                  dlatents.col_range(0, d.q_lora), false, p.own_leaves());
+  norm_backward(p, dnormed.col_range(d.q_lora, kv_end), s.latents.col_range(d.q_lora, kv_end), s.kv_rstd, b.kv_a_norm,
+                dlatents.col_range(d.q_lora, kv_end), false, p.own_leaves());
+  copy(p, dnormed.col_range(kv_end, kv_end + d.rope), dlatents.col_range(kv_end, kv_end + d.rope));
+  linear_backward(p, dlatents, y, b.qkv_a, dy, p.own_leaves());
+  if (dy_q) p.ops.add(p.exec, {.a = dy, .b = dy_q, .y = dy});
+  norm_backward(p, dy, s.x, s.rstd, b.attn_norm, dx, true, p.own_leaves());
+}
+
+}  // namespace contender
