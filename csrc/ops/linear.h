@@ -22,6 +22,9 @@ struct WeightView {
   WeightView group(int64_t g) const;  // view of one group; defined by packed_weight_bytes
 };
 
+// A packed form is a row of panels of this many output columns, each [contracted index][kWeightPanel], zero-padded.
+inline constexpr int64_t kWeightPanel = 32;
+
 // Bytes of ONE packed form of one [n, k] group, a multiple of 64. `forward` and `backward` forms may differ.
 int64_t packed_forward_bytes(int64_t n, int64_t k);
 int64_t packed_backward_bytes(int64_t n, int64_t k);
