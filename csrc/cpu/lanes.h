@@ -42,29 +42,14 @@ HWY_INLINE Lanes lanes_load_n(const float* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) tail[i] = p[i];
   return lanes_load(tail);
 }
-HWY_INLINE void lanes_store(const Lanes& a, float* p) {
-  for (int i = 0; i < kLaneRegs; ++i) hn::StoreU(a.reg[i], LaneTag(), p + i * kRegLanes);
-}
-HWY_INLINE void lanes_store_n(const Lanes& a, float* p, int64_t n) {
-  if (n >= kLanes) return lanes_store(a, p);
-  float tail[kLanes];
-  lanes_store(a, tail);
-  for (int64_t i = 0; i < n; ++i) p[i] = tail[i];
-}
 HWY_INLINE Lanes lanes_fma(const Lanes& a, const Lanes& b, const Lanes& c) {
   return lanes_map([&](int i) { return hn::MulAdd(a.reg[i], b.reg[i], c.reg[i]); });
 }
 HWY_INLINE Lanes lanes_add(const Lanes& a, const Lanes& b) {
   return lanes_map([&](int i) { return hn::Add(a.reg[i], b.reg[i]); });
 }
-HWY_INLINE Lanes lanes_sub(const Lanes& a, const Lanes& b) {
-  return lanes_map([&](int i) { return hn::Sub(a.reg[i], b.reg[i]); });
-}
 HWY_INLINE Lanes lanes_mul(const Lanes& a, const Lanes& b) {
   return lanes_map([&](int i) { return hn::Mul(a.reg[i], b.reg[i]); });
-}
-HWY_INLINE Lanes lanes_div(const Lanes& a, const Lanes& b) {
-  return lanes_map([&](int i) { return hn::Div(a.reg[i], b.reg[i]); });
 }
 
 template <class D>
@@ -83,12 +68,18 @@ HWY_INLINE float lanes_sum(Lanes a) {
   return register_sum(LaneTag(), a.reg[0]);
 }
 
+// Sum of a row, in lanes.
+inline float row_sum(const float* a, int64_t n) {
+  Lanes sum = lanes_set(0.0f);
+  for (int64_t i = 0; i < n; i += kLanes) sum = lanes_add(sum, lanes_load_n(a + i, n - i));
+  return lanes_sum(sum);
+}
+
 // Sum of a[i] * b[i] over a row, in lanes.
 inline float row_dot(const float* a, const float* b, int64_t n) {
   Lanes sum = lanes_set(0.0f);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) sum = lanes_fma(lanes_load(a + i), lanes_load(b + i), sum);
-  if (i < n) sum = lanes_fma(lanes_load_n(a + i, n - i), lanes_load_n(b + i, n - i), sum);
+  for (int64_t i = 0; i < n; i += kLanes)
+    sum = lanes_fma(lanes_load_n(a + i, n - i), lanes_load_n(b + i, n - i), sum);
   return lanes_sum(sum);
 }
 

@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "cpu/cpu_ops.h"
-#include "cpu/vec_math.h"
+#include "cpu/vec_loop.h"
 
 namespace contender::cpu {
 namespace {
@@ -17,14 +17,6 @@ void check_swiglu(const Tensor& gate_up, const Tensor& y) {
   CHECK(gate_up.cols % 2 == 0, "gate_up has {} columns", gate_up.cols);
   CHECK(!y || (y.rows == gate_up.rows && y.cols * 2 == gate_up.cols), "gate_up [{}, {}], y [{}, {}]",
         gate_up.rows, gate_up.cols, y.rows, y.cols);
-}
-
-// Calls step(tag, column) over n columns: full vectors, then single elements, which have the same bits.
-template <class Step>
-void for_each_vector(int64_t n, const Step& step) {
-  int64_t c = 0;
-  for (; c + kFloatLanes <= n; c += kFloatLanes) step(FloatTag(), c);
-  for (; c < n; ++c) step(hn::CappedTag<float, 1>(), c);
 }
 
 void swiglu_columns(const float* gate, const float* up, float* y, int64_t n) {
