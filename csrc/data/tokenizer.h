@@ -19,7 +19,9 @@ class Tokenizer {
   virtual std::string fingerprint() const = 0;
 };
 
-// Ids 0..255 are bytes; 256 <eos>, 257 <think>, 258 </think>, 259 <answer>, 260 </answer>, 261 <user>, 262 <assistant>, 263 <pad>.
+// Ids 0..255 are bytes; 256 <eos>, 257 <think>, 258 </think>, 259 <answer>, 260 </answer>, 261 <user>, 262 <assistant>, 263 <pad>,
+// 264..271 unused: they decode as <unused264>... and fill the vocabulary up to a multiple of 16. encode() makes the special tokens 257..262
+// from their exact text (prompts are trusted templates); <eos> and <pad> never come from text. decode() throws Error for any other id.
 std::unique_ptr<Tokenizer> make_byte_tokenizer();
 
 }  // namespace contender

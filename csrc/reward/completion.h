@@ -1,0 +1,20 @@
+// The parts of a completion: one thought, then one answer. Views into the text; linear time on any bytes.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+namespace contender {
+
+// Without ASCII white space at both ends.
+std::string_view trimmed(std::string_view text);
+
+// Between <think> (or the beginning of `completion`, where a template opened the thought) and </think>.
+// Nothing when </think> is missing.
+std::optional<std::string_view> thought_part(std::string_view completion);
+
+// The trimmed text of the only <answer>...</answer>, behind the only </think>. Nothing when a tag is missing,
+// repeated or out of order, or when the answer is empty.
+std::optional<std::string_view> answer_part(std::string_view completion);
+
+}  // namespace contender
