@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,12 +42,18 @@ struct RolloutStats {
   int64_t tokens_generated = 0, tokens_prefilled = 0, forwards = 0, preemptions = 0, peak_pages = 0;
 };
 
+// Pages of one rank's KV cache: rollout.kv_pages, or enough for max_sequences of full length.
+int64_t rollout_kv_pages(const RunConfig& config);
+
 class RolloutEngine {
  public:
-  RolloutEngine(const RunConfig& config, Model* model, uint64_t seed);
+  // Ids from vocab_limit on (padding of the vocabulary) are never drawn; 0: no limit.
+  RolloutEngine(const RunConfig& config, Model* model, uint64_t seed, int64_t vocab_limit = 0);
   ~RolloutEngine();
 
+  // Error(kConfig) when prompt + max_new_tokens exceed model.max_position_embeddings; Error(kOutOfMemory) when they exceed the KV cache.
   void submit(RolloutRequest request);
+  // The samples of this id that are not finished come back as they are, cancelled. An unknown id is fine: it may just have finished.
   void cancel(uint64_t id);
   // One forward for everything that is active (prefill chunks and decode tokens together), then sampling. Collective: every rank of an ep
   // group calls it equally often. Returns false when no rank of the group has anything left to do.
@@ -57,9 +64,10 @@ class RolloutEngine {
   // the new weights after their prefix is computed again.
   void set_weights(int64_t version);
   bool idle() const;
-  // Sequences in flight, for checkpoints; load puts them back (their tokens so far are kept).
+  // Sequences in flight and completions not yet polled, for checkpoints; load adds those whose id is `mine` (null: all). Their tokens so far
+  // are kept. States of several ranks may be concatenated, and dealt out anew by id.
   std::string save_state() const;
-  void load_state(const std::string& state);
+  void load_state(const std::string& state, const std::function<bool(uint64_t)>& mine = nullptr);
   RolloutStats take_stats();
 
  private:

@@ -1,0 +1,56 @@
+// The engine without a model: scheduler, KV cache and sampling over a policy of one virtual function. Tests
+// put a fake one behind it.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "rollout/scheduler.h"
+
+namespace contender {
+
+class RolloutPolicy {
+ public:
+  virtual ~RolloutPolicy() = default;
+  // Logits [rows.size(), V] of the given rows of the batch, allocated in the arena. Writes the cache rows of
+  // the batch. May fill batch.counts.
+  virtual Tensor forward_logits(TokenBatch& batch, const KvCache& cache,
+                                const std::vector<int32_t>& rows) = 0;
+  // True when any rank that must call forward_logits together with this one has work.
+  virtual bool any_rank_has_work(bool mine) = 0;
+};
+
+class EngineCore {
+ public:
+  EngineCore(const RunConfig& config, int tp, const Runtime& runtime, RolloutPolicy* policy, uint64_t seed,
+             int64_t vocab_limit, int64_t version);
+
+  bool step();
+  void set_weights(int64_t version);
+  Scheduler& scheduler() { return scheduler_; }
+  const Scheduler& scheduler() const { return scheduler_; }
+
+ private:
+  void copy_pages(const std::vector<PageCopy>& copies);
+  void draw(const StepPlan& plan, const Tensor& logits);
+  void sample(const Tensor& logits, int64_t first_draw);
+
+  const Runtime runtime_;
+  RolloutPolicy* policy_;
+  const uint64_t seed_;
+  const int64_t vocab_limit_;
+  const int32_t slices_;
+  int64_t version_;
+  Scheduler scheduler_;
+  KvCache cache_;
+  int64_t num_layers_;
+  // One entry per draw of the plan, reused.
+  std::vector<int32_t> logits_row_;
+  std::vector<SampleParams> params_;
+  std::vector<SampleKey> keys_;
+  std::vector<int32_t> token_;
+  std::vector<float> logp_, logp_sampled_;
+};
+
+}  // namespace contender
