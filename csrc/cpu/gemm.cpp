@@ -58,7 +58,7 @@ void product_rows(const Product& p, int64_t begin, int64_t end) {
   const int64_t rows = end - begin;
   const float* a = p.a + begin * p.lda;
   int64_t lda = p.lda;
-  if (rows > 8 && rows_share_a_cache_set(lda)) {
+  if (rows > 8 && p.k > 0 && rows_share_a_cache_set(lda)) {
     lda = round_up(p.k, 16) + kRowPad;
     if (rows_share_a_cache_set(lda)) lda -= 16;
     for (int64_t r = 0; r < rows; ++r)
