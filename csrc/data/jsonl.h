@@ -1,0 +1,28 @@
+// Prompt sets of the user: one JSON object a line, {"prompt" | "messages", "answer", "task"}. Other keys are
+// ignored.
+//
+//   prompt    text: the model sees <user>text<assistant>
+//   messages  [{"role": "system" | "user" | "assistant", "content": text}, ...]: a system message first or
+//   not at all, then user and
+//             assistant in turn, user last; the system text stands before the first user text, on a line of
+//             its own
+//   answer    text or a whole number: what the verifier compares with
+//   task      the verifier; "exact" when missing
+//
+// The file is checked from end to end before the run begins; only the place and the hash of each line are
+// kept in memory.
+#pragma once
+
+#include <memory>
+
+#include "data/prompts.h"
+
+namespace contender {
+
+// The prompts of task.train_file or task.eval_file. Throws Error(kConfig), `file:line: what`, for the first
+// bad line; for a file without prompts; and, for the train split, for a prompt that is also in
+// task.eval_file.
+std::unique_ptr<PromptSource> make_jsonl_source(const TaskConfig& task, Split split,
+                                                const Tokenizer& tokenizer);
+
+}  // namespace contender
