@@ -2,11 +2,8 @@
 
 #include <sched.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -14,51 +11,12 @@
 
 #include "base/job.h"
 #include "base/timer.h"
-#include "mpi/mesh.h"
+#include "mpi/watchdog.h"
 
 namespace contender {
 namespace {
 
-double g_watchdog_s = 60;
-double g_median_step_s = 0;
-std::string g_dump_path;
 int64_t g_sent_bytes = 0;
-
-// The last collectives of this rank, for the watchdog's dump.
-struct Record {
-  const char* name = "";
-  int first_rank = 0, last_rank = 0, size = 0;  // of the group, in the world
-  int64_t collective = 0;
-  int64_t begin_ns = 0;
-  int64_t done_ns = 0;  // 0: in flight
-};
-constexpr int64_t kNumRecords = 64;
-std::array<Record, kNumRecords> g_records;
-int64_t g_num_records = 0;
-
-Record& record(int64_t number) { return g_records[static_cast<size_t>(number % kNumRecords)]; }
-
-std::string join(const std::vector<int>& ranks) {
-  std::string list;
-  for (const int r : ranks) list += fmt::format("{}{}", list.empty() ? "" : ", ", r);
-  return list;
-}
-
-void write_dump(const std::string& headline) {
-  std::FILE* file = std::fopen(g_dump_path.c_str(), "w");
-  if (!file) return;  // the headline on stderr must not be lost over it
-  fmt::print(file, "{}\nlast collectives of this rank, newest first:\n", headline);
-  const int64_t now = now_ns();
-  for (int64_t i = g_num_records - 1; i >= std::max<int64_t>(0, g_num_records - kNumRecords); --i) {
-    const Record& r = record(i);
-    const std::string end =
-        r.done_ns ? fmt::format("done after {:.6f} s", static_cast<double>(r.done_ns - r.begin_ns) * 1e-9)
-                  : "in flight";
-    fmt::print(file, "  collective {} \"{}\" of {} ranks {}..{}: begun {:.6f} s ago, {}\n", r.collective,
-               r.name, r.size, r.first_rank, r.last_rank, static_cast<double>(now - r.begin_ns) * 1e-9, end);
-  }
-  std::fclose(file);
-}
 
 void sleep_until_ns(int64_t deadline_ns) {
   const timespec t = {deadline_ns / 1'000'000'000, deadline_ns % 1'000'000'000};
@@ -68,11 +26,6 @@ void sleep_until_ns(int64_t deadline_ns) {
 
 }  // namespace
 
-void set_watchdog(double watchdog_s, const std::string& dump_path) {
-  g_watchdog_s = watchdog_s;
-  g_dump_path = dump_path;
-}
-void set_step_seconds(double median_step_s) { g_median_step_s = median_step_s; }
 int64_t take_sent_bytes() { return std::exchange(g_sent_bytes, 0); }
 
 Scratch ScratchPool::take(int64_t bytes) {
@@ -120,9 +73,7 @@ std::unique_ptr<Pending::Impl> Group::Impl::begin(const char* name) {
   f->not_before_ns = 0;
   f->exceptions = std::uncaught_exceptions();
   f->finish = Pending::Impl::Finish::kNothing;
-  f->record_number = g_num_records++;
-  record(f->record_number) = {name, world_ranks.front(), world_ranks.back(), size, f->collective, f->begin_ns,
-                              0};
+  f->record_number = record_begin(*this, name, f->collective);
   return f;
 }
 
@@ -186,37 +137,11 @@ void Pending::Impl::wait_messages() {
   for (int i = 0; i < kSpins; ++i) {
     if (poll()) return;
   }
-  int64_t start = now_ns(), last = start;
+  Watch watch(*this);
   while (!poll()) {
     sched_yield();
-    const int64_t now = now_ns();
-    if (now - last > 1'000'000'000)
-      start += now - last;  // this rank itself was stopped: that is not the peer's silence
-    last = now;
-    const double waited_s = static_cast<double>(now - start) * 1e-9;
-    if (waited_s > std::max(g_watchdog_s, 10 * g_median_step_s)) report_lost_peers(waited_s);
+    watch.tick();
   }
-}
-
-void Pending::Impl::report_lost_peers(double waited_s) {
-  std::vector<int> lost;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    int done = 0;
-    MPI_Request_get_status(requests[i], &done, MPI_STATUS_IGNORE);
-    if (!done) lost.push_back(group->world_ranks[static_cast<size_t>(peers[i])]);
-  }
-  std::sort(lost.begin(), lost.end());
-  lost.erase(std::unique(lost.begin(), lost.end()), lost.end());
-  const JobPosition& at = job_position();
-  const std::string line = fmt::format(
-      "rank {} waited {:.1f} s for rank{} {} in \"{}\" (collective {}, step {}, phase {}): peer lost or hung",
-      group->world_rank(), waited_s, lost.size() == 1 ? "" : "s", join(lost), name, collective, at.step,
-      at.phase);
-  const std::string text = line + (g_dump_path.empty() ? "" : "; last collectives in " + g_dump_path) + "\n";
-  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) {  // nobody to tell: the exit code still says it
-  }
-  if (!g_dump_path.empty()) write_dump(line);
-  abort_job(static_cast<int>(ExitCode::kPeerLost));
 }
 
 bool Pending::Impl::complete_if_done() {
@@ -248,9 +173,8 @@ void Pending::Impl::finish_now() {
       }
     }
   }
-  const int64_t done_ns = now_ns();
-  trace_span(name, Lane::kComm, begin_ns, done_ns);
-  if (g_num_records - record_number <= kNumRecords) record(record_number).done_ns = done_ns;
+  record_done(record_number);
+  trace_span(name, Lane::kComm, begin_ns, now_ns());
 }
 
 void tree_sum(float* pieces, const float* own, int rank, int size, int64_t n, float* out) {

@@ -101,7 +101,6 @@ struct Pending::Impl {
 
  private:
   void finish_now();
-  [[noreturn]] void report_lost_peers(double waited_s);
 };
 
 // out[i] = ((x_0 + x_1) + (x_2 + x_3)) + ... over size (a power of two) pieces of n floats: piece `rank` is

@@ -7,7 +7,7 @@
 // Every call takes a name ("dispatch", "reduce.layer3"): it appears in the trace (lane comm: from begin until done), in the log and in the
 // watchdog's message. A call that waits longer than the watchdog's limit prints
 //   rank 2 waited 60.0 s for rank 1 in "dispatch" (collective 1234, step 17, phase update): peer lost or hung
-// and ends the job with exit code 18. Collectives are numbered within their group. Names are string literals, the same on all members.
+// and ends the job with exit code 18; it names the rank at the root, not one that waits itself (see watchdog.h). Collectives are numbered within their group. Names are string literals, the same on all members.
 //
 // Every member makes the same calls in the same order; several may be in flight and may be waited for in any order. Memory given to a
 // call stays untouched until it is done. Rows are contiguous (ld = cols). A group of one copies and sends nothing.
@@ -102,7 +102,7 @@ class Group {
 std::pair<int64_t, int64_t> shard_range(int64_t n, int rank, int size);
 
 // Limit of every wait, seconds (a config key; 3 s in tests). The default is 60 s. set_step_seconds gives the median step time:
-// the limit is max(watchdog_s, 10 x median). When it is reached, the last collectives of the rank are written to dump_path, if given.
+// the limit is max(watchdog_s, 10 x median). When it is reached, the last collectives of the rank are written to dump_path (its own), if given.
 void set_watchdog(double watchdog_s, const std::string& dump_path = "");
 void set_step_seconds(double median_step_s);
 // Bytes sent by this rank to others since the last call (for `contender plan`'s check and the metrics).

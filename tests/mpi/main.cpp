@@ -2,10 +2,16 @@
 // print only their failures, in the same form. A failure anywhere makes every rank's exit code 1.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
 
+#include "base/job.h"
 #include "base/log.h"
+#include "base/timer.h"
 #include "mpi/mesh.h"
 
 namespace {
@@ -31,28 +37,56 @@ class FailurePrinter : public testing::EmptyTestEventListener {
   const int rank_;
 };
 
-}  // namespace
+void run_drill(const contender::MpiInfo& info, double watchdog_s, const std::vector<std::string>& faults) {
+  for (const std::string& spec : faults) contender::add_fault(spec);
+  const char* dump_path = std::getenv("DRILL_DUMP");
+  contender::set_watchdog(watchdog_s, dump_path ? dump_path : "");
+  const contender::Mesh mesh({.dp = info.size, .edp = info.size});
+  for (int step = 1; step <= 50; ++step) {
+    contender::job_position().step = step;
+    const contender::TimerScope scope("update");
+    contender::run_process_faults(info.rank);
+    float x = 1;
+    mesh.world().all_reduce_tree("norm", &x, 1);
+    CHECK(x == static_cast<float>(info.size) || !faults.empty(), "sum {}", x);
+    std::vector<float> all(static_cast<size_t>(16 * info.size)), mine(16, 1.0f);
+    contender::Pending gather =
+        mesh.world().all_gather_flat("gather", mine.data(), 16 * info.size, all.data());
+    ::usleep(10'000);
+  }
+  if (info.rank == 0) fmt::print("drill done\n");
+}
 
-int main(int argc, char** argv) {
-  const contender::MpiInfo info = contender::init_mpi(&argc, &argv);
-  testing::InitGoogleTest(&argc, argv);
+int run_tests(const contender::MpiInfo& info) {
   contender::set_watchdog(20);  // a test that leaves a peer waiting must not hang the run
   if (info.rank != 0) {
     testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
     delete listeners.Release(listeners.default_result_printer());
     listeners.Append(new FailurePrinter(info.rank));
   }
+  int64_t failed = RUN_ALL_TESTS();
+  const contender::Mesh mesh({.dp = info.size, .edp = info.size});
+  mesh.world().all_reduce_sum("test.result", &failed, 1);
+  if (info.rank == 0 && failed != 0) fmt::print("tests failed on {} of {} ranks\n", failed, info.size);
+  return failed != 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
   try {
-    int64_t failed = RUN_ALL_TESTS();
-    {
-      const contender::Mesh mesh({.dp = info.size, .edp = info.size});
-      mesh.world().all_reduce_sum("test.result", &failed, 1);
+    const contender::MpiInfo info = contender::init_mpi(&argc, &argv);
+    testing::InitGoogleTest(&argc, argv);
+    int status = 0;
+    if (argc > 2 && std::string(argv[1]) == "drill") {
+      run_drill(info, std::stod(argv[2]), {argv + 3, argv + argc});
+    } else {
+      status = run_tests(info);
     }
-    if (info.rank == 0 && failed != 0) fmt::print("tests failed on {} of {} ranks\n", failed, info.size);
     contender::finalize_mpi();
-    return failed != 0;
+    return status;
   } catch (const contender::Error& e) {
     contender::log_error("{}", e.what());
-    contender::abort_job(1);
+    contender::abort_job(static_cast<int>(e.code()));
   }
 }
