@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kMaxPoints =
     240;  // per curve; longer ones are averaged, so that a report of 10,000 steps stays small
+constexpr int64_t kMaxHover = 80;    // of them answer to the pointer
 constexpr int64_t kSmoothFrom = 30;  // points from which a moving average is drawn over the raw curve
 constexpr double kLeft = 46, kRight = 14, kTop = 12, kBottom = 24;
 
@@ -27,10 +28,19 @@ struct Frame {
 
 struct Points {
   std::vector<double> x, y;
+  std::vector<int64_t> band;  // stage of each point: curves are neither joined nor smoothed across stages
 };
 
+int64_t band_at(const Chart& chart, double x) {
+  const auto n = static_cast<int64_t>(chart.bands.size());
+  for (int64_t b = 0; b < n; ++b) {
+    if (x <= chart.bands[static_cast<size_t>(b)].end) return b;
+  }
+  return n - 1;
+}
+
 // Bucket means over whole runs of finite points; buckets without one stay a gap.
-Points thin_out(const ChartSeries& s) {
+Points thin_out(const Chart& chart, const ChartSeries& s) {
   const auto n = static_cast<int64_t>(s.x.size());
   const int64_t buckets = s.markers ? n : std::min(n, kMaxPoints);
   Points out;
@@ -45,13 +55,15 @@ Points thin_out(const ChartSeries& s) {
       ++count;
     }
     out.x.push_back(s.x[static_cast<size_t>(end - 1)]);
+    out.band.push_back(band_at(chart, out.x.back()));
     out.y.push_back(count > 0 ? sum / static_cast<double>(count) : NAN);
   }
   return out;
 }
 
 // Centred moving average over about 1/20 of the curve.
-std::vector<double> smooth(const std::vector<double>& y) {
+std::vector<double> smooth(const Points& p) {
+  const std::vector<double>& y = p.y;
   const auto n = static_cast<int64_t>(y.size());
   const int64_t half = std::max<int64_t>(1, n / 40);
   std::vector<double> out(y.size(), NAN);
@@ -59,7 +71,9 @@ std::vector<double> smooth(const std::vector<double>& y) {
     double sum = 0;
     int64_t count = 0;
     for (int64_t j = std::max<int64_t>(0, i - half); j <= std::min(n - 1, i + half); ++j) {
-      if (!std::isfinite(y[static_cast<size_t>(j)])) continue;
+      if (p.band[static_cast<size_t>(j)] != p.band[static_cast<size_t>(i)] ||
+          !std::isfinite(y[static_cast<size_t>(j)]))
+        continue;
       sum += y[static_cast<size_t>(j)];
       ++count;
     }
@@ -69,24 +83,25 @@ std::vector<double> smooth(const std::vector<double>& y) {
   return out;
 }
 
-std::string path_of(const Frame& f, const std::vector<double>& x, const std::vector<double>& y) {
+std::string path_of(const Frame& f, const Points& p, const std::vector<double>& y) {
   std::string d;
   bool pen_down = false;
-  for (size_t i = 0; i < x.size(); ++i) {
+  for (size_t i = 0; i < y.size(); ++i) {
+    if (i > 0 && p.band[i] != p.band[i - 1]) pen_down = false;
     if (!std::isfinite(y[i])) {
       pen_down = false;
       continue;
     }
-    d += fmt::format("{}{:.1f} {:.1f}", pen_down ? "L" : "M", f.px(x[i]), f.py(y[i]));
+    d += fmt::format("{}{:.1f} {:.1f}", pen_down ? "L" : "M", f.px(p.x[i]), f.py(y[i]));
     pen_down = true;
   }
   return d;
 }
 
 Frame make_frame(const Chart& chart) {
-  Frame f{chart.wide ? 720.0 : 360.0, chart.wide ? 240.0 : 190.0, chart.x_max, INFINITY, -INFINITY};
+  Frame f{chart.wide ? 540.0 : 360.0, chart.wide ? 240.0 : 190.0, chart.x_max, INFINITY, -INFINITY};
   for (const ChartSeries& s : chart.series) {
-    for (const double y : thin_out(s).y) {
+    for (const double y : thin_out(chart, s).y) {
       if (!std::isfinite(y)) continue;
       f.low = std::min(f.low, y);
       f.high = std::max(f.high, y);
@@ -103,6 +118,18 @@ Frame make_frame(const Chart& chart) {
   f.high += room;
   if (f.low != 0) f.low -= room;
   return f;
+}
+
+// 0.5, not 0.500: on an axis the digits are all there are.
+std::string tick_text(double value) {
+  std::string text = compact_number(value);
+  const size_t point = text.find('.');
+  if (point == std::string::npos) return text;
+  const size_t end = std::min(text.find_first_not_of("0123456789.", point), text.size());
+  size_t keep = end;
+  while (text[keep - 1] == '0') --keep;
+  if (text[keep - 1] == '.') --keep;
+  return text.erase(keep, end - keep);
 }
 
 std::string grid_svg(const Chart& chart, const Frame& f) {
@@ -123,51 +150,56 @@ std::string grid_svg(const Chart& chart, const Frame& f) {
     out += fmt::format(R"(<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>)", kLeft,
                        f.width - kRight, f.py(y));
     out += fmt::format(R"(<text class="ytick" x="{}" y="{:.1f}">{}</text>)", kLeft - 7, f.py(y) + 3.5,
-                       compact_number(y));
+                       tick_text(y));
   }
-  for (const double x : nice_ticks(0, f.x_max, chart.wide ? 8 : 4)) {
+  for (const double x : nice_ticks(0, f.x_max, chart.wide ? 6 : 4)) {
     out += fmt::format(R"(<text class="xtick" x="{:.1f}" y="{}">{}</text>)", f.px(x), f.height - 8,
-                       compact_number(x));
+                       tick_text(x));
   }
   out += fmt::format(R"(<line class="axis" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>)", kLeft, f.width - kRight,
                      bottom);
   return out;
 }
 
-std::string band_name_at(const Chart& chart, double x) {
-  for (const ChartBand& band : chart.bands) {
-    if (x > band.begin && x <= band.end) return band.name + ", ";
-  }
-  return "";
+// "rl, step 200": steps count within their stage.
+std::string step_text(const Chart& chart, double x) {
+  const int64_t b = band_at(chart, x);
+  if (b < 0) return fmt::format("step {:.0f}", x);
+  const ChartBand& band = chart.bands[static_cast<size_t>(b)];
+  return fmt::format("{}, step {:.0f}", html_escape(band.name), x - band.begin);
 }
 
 // A strip as wide as the distance to the neighbours that shows its point while the pointer is over it.
 std::string hover_svg(const Chart& chart, const Frame& f, const ChartSeries& s, const Points& p,
                       size_t index) {
+  const auto n = static_cast<int64_t>(p.x.size());
+  const int64_t stride = (n + kMaxHover - 1) / kMaxHover;
+  const auto px = [&](int64_t i) { return f.px(p.x[static_cast<size_t>(i)]); };
   std::string out;
-  for (size_t i = 0; i < p.x.size(); ++i) {
-    if (!std::isfinite(p.y[i])) continue;
-    const double x = f.px(p.x[i]);
-    const double left = i > 0 ? (f.px(p.x[i - 1]) + x) / 2 : kLeft;
-    const double right = i + 1 < p.x.size() ? (f.px(p.x[i + 1]) + x) / 2 : f.width - kRight;
+  for (int64_t i = stride / 2; i < n; i += stride) {
+    const double y = p.y[static_cast<size_t>(i)];
+    if (!std::isfinite(y)) continue;
+    const double left = i >= stride ? (px(i - stride) + px(i)) / 2 : kLeft;
+    const double right = i + stride < n ? (px(i + stride) + px(i)) / 2 : f.width - kRight;
     out += fmt::format(
-        R"(<g class="pt"><rect x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"/><circle class="s{}" cx="{:.1f}" cy="{:.1f}" r="3"/><title>{}step {:.0f}
+        R"(<g class="pt"><rect x="{:.1f}" y="{}" width="{:.1f}" height="{}"/><circle class="s{}" cx="{:.1f}" cy="{:.1f}" r="3"/><title>{}
 {} {}</title></g>)",
-        left, kTop, std::max(0.5, right - left), f.height - kTop - kBottom, index, x, f.py(p.y[i]),
-        html_escape(band_name_at(chart, p.x[i])), p.x[i], html_escape(s.name), compact_number(p.y[i]));
+        left, kTop, std::max(0.5, right - left), f.height - kTop - kBottom, index, px(i), f.py(y),
+        step_text(chart, p.x[static_cast<size_t>(i)]), html_escape(s.name), compact_number(y));
   }
   return out;
 }
 
 std::string markers_svg(const Chart& chart, const Frame& f, const ChartSeries& s, size_t index) {
-  std::string out = fmt::format(R"(<path class="join s{}" d="{}"/>)", index, path_of(f, s.x, s.y));
+  std::string out =
+      fmt::format(R"(<path class="join s{}" d="{}"/>)", index, path_of(f, thin_out(chart, s), s.y));
   for (size_t i = 0; i < s.x.size(); ++i) {
     if (!std::isfinite(s.y[i])) continue;
     out += fmt::format(
-        R"(<circle class="mark s{}" cx="{:.1f}" cy="{:.1f}" r="3.5"><title>{}step {:.0f}
+        R"(<circle class="mark s{}" cx="{:.1f}" cy="{:.1f}" r="3.5"><title>{}
 {} {}</title></circle>)",
-        index, f.px(s.x[i]), f.py(s.y[i]), html_escape(band_name_at(chart, s.x[i])), s.x[i],
-        html_escape(s.name), compact_number(s.y[i]));
+        index, f.px(s.x[i]), f.py(s.y[i]), step_text(chart, s.x[i]), html_escape(s.name),
+        compact_number(s.y[i]));
   }
   return out;
 }
@@ -225,12 +257,11 @@ std::string chart_html(const Chart& chart) {
       on_top += markers_svg(chart, f, s, color);
       continue;
     }
-    const Points p = thin_out(s);
+    const Points p = thin_out(chart, s);
     const bool is_long = static_cast<int64_t>(p.x.size()) >= kSmoothFrom;
     out += fmt::format(R"(<path class="curve s{}{}" d="{}"/>)", color, is_long ? " raw" : "",
-                       path_of(f, p.x, p.y));
-    if (is_long)
-      out += fmt::format(R"(<path class="curve s{}" d="{}"/>)", color, path_of(f, p.x, smooth(p.y)));
+                       path_of(f, p, p.y));
+    if (is_long) out += fmt::format(R"(<path class="curve s{}" d="{}"/>)", color, path_of(f, p, smooth(p)));
     out += hover_svg(chart, f, s, p, color);
   }
   return out + on_top + "</svg></figure>\n";

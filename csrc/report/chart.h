@@ -28,7 +28,7 @@ struct Chart {
   std::vector<ChartBand> bands;
   double x_max = 1;
   bool share = false;  // y from 0 to 1
-  bool wide = false;   // twice as broad, for the headline curves
+  bool wide = false;   // broader, for the headline curves
 };
 
 // <figure> with title, latest value, SVG. An empty string when no value is finite.

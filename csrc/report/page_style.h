@@ -27,9 +27,9 @@ h3{font-size:13px;font-weight:600;color:var(--soft);letter-spacing:.08em;text-tr
 font:500 clamp(40px,8vw,72px)/1.1 "Iowan Old Style","Palatino Linotype",Palatino,Georgia,serif}
 .climb .from,.climb .to{color:var(--soft)}.climb .to{font-size:.6em}.climb .after{color:var(--good)}.climb .after.worse{color:var(--bad)}
 .climb+p{margin:0 0 1.6em;color:var(--soft)}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:1px;margin:1.2em 0 0;background:var(--line);
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:1px;margin:1.2em 0 0;background:var(--card);
 border:1px solid var(--line);border-radius:8px;overflow:hidden}
-dl div{background:var(--card);padding:10px 14px;min-width:0;flex-grow:1}
+dl div{background:var(--card);padding:10px 14px;min-width:0;box-shadow:0 0 0 1px var(--line)}
 dt{color:var(--soft);font-size:12.5px}dd{margin:0;font-size:17px;overflow-wrap:anywhere}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:18px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px 14px 8px;min-width:0}
@@ -45,8 +45,8 @@ svg text{font-size:11px;fill:var(--soft);stroke:none}
 .curve{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}.curve.raw{opacity:.28;stroke-width:1}
 .join{fill:none;stroke-width:1;opacity:.55;stroke-dasharray:2 3}.mark{fill:var(--card);stroke-width:2}
 .pt rect{fill:transparent}.pt circle{fill:var(--card);stroke-width:2;opacity:0;pointer-events:none}.pt:hover circle{opacity:1}
-@media(min-width:800px){.wide{grid-column:span 2}}
-@media(max-width:799px){.wide svg text{font-size:19px}}
+@media(min-width:860px){.charts{grid-template-columns:repeat(6,1fr)}.chart{grid-column:span 2}.chart.wide{grid-column:span 3}}
+@media(max-width:859px){.wide svg text{font-size:14px}}
 .phases{margin-top:18px;padding-bottom:14px}.stack{display:flex;height:26px;border-radius:5px;overflow:hidden}.stack i{min-width:1px}
 .phases ul{display:flex;flex-wrap:wrap;gap:4px 20px;list-style:none;margin:12px 0 0;padding:0;font-size:14px}
 .phases li i{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px}.phases li span{color:var(--soft)}
