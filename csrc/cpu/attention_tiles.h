@@ -1,0 +1,159 @@
+// Register tiles of the attention operator and its backward, and the walk over a sequence's pages.
+//
+// Two products occur. `score_rows` contracts over the features: query rows lie in the lanes (transposed
+// once), features of a key are broadcast. `accumulate_rows` contracts over keys or queries: features lie in
+// the lanes, weights are broadcast. In both a lane is one chain of fused multiply-adds in ascending order, so
+// the tile an element falls in does not change its bits.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/vec_math.h"
+#include "ops/attention.h"
+
+namespace contender::cpu {
+
+inline constexpr int64_t kKeyTile = 8;
+inline constexpr int64_t kRowTile = kFloatLanes >= 16 ? 8 : 4;  // accumulators: kRowTile x 3 vectors
+inline constexpr int64_t kVecTile = 3;
+
+// Calls f with the narrowest vector tag that holds `rows` <= kFloatLanes lanes: decode has few rows, and
+// narrow vectors issue faster.
+template <class F>
+void with_lane_tag(int64_t rows, const F& f) {
+  if (rows <= 4) {
+    f(hn::CappedTag<float, 4>());
+  } else if (rows <= 8) {
+    f(hn::CappedTag<float, 8>());
+  } else {
+    f(FloatTag());
+  }
+}
+
+// Calls f(key, count, row) for runs of keys [key, key + count) in [begin, end) whose cache rows follow each
+// other from `row` on.
+template <class F>
+void for_each_run(const int32_t* page_ids, int64_t page_size, int64_t begin, int64_t end, const F& f) {
+  for (int64_t key = begin; key < end;) {
+    const int64_t first_page = key / page_size;
+    int64_t page = first_page;
+    while ((page + 1) * page_size < end && page_ids[page + 1] == page_ids[page] + 1) ++page;
+    const int64_t count = std::min((page + 1) * page_size, end) - key;
+    f(key, count, page_ids[first_page] * page_size + key % page_size);
+    key += count;
+  }
+}
+
+// to[c][lane] = from row `lane`, column c; lanes past `rows` are 0.
+template <class RowOf>
+void transpose_rows(const RowOf& row_of, int64_t rows, int64_t lanes, int64_t cols, float* to) {
+  for (int64_t r = 0; r < lanes; ++r) {
+    const float* from = r < rows ? row_of(r) : nullptr;
+    for (int64_t c = 0; c < cols; ++c) to[c * lanes + r] = from ? from[c] : 0.0f;
+  }
+}
+
+template <int kKeys, class D>
+HWY_INLINE void score_tile(D d, const float* HWY_RESTRICT xt, int64_t features, const float* HWY_RESTRICT k,
+                           int64_t ldk, float scale, float* HWY_RESTRICT out) {
+  constexpr int64_t kLanesOfD = hn::MaxLanes(D());
+  hn::Vec<D> acc[kKeys];
+  for (auto& v : acc) v = hn::Zero(d);
+  for (int64_t c = 0; c < features; ++c) {
+    const auto x = hn::LoadU(d, xt + c * kLanesOfD);
+    for (int j = 0; j < kKeys; ++j) acc[j] = hn::MulAdd(x, hn::Set(d, k[j * ldk + c]), acc[j]);
+  }
+  for (int j = 0; j < kKeys; ++j) hn::StoreU(hn::Mul(acc[j], hn::Set(d, scale)), d, out + j * kLanesOfD);
+}
+
+// out[key][lane] = scale * (x[lane] . k[key]) for `count` key rows; xt as transpose_rows left it.
+template <class D>
+void score_rows(D d, const float* xt, int64_t features, const float* k, int64_t ldk, int64_t count,
+                float scale, float* out) {
+  constexpr int64_t kLanesOfD = hn::MaxLanes(D());
+  int64_t j = 0;
+  for (; j + kKeyTile <= count; j += kKeyTile)
+    score_tile<kKeyTile>(d, xt, features, k + j * ldk, ldk, scale, out + j * kLanesOfD);
+  for (; j + 2 <= count; j += 2) score_tile<2>(d, xt, features, k + j * ldk, ldk, scale, out + j * kLanesOfD);
+  if (j < count) score_tile<1>(d, xt, features, k + j * ldk, ldk, scale, out + j * kLanesOfD);
+}
+
+// Weights w[i * row + s * step] of output row i and contracted index s.
+struct Weights {
+  const float* data;
+  int64_t row;
+  int64_t step;
+};
+
+template <int kRows, int kVecs, bool kPartial>
+HWY_INLINE void accumulate_tile(Weights w, const float* HWY_RESTRICT b, int64_t ldb, int64_t steps,
+                                float* HWY_RESTRICT acc, int64_t ldacc, int64_t cols) {
+  const FloatTag d;
+  const auto last = hn::FirstN(d, static_cast<size_t>(cols - (kVecs - 1) * kFloatLanes));
+  auto load = [&](const float* p, int v) {
+    return kPartial && v == kVecs - 1 ? hn::MaskedLoad(last, d, p + v * kFloatLanes)
+                                      : hn::LoadU(d, p + v * kFloatLanes);
+  };
+  FloatVec sum[kRows][kVecs];
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVecs; ++v) sum[i][v] = load(acc + i * ldacc, v);
+  }
+  for (int64_t s = 0; s < steps; ++s) {
+    FloatVec x[kVecs];
+    for (int v = 0; v < kVecs; ++v) x[v] = load(b + s * ldb, v);
+    for (int i = 0; i < kRows; ++i) {
+      const auto weight = hn::Set(d, w.data[i * w.row + s * w.step]);
+      for (int v = 0; v < kVecs; ++v) sum[i][v] = hn::MulAdd(weight, x[v], sum[i][v]);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVecs; ++v) {
+      float* p = acc + i * ldacc + v * kFloatLanes;
+      if (kPartial && v == kVecs - 1) {
+        hn::BlendedStore(sum[i][v], last, d, p);
+      } else {
+        hn::StoreU(sum[i][v], d, p);
+      }
+    }
+  }
+}
+
+template <int kRows>
+void accumulate_cols(Weights w, const float* b, int64_t ldb, int64_t steps, float* acc, int64_t ldacc,
+                     int64_t cols) {
+  for (int64_t c = 0; c < cols;) {
+    const int64_t vecs = ceil_div(cols - c, kFloatLanes);
+    const int64_t take = vecs == 4 ? 2 : std::min(vecs, kVecTile);
+    const int64_t n = std::min(take * kFloatLanes, cols - c);
+    const bool partial = n % kFloatLanes != 0;
+    auto run = [&]<int kVecs>() {
+      if (partial) {
+        accumulate_tile<kRows, kVecs, true>(w, b + c, ldb, steps, acc + c, ldacc, n);
+      } else {
+        accumulate_tile<kRows, kVecs, false>(w, b + c, ldb, steps, acc + c, ldacc, n);
+      }
+    };
+    if (take == 1) run.template operator()<1>();
+    if (take == 2) run.template operator()<2>();
+    if (take == 3) run.template operator()<3>();
+    c += n;
+  }
+}
+
+// acc[i][c] = fma over s ascending of w(i, s) * b[s][c], continuing acc, for `rows` <= kRowTile output rows.
+inline void accumulate_rows(Weights w, int64_t rows, const float* b, int64_t ldb, int64_t steps, float* acc,
+                            int64_t ldacc, int64_t cols) {
+  if (steps == 0) return;
+  int64_t i = 0;
+  auto next = [&]<int kRows>() {
+    accumulate_cols<kRows>({w.data + i * w.row, w.row, w.step}, b, ldb, steps, acc + i * ldacc, ldacc, cols);
+    i += kRows;
+  };
+  if (rows - i >= 8) next.template operator()<8>();
+  if (rows - i >= 4) next.template operator()<4>();
+  if (rows - i >= 2) next.template operator()<2>();
+  if (rows - i >= 1) next.template operator()<1>();
+}
+
+}  // namespace contender::cpu
