@@ -1,0 +1,42 @@
+// What distinguishes GRPO, Dr.GRPO, DAPO, GSPO, RLOO and CISPO, as data chosen by name when the trainer is built.
+//
+//   grpo     DeepSeekMath (arXiv 2402.03300): A = (r - mean) / std; mean over each completion's tokens, then over completions
+//   dr_grpo  Liu et al. (arXiv 2503.20783):   A = r - mean; sum over tokens / (completions * max_new_tokens)
+//   dapo     Yu et al. (arXiv 2503.14476):    A as grpo; mean over all tokens; clip higher and dynamic sampling are keys of their own
+//   gspo     Zheng et al. (arXiv 2507.18071): A as grpo; sequence-level ratio; mean per completion
+//   rloo     Ahmadian et al. (arXiv 2402.14740): A = r - mean of the others; mean over all tokens
+//   cispo    MiniMax-M1 (arXiv 2506.13585):   A as grpo; clipped weight on the log-prob; mean over all tokens
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/config.h"
+#include "ops/loss.h"
+
+namespace contender {
+
+enum class AdvantageKind : uint8_t { kStandardized, kCentered, kLeaveOneOut };
+enum class Aggregation : uint8_t { kToken, kSequence, kConstant };
+
+struct Algorithm {
+  AdvantageKind advantage = AdvantageKind::kStandardized;
+  Aggregation aggregation = Aggregation::kSequence;
+  RatioLevel ratio_level = RatioLevel::kToken;
+  PolicyObjective objective = PolicyObjective::kClip;
+  KlEstimator kl_loss = KlEstimator::kNone;    // KL term of the loss
+  KlEstimator kl_reward = KlEstimator::kNone;  // KL taken off the reward
+};
+
+// Throws Error(kConfig) for an unknown name.
+Algorithm make_algorithm(const RlConfig& config);
+
+// Advantages of one group from its rewards. A group without variance (or of one sample, except when not divided by anything) gives zeros.
+std::vector<float> group_advantages(AdvantageKind kind, const std::vector<float>& rewards);
+
+// Weight of each completion's tokens in the loss, so that weights sum to the mean that the aggregation names.
+std::vector<float> token_weights(Aggregation aggregation, const std::vector<int64_t>& lengths, int64_t max_new_tokens);
+
+float kl_estimate(KlEstimator kind, float logp, float logp_ref);
+
+}  // namespace contender

@@ -1,0 +1,139 @@
+// The trainer: everything one run holds, and its verbs. step.cpp is the GRPO step as in the paper; the other files fill in its words.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/config.h"
+#include "data/prompts.h"
+#include "data/tokenizer.h"
+#include "grpo/algorithm.h"
+#include "grpo/packing.h"
+#include "grpo/sample.h"
+#include "model/model.h"
+#include "report/metrics.h"
+#include "reward/reward.h"
+#include "rollout/engine.h"
+
+namespace contender {
+
+// Device, backend, ranks and scratch memory, made once per process.
+struct Machine {
+  // `ops` is the backend the command line has chosen; collective.
+  Machine(const RunConfig& config, const Ops& ops, std::unique_ptr<Device> device);
+  std::unique_ptr<Device> device;
+  const Ops* ops = nullptr;
+  std::unique_ptr<Mesh> mesh;
+  Buffer workspace;
+  Arena arena, temp;
+  Runtime runtime() const;
+};
+
+// What training remembers between steps, besides weights and optimizer: all of it is in every checkpoint.
+struct TrainState {
+  int64_t stage = 0;               // index of the stage in progress
+  int64_t step = 0;                // steps done in this stage
+  int64_t global_step = 0;         // steps done in the run
+  int64_t updates = 0;             // AdamW updates done (bias correction)
+  int64_t prompt_cursor = 0;       // next prompt of the stage's stream that is submitted
+  int64_t group_cursor = 0;        // next group that is trained on (<= prompt_cursor: the rest is in flight)
+  int64_t skipped = 0;             // skipped updates in a row
+  int64_t metric_lines = 0;
+  int64_t tokens_generated = 0, tokens_trained = 0;
+  double seconds = 0;
+  double max_logp_diff = 0;        // largest |logp_rollout - logp_train| seen
+  int64_t reference_version = 0;
+  std::vector<double> norms;       // of the last 100 updates, for spikes
+};
+
+// What one update reports.
+struct UpdateStats {
+  double loss = 0, kl = 0, clip_fraction = 0, entropy = 0, grad_norm = 0, lr = 0, balance = 1;
+  double logp_diff = 0;
+  bool verified = false, skipped = false;
+};
+
+struct EvalResult {
+  double accuracy = 0, format = 0, reward = 0, mean_tokens = 0;
+  double pass_at_k = 0, maj_at_k = 0;
+  std::vector<SampleGroup> groups;   // on every rank
+};
+
+class Trainer {
+ public:
+  Trainer(const RunConfig& config, Machine& machine);
+  ~Trainer();
+
+  // Stages.
+  void begin_stage(const StageConfig& stage);
+  void rl_step();
+  void sft_step();
+  // Samples the current policy on the stage's training prompts and keeps the correct completions as the SFT set (rejection sampling).
+  void collect_rejection_set();
+  EvalResult evaluate(int64_t problems, int64_t samples, float temperature, float top_p);
+
+  const RunConfig& config() const { return config_; }
+  const StageConfig& stage() const { return stage_; }
+  Machine& machine() { return machine_; }
+  WeightStore& policy_weights() { return *policy_weights_; }
+  WeightStore* reference_weights() { return reference_weights_.get(); }
+  Model& policy() { return *policy_; }
+  RolloutEngine& engine() { return *engine_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  TrainState& state() { return state_; }
+  MetricRecord& record() { return record_; }
+  // Groups sampled but not yet trained on, for checkpoints.
+  std::string save_groups() const;
+  void load_groups(const std::string& bytes);
+  const std::vector<SampleGroup>& last_batch() const { return last_batch_; }
+
+ private:
+  // rollout.cpp: groups on their way through engine and verifiers.
+  struct InFlight {
+    SampleGroup group;
+    int64_t completed = 0, scored = 0;
+  };
+  void submit_group(uint64_t id, const Prompt& prompt, const SampleParams& params, int64_t num_samples, uint32_t step_key);
+  bool pump();                                          // one engine step; takes in completions and scores
+  void take_scores(const std::vector<Score>& scores);
+  void exchange_finished();                             // finished groups of every rank into ready_, on every rank
+  Prompt train_prompt(uint64_t id) const;
+  std::vector<SampleGroup> collect_groups();
+  std::vector<SampleGroup> generate_all(const PromptSource& source, int64_t count, int64_t num_samples, const SampleParams& params,
+                                        uint64_t first_id, uint32_t step_key);
+
+  // update.cpp
+  std::vector<PackedBatch> pack(const std::vector<const TrainSequence*>& sequences) const;
+  void apply_update(double lr, UpdateStats& stats);     // norm, clip, skip, AdamW
+  double scheduled_lr(double lr, double lr_min, int64_t warmup, int64_t steps) const;
+
+  // step.cpp
+  struct RlBatch;
+  RlBatch prepare(std::vector<SampleGroup> groups);
+  std::vector<std::vector<float>> log_probs(Model& model, const RlBatch& batch);
+  void set_advantages(RlBatch& batch);
+  UpdateStats update(RlBatch& batch, const std::vector<int32_t>& minibatch, bool verify);
+  void log_rl_step(const std::vector<SampleGroup>& groups, const UpdateStats& stats, bool verified);
+  void log_sft_step(const UpdateStats& stats, const MtpLoss& mtp, int64_t tokens);
+
+  const RunConfig config_;
+  Machine& machine_;
+  StageConfig stage_;
+  Algorithm algorithm_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<WeightStore> policy_weights_, reference_weights_;
+  std::unique_ptr<Model> policy_, reference_;
+  std::unique_ptr<RolloutEngine> engine_;
+  std::unique_ptr<PromptSource> train_prompts_, eval_prompts_;
+  std::unique_ptr<Rewarder> rewarder_;
+  TrainState state_;
+  MetricRecord record_;
+  std::map<uint64_t, InFlight> in_flight_;              // submitted to this rank's engine
+  std::map<uint64_t, std::vector<Sample>> ready_;       // scored, waiting for their turn; the same on every rank
+  std::vector<SampleGroup> last_batch_;
+  std::vector<TrainSequence> rejection_set_;            // SFT sequences of a rejection stage
+};
+
+}  // namespace contender

@@ -1,0 +1,77 @@
+// One optimizer update: packs, global norm, the decision to skip (the same on every rank), AdamW.
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "base/job.h"
+#include "base/log.h"
+#include "base/timer.h"
+#include "grpo/trainer.h"
+
+namespace contender {
+
+// Packs made globally, then dealt: this tp group gets its slots of every round.
+std::vector<PackedBatch> Trainer::pack(const std::vector<const TrainSequence*>& sequences) const {
+  const Mesh& mesh = *machine_.mesh;
+  std::vector<int64_t> lengths;
+  for (const TrainSequence* s : sequences) lengths.push_back(static_cast<int64_t>(s->tokens.size()));
+  const Packs packs = pack_sequences(lengths, config_.mesh.data_slots, config_.train.token_budget);
+  const int64_t group_slots = config_.mesh.data_slots / mesh.shape().dp, first = mesh.dp().rank() * group_slots;
+  std::vector<PackedBatch> rounds;
+  for (const auto& round : packs) {
+    std::vector<std::vector<const TrainSequence*>> slots(group_slots);
+    for (int64_t s = 0; s < group_slots; ++s)
+      for (int32_t i : round[first + s]) slots[s].push_back(sequences[i]);
+    rounds.push_back(make_packed_batch(slots, mesh.shape().tp));
+  }
+  return rounds;
+}
+
+double Trainer::scheduled_lr(double lr, double lr_min, int64_t warmup, int64_t steps) const {
+  const double step = static_cast<double>(state_.step);
+  if (state_.step < warmup) return lr * (step + 1) / static_cast<double>(warmup);
+  const double progress = (step - static_cast<double>(warmup)) / std::max(1.0, static_cast<double>(steps - warmup));
+  return lr_min + 0.5 * (lr - lr_min) * (1 + std::cos(std::numbers::pi * std::min(1.0, progress)));
+}
+
+void Trainer::apply_update(double lr, UpdateStats& stats) {
+  const int rank = machine_.mesh->rank();
+  WeightStore& w = *policy_weights_;
+  {
+    TimerScope scope("reduce");
+    w.finish_reduce();
+    if (fault_fires("nan", rank)) w.grad_shard()[0] = std::nanf("");
+    if (fault_fires("spike", rank))
+      for (int64_t i = 0; i < w.shard_numel(); ++i) w.grad_shard()[i] *= 1e6f;
+  }
+  TimerScope scope("optim");
+  const double norm = std::sqrt(w.grad_square_sum(machine_.runtime().exec).value());
+  stats.grad_norm = norm;
+  stats.lr = lr;
+  // Every rank sees the same norm and the same loss, so every rank takes the same decision.
+  const double limit = state_.norms.size() < 10 ? INFINITY : config_.train.spike_factor * *std::max_element(state_.norms.begin(), state_.norms.end());
+  const bool finite = std::isfinite(norm) && std::isfinite(stats.loss);
+  if (!finite || (config_.train.spike_factor > 0 && norm > limit)) {
+    stats.skipped = true;
+    ++state_.skipped;
+    if (rank == 0)
+      log_warn("step {}: update skipped: {} (gradient norm {:.3g}, loss {:.3g}); {} in a row", state_.global_step,
+               finite ? "spike" : "non-finite values", norm, stats.loss, state_.skipped);
+    if (state_.skipped >= config_.train.max_skipped)
+      fail(ExitCode::kNonFinite, "{} updates in a row skipped (train.max_skipped): the last one had gradient norm {:.3g} and loss {:.3g}",
+           state_.skipped, norm, stats.loss);
+    return;
+  }
+  state_.skipped = 0;
+  state_.norms.push_back(norm);
+  if (state_.norms.size() > 100) state_.norms.erase(state_.norms.begin());
+  const TrainConfig& t = config_.train;
+  const double clip = t.max_grad_norm > 0 && norm > t.max_grad_norm ? t.max_grad_norm / norm : 1.0;
+  w.adamw_step({.lr = static_cast<float>(lr), .beta1 = static_cast<float>(t.adam_beta1), .beta2 = static_cast<float>(t.adam_beta2),
+                .eps = static_cast<float>(t.adam_eps), .weight_decay = static_cast<float>(t.weight_decay),
+                .grad_scale = static_cast<float>(clip), .t = ++state_.updates});
+  stats.balance = policy_->update_router_bias(config_.model.bias_update_speed);
+  engine_->set_weights(w.version());
+}
+
+}  // namespace contender
