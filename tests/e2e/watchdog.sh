@@ -2,7 +2,7 @@
 # Rows 1-3 of the fault table at the level of mpirun, on 2 and 4 ranks: a rank that is killed, crashes, leaves, stops or
 # skips a collective ends the whole job with the right code within 5 s, nothing stays behind, and silence is named.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit
 tests=${CONTENDER:-build/release/contender}_mpi_tests
 work=${WORK:-$(mktemp -d)}
 MPIRUN=${MPIRUN:-mpirun --oversubscribe --quiet}
