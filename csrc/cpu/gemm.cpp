@@ -11,14 +11,10 @@
 namespace contender::cpu {
 namespace {
 
-// Rows this far apart fall into one set of the L1 cache (64 sets of 64 bytes), which has fewer ways than a
-// tile has rows.
-bool rows_share_a_cache_set(int64_t ld) { return ld * static_cast<int64_t>(sizeof(float)) % 4096 == 0; }
-
-// part i of `total` cut into `parts` nearly equal pieces begins here
+// Where piece i begins when `total` is cut into `parts` nearly equal ones.
 int64_t cut(int64_t total, int64_t i, int64_t parts) { return total * i / parts; }
 
-// dst (+)= the sum of two tiles' columns; rows x cols, strides kTileCols for the scratch tiles.
+// dst += src, tiles of the stack in sliced_tile.
 void add_tiles(float* dst, const float* src, int64_t rows) {
   for (int64_t i = 0; i < rows * kTileCols; ++i) dst[i] = dst[i] + src[i];
 }
@@ -59,8 +55,7 @@ void product_rows(const Product& p, int64_t begin, int64_t end) {
   const float* a = p.a + begin * p.lda;
   int64_t lda = p.lda;
   if (rows > 8 && p.k > 0 && rows_share_a_cache_set(lda)) {
-    lda = round_up(p.k, 16) + kRowPad;
-    if (rows_share_a_cache_set(lda)) lda -= 16;
+    lda = spread_stride(p.k);
     for (int64_t r = 0; r < rows; ++r)
       std::memcpy(p.scratch + r * lda, a + r * p.lda, static_cast<size_t>(p.k) * sizeof(float));
     a = p.scratch;

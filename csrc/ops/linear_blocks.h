@@ -13,12 +13,19 @@ namespace contender {
 // Products: rows are taken in blocks whose slice of x stays in the L2 cache while all panels of the weight
 // pass by.
 inline constexpr int64_t kRowBlock = 96;
-inline constexpr int64_t kRowPad =
-    48;  // floats after a copied row: keeps it aligned, and off its neighbours' cache sets
+
+// Rows this many floats apart fall into one set of the L1 cache (64 sets of 64 bytes), which has fewer ways
+// than a tile has rows.
+inline bool rows_share_a_cache_set(int64_t ld) { return ld * 4 % 4096 == 0; }
+// A stride for rows of n floats that keeps them aligned and off each other's sets.
+inline int64_t spread_stride(int64_t n) {
+  const int64_t ld = round_up(n, 16) + 16;
+  return rows_share_a_cache_set(ld) ? ld + 16 : ld;
+}
 
 // Floats to copy a block of rows of length k into.
 inline int64_t product_scratch_floats(int64_t m, int64_t k) {
-  return std::min(m, kRowBlock) * (round_up(k, 16) + kRowPad);
+  return std::min(m, kRowBlock) * spread_stride(k);
 }
 
 // Sums of outer products (wgrad): a block of kOuterN x kOuterK results is finished over chunks of kOuterRows
