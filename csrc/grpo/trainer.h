@@ -28,7 +28,7 @@ struct Machine {
   std::unique_ptr<Mesh> mesh;
   Buffer workspace;
   Arena arena, temp;
-  Runtime runtime() const;
+  Runtime runtime();
 };
 
 // What training remembers between steps, besides weights and optimizer: all of it is in every checkpoint.

@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -285,6 +286,30 @@ void WeightStore::scatter_moments(int index, const float* m, const float* v) {
       std::transform(in + b.shard_begin, in + b.shard_begin + b.shard_n, h, float_to_bf16);
     }
   }
+}
+
+uint64_t WeightStore::fingerprint() const {
+  auto mix = [](uint64_t x) {  // splitmix64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+  };
+  uint64_t sum = 0;
+  for (int p = 0; p < static_cast<int>(specs_.size()); ++p) {
+    if (group_of(specs_[p].kind).rank() != 0) continue;  // each element once
+    const Tensor w = master(p);
+    for (const ParamPiece& piece : specs_[p].pieces) {
+      const uint64_t key = fnv1a(piece.hf_name);
+      for (int64_t r = 0; r < piece.rows; ++r)
+        for (int64_t c = 0; c < piece.cols; ++c) {
+          const uint64_t at = static_cast<uint64_t>((piece.hf_row + r) * piece.hf_cols + piece.hf_col + c);
+          sum += mix(mix(key + at) + std::bit_cast<uint32_t>(w.row(piece.local_row + r)[c]));
+        }
+    }
+  }
+  int64_t total = static_cast<int64_t>(sum);  // wraps, as it should
+  mesh_->world().all_reduce_sum("fingerprint", &total, 1);
+  return static_cast<uint64_t>(total);
 }
 
 int64_t WeightStore::bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role, const MeshShape& mesh) {

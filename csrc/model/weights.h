@@ -69,6 +69,9 @@ class WeightStore {
   void gather_moments(int bucket, float* m, float* v);
   void scatter_moments(int bucket, const float* m, const float* v);
 
+  // A hash of every weight that does not depend on the layout. Collective.
+  uint64_t fingerprint() const;
+
   static int64_t bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role,
                        const MeshShape& mesh);
 
