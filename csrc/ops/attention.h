@@ -49,9 +49,9 @@ struct AttentionArgs {
 };
 
 // dkv is in cache rows, like kv, and overwritten for every row 0..kv_len-1 of every sequence (keys and values; where they share
-// columns, as in MLA, the two gradients are added: dk first). Each sequence must have q_len == kv_len (training).
+// columns, as in MLA, the two gradients of a slice are added: dk + dv). Each sequence must have q_len == kv_len (training).
 // The sum over query heads that share a kv head is cut into `head_slices` equal virtual slices of the heads (chain over heads, then
-// queries ascending, inside one; fixed binary tree over slices) so that heads sharded over ranks give the same bits.
+// queries ascending, inside one; fixed binary tree over slices, a power of two of them) so that heads sharded over ranks give the same bits.
 struct AttentionBwdArgs {
   AttentionShape shape;
   Tensor q, kv;

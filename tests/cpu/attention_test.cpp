@@ -5,6 +5,7 @@
 #include <ostream>
 
 #include "cpu/cpu_ops.h"
+#include "cpu/vec_math.h"
 #include "tests/cpu/attention_inputs.h"
 
 namespace contender {
@@ -184,13 +185,46 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CpuAttention,
                                          Case{test::gqa_shape(2, 2, 128, 128), {50}},
                                          Case{test::gqa_shape(1, 1, 5, 3), {17, 2, 1}}));
 
-TEST(CpuAttention, NoSequences) {
+// The order of the contract, written out element by element: the same bits.
+TEST(CpuAttentionOrder, ChainsAreAsStated) {
+  constexpr int64_t kQk = 20, kV = 12, kLength = 43;
+  Batch b(test::gqa_shape(2, 1, kQk, kV), {kLength});
+  Result got = b.empty();
+  b.run(got, 0, kLength, 16, false);
+  const Matrix& kv = b.kv[0];
+  for (int64_t h = 0; h < 2; ++h) {
+    for (int64_t t = 0; t < kLength; ++t) {
+      std::vector<float> s(static_cast<size_t>(t + 1), 0.0f);
+      for (int64_t key = 0; key <= t; ++key) {
+        for (int64_t c = 0; c < kQk; ++c) s[key] = std::fma(b.q.at(t, h * kQk + c), kv.at(key, c), s[key]);
+        s[key] *= b.shape.scale;
+      }
+      const float max = *std::max_element(s.begin(), s.end());
+      float sums[kAttentionBlock] = {};
+      for (int64_t key = 0; key <= t; ++key)
+        sums[key % kAttentionBlock] += s[key] = cpu::scalar_exp(s[key] - max);
+      for (int64_t n = kAttentionBlock / 2; n > 0; n /= 2) {
+        for (int64_t i = 0; i < n; ++i) sums[i] += sums[i + n];
+      }
+      const float inverse = 1.0f / sums[0];
+      for (int64_t c = 0; c < kV; ++c) {
+        float o = 0;
+        for (int64_t key = 0; key <= t; ++key) o = std::fma(s[key], kv.at(key, kQk + c), o);
+        ASSERT_TRUE(same_bits(got.o.at(t, h * kV + c), o * inverse)) << t << " " << c;
+      }
+      ASSERT_TRUE(
+          same_bits(got.lse.at(t, h), static_cast<float>(max + std::log(static_cast<double>(sums[0])))));
+    }
+  }
+}
+
+TEST(CpuAttentionInput, NoSequences) {
   Batch b(test::mla_shape(2, 16, 16), {});
   Result out = b.empty();
   b.run(out, 0, 1, 16, false);
 }
 
-TEST(CpuAttention, BadInputIsRefused) {
+TEST(CpuAttentionInput, BadInputIsRefused) {
   Batch b(test::mla_shape(2, 16, 16), {20});
   Result out = b.empty();
   EXPECT_THROW(b.run(out, 0, 20, 24, false), Error);  // page size
