@@ -1,0 +1,162 @@
+#include "ops/quantize.h"
+
+#include <gtest/gtest.h>
+
+#include "cpu/cpu_ops.h"
+#include "tests/cpu/op_inputs.h"
+
+namespace contender {
+namespace {
+
+using test::Matrix;
+using test::same_bits;
+
+// The value of a code by its definition: 1 sign, 4 exponent (bias 7), 3 mantissa bits; S.1111.111 is NaN.
+double code_value(int code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  const double magnitude = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+  return code & 0x80 ? -magnitude : magnitude;
+}
+
+// The nearest code of a finite value by search over all 127 magnitudes; of two equally near, the even one.
+uint8_t nearest_code(float v) {
+  int best = 0;
+  for (int code = 1; code < 127; ++code) {
+    const double d = std::abs(code_value(code) - std::abs(static_cast<double>(v)));
+    const double d_best = std::abs(code_value(best) - std::abs(static_cast<double>(v)));
+    if (d < d_best || (d == d_best && code % 2 == 0)) best = code;
+  }
+  return static_cast<uint8_t>(best | (std::signbit(v) ? 0x80 : 0));
+}
+
+TEST(E4m3, EveryCodeKeepsItsValue) {
+  for (int code = 0; code < 256; ++code) {
+    const float v = e4m3_to_float(static_cast<uint8_t>(code));
+    if ((code & 0x7F) == 0x7F) {
+      EXPECT_TRUE(std::isnan(v));
+    } else {
+      EXPECT_EQ(v, code_value(code)) << code;
+      EXPECT_EQ(std::signbit(v), code >= 128) << code;
+    }
+    EXPECT_EQ(float_to_e4m3(v) & 0x7F, code & 0x7F) << code;
+  }
+}
+
+// Every code, every midpoint between two codes, and the floats next to each; then random values over all
+// decades.
+TEST(E4m3, RoundsToNearestEven) {
+  std::vector<float> values = test::random_values(4000, 41, 6.0, 1000.0);
+  for (int code = 0; code < 126; ++code) {
+    const float here = static_cast<float>(code_value(code));
+    const float middle = static_cast<float>((code_value(code) + code_value(code + 1)) / 2);
+    for (const float v : {here, middle}) {
+      for (const float w : {v, std::nextafterf(v, 1e9f), std::nextafterf(v, -1e9f)})
+        values.insert(values.end(), {w, -w});
+    }
+  }
+  for (const float v : values) ASSERT_EQ(float_to_e4m3(v), nearest_code(v)) << v;
+}
+
+TEST(E4m3, SaturatesAndPropagatesNan) {
+  EXPECT_EQ(float_to_e4m3(448.0f), 0x7E);
+  EXPECT_EQ(float_to_e4m3(464.0f), 0x7E);
+  EXPECT_EQ(float_to_e4m3(1e30f), 0x7E);
+  EXPECT_EQ(float_to_e4m3(INFINITY), 0x7E);
+  EXPECT_EQ(float_to_e4m3(-INFINITY), 0xFE);
+  EXPECT_EQ(float_to_e4m3(NAN) & 0x7F, 0x7F);
+  EXPECT_EQ(float_to_e4m3(1e-30f), 0x00);
+  EXPECT_EQ(float_to_e4m3(-0.0f), 0x80);
+}
+
+struct Blocks {
+  QLayout layout;
+  int64_t rows, cols;  // of a block
+};
+
+class CpuQuantize : public testing::TestWithParam<std::tuple<Blocks, int, int>> {
+ protected:
+  std::vector<uint8_t> codes;
+  Matrix scale;
+  QTensor quantized(const Matrix& x, const Blocks& b) {
+    codes.assign(static_cast<size_t>(x.rows * (x.cols + 3)), 0x55);
+    scale = Matrix::poisoned(ceil_div(x.rows, b.rows), ceil_div(x.cols, b.cols), 1);
+    return {.data = {codes.data(), DType::kE4M3, x.rows, x.cols, x.cols + 3},
+            .scale = scale.tensor(),
+            .layout = b.layout};
+  }
+};
+
+TEST_P(CpuQuantize, ScalesCodesAndBack) {
+  const auto [block, rows, cols] = GetParam();
+  Matrix x = Matrix::random(rows, cols, 42, 2, 5.0), y = Matrix::poisoned(rows, cols, 1);
+  for (int64_t r = 0; r < std::min<int64_t>(rows, block.rows); ++r) {  // the first block is zero
+    for (int64_t c = 0; c < std::min<int64_t>(cols, block.cols); ++c) x.at(r, c) = 0;
+  }
+  const QTensor q = quantized(x, block);
+  cpu::quantize({}, {.x = x.tensor(), .q = q});
+  cpu::dequantize({}, {.q = q, .y = y.tensor()});
+  for (int64_t br = 0; br < scale.rows; ++br) {
+    for (int64_t bc = 0; bc < scale.cols; ++bc) {
+      float amax = 0;
+      for (int64_t r = br * block.rows; r < std::min<int64_t>(rows, (br + 1) * block.rows); ++r) {
+        for (int64_t c = bc * block.cols; c < std::min<int64_t>(cols, (bc + 1) * block.cols); ++c)
+          amax = std::max(amax, std::abs(x.at(r, c)));
+      }
+      const float want = amax == 0 ? 1.0f : amax / 448.0f;
+      ASSERT_TRUE(same_bits(scale.at(br, bc), want)) << br << " " << bc;
+      for (int64_t r = br * block.rows; r < std::min<int64_t>(rows, (br + 1) * block.rows); ++r) {
+        for (int64_t c = bc * block.cols; c < std::min<int64_t>(cols, (bc + 1) * block.cols); ++c) {
+          const uint8_t code = codes[r * (cols + 3) + c];
+          ASSERT_EQ(code, nearest_code(x.at(r, c) / want)) << r << " " << c;
+          ASSERT_TRUE(same_bits(y.at(r, c), static_cast<float>(code_value(code)) * want));
+          // Half a step of 3 mantissa bits, or of the subnormals.
+          EXPECT_LE(std::abs(y.at(r, c) - x.at(r, c)),
+                    std::max(std::abs(x.at(r, c)) / 15.9f, want * 0x1p-10f));
+        }
+      }
+    }
+  }
+  EXPECT_TRUE(scale.padding_untouched() && y.padding_untouched());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = cols; c < cols + 3; ++c) ASSERT_EQ(codes[r * (cols + 3) + c], 0x55);
+  }
+}
+
+TEST_P(CpuQuantize, NanStaysWhereItIs) {
+  const auto [block, rows, cols] = GetParam();
+  Matrix x = Matrix::random(rows, cols, 43), y = Matrix::poisoned(rows, cols);
+  if (rows == 0) return;
+  x.at(rows / 2, cols / 2) = NAN;
+  const QTensor q = quantized(x, block);
+  cpu::quantize({}, {.x = x.tensor(), .q = q});
+  cpu::dequantize({}, {.q = q, .y = y.tensor()});
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c)
+      ASSERT_EQ(std::isnan(y.at(r, c)), r == rows / 2 && c == cols / 2) << r << " " << c;
+  }
+}
+
+constexpr Blocks kLayouts[] = {
+    {QLayout::k1x128, 1, 128}, {QLayout::k128x1, 128, 1}, {QLayout::k128x128, 128, 128}};
+INSTANTIATE_TEST_SUITE_P(Shapes, CpuQuantize,
+                         testing::Combine(testing::ValuesIn(kLayouts), testing::Values(0, 1, 128, 150),
+                                          testing::Values(1, 129, 300)));
+
+TEST(CpuQuantizeErrors, SmallBlocksAndWrongScale) {
+  // A block whose scale would underflow counts as zero.
+  Matrix x = Matrix::poisoned(1, 2), scale = Matrix::poisoned(1, 1);
+  x.at(0, 0) = 0x1p-149f;
+  x.at(0, 1) = -0x1p-149f;
+  std::vector<uint8_t> codes(2, 0x55);
+  QTensor q = {
+      .data = {codes.data(), DType::kE4M3, 1, 2}, .scale = scale.tensor(), .layout = QLayout::k1x128};
+  cpu::quantize({}, {.x = x.tensor(), .q = q});
+  EXPECT_EQ(scale.at(0, 0), 1.0f);
+  EXPECT_EQ(codes[0], 0x00);
+  EXPECT_EQ(codes[1], 0x80);
+  q.layout = QLayout::k128x1;  // would need a scale per column
+  EXPECT_THROW(cpu::quantize({}, {.x = x.tensor(), .q = q}), Error);
+}
+
+}  // namespace
+}  // namespace contender
