@@ -141,6 +141,29 @@ std::vector<SampleGroup> Trainer::generate_all(const PromptSource& source, int64
   return groups;
 }
 
+std::vector<SampleGroup> Trainer::generate(const std::vector<std::string>& prompts, int64_t samples) {
+  const RlConfig& rl = stage_.rl;
+  const SampleParams params{static_cast<float>(rl.temperature), static_cast<int32_t>(rl.top_k), static_cast<float>(rl.top_p),
+                            static_cast<float>(rl.min_p)};
+  if (prompts.empty()) return generate_all(*eval_prompts_, std::min<int64_t>(8, eval_prompts_->size()), samples, params, 0, 0x40000000u);
+  class Given final : public PromptSource {
+   public:
+    Given(const std::vector<std::string>& texts, const Tokenizer& tokenizer) : texts_(texts), tokenizer_(tokenizer) {}
+    int64_t size() const override { return static_cast<int64_t>(texts_.size()); }
+    Prompt at(int64_t i) const override {
+      Prompt p{.index = static_cast<uint32_t>(i), .task = "", .text = "<user>" + texts_[i] + "<assistant>"};
+      p.tokens = tokenizer_.encode(p.text);
+      return p;
+    }
+    std::string fingerprint() const override { return "given"; }
+
+   private:
+    const std::vector<std::string>& texts_;
+    const Tokenizer& tokenizer_;
+  };
+  return generate_all(Given(prompts, *tokenizer_), static_cast<int64_t>(prompts.size()), samples, params, 0, 0x40000000u);
+}
+
 std::string Trainer::save_groups() const {
   std::string bytes;
   for (const auto& [id, samples] : ready_) bytes += pack_samples(id, samples);

@@ -61,13 +61,13 @@ void Trainer::log_rl_step(const std::vector<SampleGroup>& groups, const UpdateSt
   r.set("accuracy", mean_of(groups, &Score::accuracy));
   r.set("format", mean_of(groups, &Score::format));
   if (stage_.reward.language_weight > 0) r.set("language", mean_of(groups, &Score::language));
-  r.set("len", tokens / std::max(1.0, samples));
+  r.set("response_length", tokens / std::max(1.0, samples));
   r.set("truncated", cut / std::max(1.0, samples));
   r.set("kl", u.kl);
-  r.set("clipfrac", u.clip_fraction);
+  r.set("clip_fraction", u.clip_fraction);
   r.set("entropy", u.entropy);
   r.set("loss", u.loss);
-  r.set("norm", u.grad_norm);
+  r.set("grad_norm", u.grad_norm);
   r.set("lr", u.lr);
   r.set("balance", u.balance);
   r.set("skipped", int64_t{u.skipped});
@@ -81,7 +81,7 @@ void Trainer::log_sft_step(const UpdateStats& u, const MtpLoss& mtp, int64_t tok
   r.set("loss", u.loss);
   if (mtp.count > 0) r.set("mtp_loss", mtp.sum / static_cast<double>(mtp.count));
   r.set("entropy", u.entropy);
-  r.set("norm", u.grad_norm);
+  r.set("grad_norm", u.grad_norm);
   r.set("lr", u.lr);
   r.set("balance", u.balance);
   r.set("skipped", int64_t{u.skipped});

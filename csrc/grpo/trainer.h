@@ -72,6 +72,8 @@ class Trainer {
   void sft_step();
   // Samples the current policy on the stage's training prompts and keeps the correct completions as the SFT set (rejection sampling).
   void collect_rejection_set();
+  // Completions of the given prompts, or of held-out problems when there are none.
+  std::vector<SampleGroup> generate(const std::vector<std::string>& prompts, int64_t samples);
   EvalResult evaluate(int64_t problems, int64_t samples, float temperature, float top_p);
 
   const RunConfig& config() const { return config_; }

@@ -1,0 +1,57 @@
+#include "grpo/app.h"
+
+#include <iostream>
+
+#include "base/log.h"
+#include "base/timer.h"
+#include "grpo/run.h"
+
+namespace contender {
+
+int run_train(const RunConfig& config, const RunOptions& options) {
+  Run run(config, options);
+  run.execute([](const StageConfig&) { return true; });
+  if (run.leader()) write_report(config.dir);
+  return 0;
+}
+
+int run_sft(const RunConfig& config, const RunOptions& options) {
+  Run run(config, options);
+  run.execute([](const StageConfig& s) { return s.kind == "sft"; });
+  if (run.leader()) write_report(config.dir);
+  return 0;
+}
+
+int run_eval(const RunConfig& config, const RunOptions& options) {
+  Run run(config, options);
+  run.trainer().begin_stage(config.stages.back());
+  const EvalConfig& e = config.eval;
+  const EvalResult r = run.trainer().evaluate(e.problems, e.samples, static_cast<float>(e.temperature), static_cast<float>(e.top_p));
+  const EvalResult greedy = run.trainer().evaluate(e.problems, 1, 0.0f, 1.0f);
+  if (!run.leader()) return 0;
+  std::cout << format_table({{"task", "problems", "samples", "temperature", "accuracy", "greedy", fmt::format("pass@{}", e.samples),
+                              fmt::format("maj@{}", e.samples), "format", "tokens"},
+                             {config.stages.back().task.name, fmt::format("{}", r.groups.size()), fmt::format("{}", e.samples),
+                              fmt::format("{:g}", e.temperature), fmt::format("{:.4f}", r.accuracy), fmt::format("{:.4f}", greedy.accuracy),
+                              fmt::format("{:.4f}", r.pass_at_k), fmt::format("{:.4f}", r.maj_at_k), fmt::format("{:.4f}", r.format),
+                              fmt::format("{:.1f}", r.mean_tokens)}});
+  return 0;
+}
+
+int run_generate(const RunConfig& config, const RunOptions& options) {
+  Run run(config, options);
+  Trainer& t = run.trainer();
+  t.begin_stage(config.stages.back());
+  const double start = now_seconds();
+  int64_t tokens = 0;
+  for (const SampleGroup& g : t.generate(options.prompts, options.samples)) {
+    for (const Sample& s : g.samples) {
+      tokens += static_cast<int64_t>(s.completion.tokens.size());
+      if (run.leader()) std::cout << g.prompt.text << s.text << "\n";
+    }
+  }
+  if (run.leader()) log_info("{} tokens, {:.0f} tokens/s", tokens, static_cast<double>(tokens) / (now_seconds() - start));
+  return 0;
+}
+
+}  // namespace contender

@@ -1,0 +1,191 @@
+#include "grpo/run.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "base/job.h"
+#include "base/log.h"
+#include "base/timer.h"
+#include "mpi/mesh.h"
+#include "plan/plan.h"
+
+namespace contender {
+namespace {
+
+volatile sig_atomic_t g_stop = 0;
+void on_stop(int) { g_stop = 1; }
+
+namespace fs = std::filesystem;
+
+std::string read_file(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+}  // namespace
+
+Run::Run(const RunConfig& config, const RunOptions& options) : config_(config), options_(options) {
+  ::signal(SIGUSR1, on_stop);
+  machine_ = std::make_unique<Machine>(config_, *options.backend.ops, options.backend.make_device());
+  open_directory(options.resume);
+  double rate = options.backend.matrix_gflops ? options.backend.matrix_gflops() : 0;
+  machine_->mesh->world().all_reduce_max("matrix_rate", &rate, 1);
+  matrix_gflops_ = rate * machine_->mesh->size();
+  if (config_.metrics.trace) start_trace(machine_->mesh->rank());
+  trainer_ = std::make_unique<Trainer>(config_, *machine_);
+  if (options.resume != ResumeMode::kNever) load(options.checkpoint, options.resume == ResumeMode::kRequired);
+  if (leader()) {
+    metrics_ = std::make_unique<MetricWriter>(config_.dir, config_.metrics.tensorboard);
+    metrics_->truncate(trainer_->state().metric_lines);
+  }
+}
+
+Run::~Run() = default;
+
+// The directory belongs to one configuration: its fingerprint is the file `config.fingerprint`.
+void Run::open_directory(ResumeMode resume) {
+  std::string problem;
+  if (leader()) {
+    std::error_code error;
+    const fs::path dir = config_.dir, mark = dir / "config.fingerprint";
+    if (resume == ResumeMode::kNever && fs::exists(mark)) {  // only what a run writes
+      for (const auto& entry : fs::directory_iterator(dir, error)) {
+        const std::string name = entry.path().filename();
+        if (name.starts_with("step_") || name.starts_with("events.out.tfevents") || name == "latest" || name == "metrics.jsonl" ||
+            name == "completions.jsonl" || name == "config.fingerprint")
+          fs::remove_all(entry.path(), error);
+      }
+    }
+    fs::create_directories(dir, error);
+    if (error || ::access(config_.dir.c_str(), W_OK) != 0) {
+      problem = fmt::format("run.dir: cannot write to \"{}\"{}{}", config_.dir, error ? ": " : "", error ? error.message() : "");
+    } else if (fs::exists(mark) && read_file(mark) != config_fingerprint(config_)) {
+      problem = fmt::format("run.dir: \"{}\" holds a run with another configuration; choose another directory, or start over with --no-resume",
+                            config_.dir);
+    } else {
+      std::ofstream(mark, std::ios::binary) << config_fingerprint(config_);
+      if (!config_.path.empty()) fs::copy_file(config_.path, dir / "config.toml", fs::copy_options::overwrite_existing, error);
+    }
+  }
+  for (const std::string& p : machine_->mesh->world().all_gather_bytes("run_dir", problem))
+    if (!p.empty()) throw Error(ExitCode::kConfig, p);
+}
+
+bool Run::stop_requested() {
+  double stop = g_stop;
+  machine_->mesh->world().all_reduce_max("stop", &stop, 1);
+  return stop > 0;
+}
+
+void Run::execute(bool (*wanted)(const StageConfig&)) {
+  for (int64_t i = 0; i < static_cast<int64_t>(config_.stages.size()); ++i) {
+    TrainState& state = trainer_->state();
+    if (i < state.stage || !wanted(config_.stages[i])) continue;
+    if (i > state.stage || state.step == 0) {
+      state.stage = i;
+      state.step = 0;
+      state.prompt_cursor = state.group_cursor = 0;
+      state.reference_version = 0;
+      trainer_->begin_stage(config_.stages[i]);
+    }
+    run_stage(config_.stages[i]);
+    state.stage = i + 1;
+    state.step = 0;
+    save();
+  }
+  if (config_.metrics.trace) write_trace(fmt::format("{}/trace.{}.json", config_.dir, machine_->mesh->rank()));
+}
+
+bool Run::stage_done(const StageConfig& stage) const {
+  const TrainState& state = trainer_->state();
+  if (stage.kind == "rl") return state.step >= stage.rl.steps;
+  const bool good_enough = stage.sft.stop_at_accuracy > 0 && last_accuracy_ >= stage.sft.stop_at_accuracy;
+  return state.step >= stage.sft.steps || good_enough;
+}
+
+void Run::run_stage(const StageConfig& stage) {
+  TrainState& state = trainer_->state();
+  const bool rl = stage.kind == "rl";
+  StageResult result{.kind = stage.kind, .task = stage.task.name};
+  const double start = now_seconds();
+  last_accuracy_ = 0;
+  if (stage.kind == "rejection" && state.step == 0) trainer_->collect_rejection_set();
+  if (rl && state.step == 0) evaluate_into(result, true);
+  if (leader()) console_ = std::make_unique<Console>(stage.name.empty() ? stage.kind : stage.name, rl ? stage.rl.steps : stage.sft.steps);
+  while (!stage_done(stage)) {
+    job_position().step = state.global_step;
+    run_process_faults(machine_->mesh->rank());
+    one_step(stage);
+    const int64_t every = config_.checkpoint.every;
+    const bool stop = stop_requested();
+    if (stop || (every > 0 && state.global_step % every == 0)) save();
+    if (stop) fail(ExitCode::kStopped, "stopped on request after step {}; start the same command again to go on", state.global_step);
+  }
+  console_.reset();
+  if (rl) evaluate_into(result, false);
+  result.steps = state.step;
+  result.seconds = now_seconds() - start;
+  results_.push_back(std::move(result));
+}
+
+void Run::one_step(const StageConfig& stage) {
+  const double start = now_seconds();
+  const TrainState before = trainer_->state();
+  stage.kind == "rl" ? trainer_->rl_step() : trainer_->sft_step();
+  TrainState& state = trainer_->state();
+  MetricRecord& r = trainer_->record();
+  const bool rl = stage.kind == "rl";
+  const int64_t every = rl ? config_.eval.every : stage.sft.eval_every;
+  if (every > 0 && state.step % every == 0) {
+    const EvalResult e = trainer_->evaluate(config_.eval.problems, 1, static_cast<float>(config_.eval.temperature), static_cast<float>(config_.eval.top_p));
+    last_accuracy_ = e.accuracy;
+    r.set("eval_accuracy", e.accuracy);
+    r.set("eval_format", e.format);
+  }
+  const double seconds = now_seconds() - start;
+  state.seconds += seconds;
+  step_seconds_.push_back(seconds);
+  std::vector<double> sorted = step_seconds_;
+  std::nth_element(sorted.begin(), sorted.begin() + static_cast<int64_t>(sorted.size() / 2), sorted.end());
+  set_step_seconds(sorted[sorted.size() / 2]);
+  const double tokens = static_cast<double>(state.tokens_trained - before.tokens_trained + state.tokens_generated - before.tokens_generated);
+  const double flops = 2.0 * model_size(config_.model).active *
+                       (3.0 * static_cast<double>(state.tokens_trained - before.tokens_trained) + static_cast<double>(state.tokens_generated - before.tokens_generated));
+  r.set_seconds("step", seconds);
+  for (const auto& [phase, s] : take_phase_seconds()) {
+    phase_total_[phase] += s;
+    r.set_seconds(phase, s);
+  }
+  r.set_seconds("tokens_per_second", tokens / seconds);
+  if (matrix_gflops_ > 0) r.set_seconds("matrix_share", flops * 1e-9 / seconds / matrix_gflops_);
+  r.set_seconds("dollars", dollars());
+  if (!leader()) return;
+  metrics_->write(stage.name.empty() ? stage.kind : stage.name, state.global_step, r);
+  state.metric_lines = metrics_->lines();
+  console_->step(state.step, r);
+  if (rl && config_.metrics.completions) write_completions(stage);
+}
+
+double Run::dollars() const {
+  return trainer_->state().seconds / 3600.0 * config_.metrics.dollars_per_rank_hour * machine_->mesh->size();
+}
+
+double Run::evaluate_into(StageResult& result, bool before) {
+  const EvalConfig& e = config_.eval;
+  EvalResult at_t = trainer_->evaluate(e.problems, e.samples, static_cast<float>(e.temperature), static_cast<float>(e.top_p));
+  const double greedy = trainer_->evaluate(e.problems, 1, 0.0f, 1.0f).accuracy;
+  if (leader())
+    log_info("{} the {} stage: accuracy {:.3f} at T = {:g}, {:.3f} greedy, on {} held-out problems", before ? "before" : "after", result.kind,
+             at_t.accuracy, e.temperature, greedy, at_t.groups.size());
+  for (const auto& [phase, s] : take_phase_seconds()) phase_total_[phase] += s;
+  (before ? result.greedy_before : result.greedy_after) = greedy;
+  const double accuracy = at_t.accuracy;
+  (before ? result.before : result.after) = std::move(at_t);
+  return accuracy;
+}
+
+}  // namespace contender

@@ -1,0 +1,68 @@
+// One run in its directory: stages in order, metrics, evaluation, checkpoints, signals and faults between steps.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "grpo/app.h"
+#include "grpo/trainer.h"
+#include "report/metrics.h"
+
+namespace contender {
+
+// What a finished stage leaves for the summary.
+struct StageResult {
+  std::string kind, task;
+  std::optional<EvalResult> before, after;   // at config.eval.temperature
+  double greedy_before = 0, greedy_after = 0;
+  int64_t steps = 0;
+  double seconds = 0;
+};
+
+class Run {
+ public:
+  // Opens run.dir (exit 10 when it holds a run of another configuration), loads the newest checkpoint when there is one and
+  // options.resume allows it.
+  Run(const RunConfig& config, const RunOptions& options);
+  ~Run();
+
+  // All stages for which `wanted` is true. Throws Error(kStopped) after SIGUSR1, with everything saved.
+  void execute(bool (*wanted)(const StageConfig&));
+  Trainer& trainer() { return *trainer_; }
+  const std::vector<StageResult>& results() const { return results_; }
+  const RunConfig& config() const { return config_; }
+  bool leader() const { return machine_->mesh->rank() == 0; }
+  const std::map<std::string, double>& phase_seconds() const { return phase_total_; }
+  double dollars() const;
+
+ private:
+  void open_directory(ResumeMode resume);
+  void run_stage(const StageConfig& stage);
+  bool stage_done(const StageConfig& stage) const;
+  void one_step(const StageConfig& stage);
+  void finish_step(const StageConfig& stage, double seconds);
+  double evaluate_into(StageResult& result, bool before);
+  void write_completions(const StageConfig& stage);
+  bool stop_requested();
+  // resume.cpp
+  void save();
+  bool load(const std::string& checkpoint, bool required);
+
+  const RunConfig config_;
+  const RunOptions& options_;
+  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<MetricWriter> metrics_;     // rank 0
+  std::unique_ptr<Console> console_;          // rank 0
+  std::vector<StageResult> results_;
+  std::map<std::string, double> phase_total_;
+  std::vector<double> step_seconds_;
+  double matrix_gflops_ = 0;                  // measured, all ranks together
+  std::string run_id_;
+  int64_t failed_saves_ = 0;
+  double last_accuracy_ = 0;                  // of the last evaluation at T = 1 in an SFT stage
+};
+
+}  // namespace contender
