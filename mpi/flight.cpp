@@ -132,8 +132,7 @@ bool Pending::Impl::poll() {
 }
 
 void Pending::Impl::wait_messages() {
-  constexpr int kSpins =
-      200;  // then each poll gives the core away: with more ranks than cores the peer may need it
+  constexpr int kSpins = 200;  // then each poll gives the core away: the peer may need it
   for (int i = 0; i < kSpins; ++i) {
     if (poll()) return;
   }
