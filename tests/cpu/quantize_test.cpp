@@ -20,10 +20,15 @@ double code_value(int code) {
 
 // The nearest code of a finite value by search over all 127 magnitudes; of two equally near, the even one.
 uint8_t nearest_code(float v) {
+  static const std::vector<double> kValues = [] {
+    std::vector<double> values;
+    for (int code = 0; code < 127; ++code) values.push_back(code_value(code));
+    return values;
+  }();
+  const double magnitude = std::abs(static_cast<double>(v));
   int best = 0;
   for (int code = 1; code < 127; ++code) {
-    const double d = std::abs(code_value(code) - std::abs(static_cast<double>(v)));
-    const double d_best = std::abs(code_value(best) - std::abs(static_cast<double>(v)));
+    const double d = std::abs(kValues[code] - magnitude), d_best = std::abs(kValues[best] - magnitude);
     if (d < d_best || (d == d_best && code % 2 == 0)) best = code;
   }
   return static_cast<uint8_t>(best | (std::signbit(v) ? 0x80 : 0));
