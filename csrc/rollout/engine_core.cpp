@@ -7,8 +7,6 @@
 namespace contender {
 namespace {
 
-constexpr int64_t kSharedRowDraws = 64;  // copies of prompt logits that exist at a time
-
 SchedulerLimits limits_of(const RunConfig& config) {
   const int64_t page_size = config.rollout.page_size;
   CHECK(page_size > 0 && page_size % kAttentionBlock == 0, "rollout.page_size {} is not a multiple of {}",
@@ -40,7 +38,8 @@ EngineCore::EngineCore(const RunConfig& config, int tp, const Runtime& runtime, 
       version_(version),
       scheduler_(limits_of(config)),
       cache_(runtime.device, config.model, tp, rollout_kv_pages(config), config.rollout.page_size),
-      num_layers_(config.model.num_hidden_layers) {}
+      num_layers_(config.model.num_hidden_layers),
+      shared_rows_(std::min<int64_t>(64, config.rollout.max_sequences)) {}
 
 bool EngineCore::step() {
   if (!policy_->any_rank_has_work(!scheduler_.idle())) return false;
@@ -93,9 +92,9 @@ void EngineCore::draw(const StepPlan& plan, const Tensor& logits) {
                      .position = static_cast<uint32_t>(c.tokens.size())});
   }
   if (plan.num_single > 0) sample(logits.row_range(0, plan.num_single), 0);
-  for (int64_t first = plan.num_single; first < count; first += kSharedRowDraws) {
+  for (int64_t first = plan.num_single; first < count; first += shared_rows_) {
     const ArenaScope scope(*runtime_.arena);
-    const Tensor copies = runtime_.arena->f32(std::min(count - first, kSharedRowDraws), logits.cols);
+    const Tensor copies = runtime_.arena->f32(std::min(count - first, shared_rows_), logits.cols);
     runtime_.ops->gather_rows(runtime_.exec, {.x = logits, .index = logits_row_.data() + first, .y = copies});
     sample(copies, first);
   }

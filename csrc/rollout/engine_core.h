@@ -45,6 +45,8 @@ class EngineCore {
   Scheduler scheduler_;
   KvCache cache_;
   int64_t num_layers_;
+  int64_t
+      shared_rows_;  // copies of prompts' logits that exist at a time; beside max_sequences rows of logits
   // One entry per draw of the plan, reused.
   std::vector<int32_t> logits_row_;
   std::vector<SampleParams> params_;
