@@ -1,0 +1,193 @@
+#include "reward/worker.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/timer.h"
+#include "data/strict_json.h"
+
+namespace contender {
+namespace {
+
+constexpr size_t kMaxReplyBytes = 64 << 10;
+constexpr size_t kMaxErrorLineBytes = 500;
+constexpr int64_t kMaxErrorLines = 200;  // per worker and run
+constexpr int64_t kMaxStopsLogged = 20;  // per worker and run
+
+// Up to 64 KiB of what is there. False at the end of the stream.
+bool read_some(int fd, std::string* text) {
+  char buffer[64 << 10];
+  const ssize_t got = ::read(fd, buffer, sizeof buffer);
+  if (got > 0) text->append(buffer, static_cast<size_t>(got));
+  return got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
+// One printable line for the log.
+std::string printable(std::string_view text, size_t max_bytes) {
+  std::string line(text.substr(0, max_bytes));
+  for (char& c : line) {
+    if (static_cast<unsigned char>(c) < ' ' || c == 0x7F) c = c == '\t' ? ' ' : '?';
+  }
+  return line + (text.size() > max_bytes ? "..." : "");
+}
+
+float finite_number(const nlohmann::json& reply, const char* key) {
+  const auto found = reply.find(key);
+  if (found == reply.end()) throw std::runtime_error(fmt::format("no \"{}\"", key));
+  if (!found->is_number()) throw std::runtime_error(fmt::format("\"{}\" is not a number", key));
+  const float value = static_cast<float>(found->get<double>());
+  if (!std::isfinite(value)) throw std::runtime_error(fmt::format("\"{}\" is not finite", key));
+  return value;
+}
+
+}  // namespace
+
+std::string request_line(const ScoreRequest& request) {
+  const nlohmann::ordered_json json = {{"id", request.id},
+                                       {"task", request.prompt->task},
+                                       {"prompt", request.prompt->text},
+                                       {"completion", request.completion},
+                                       {"answer", request.prompt->answer}};
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+RewardWorker::RewardWorker(int index, const RewardConfig& config) : index_(index), config_(config) {}
+
+RewardWorker::~RewardWorker() {
+  if (process_.pid < 0) return;
+  read_errors();
+  log_errors(true);
+  stop_worker(&process_);
+}
+
+int RewardWorker::start() { return process_.pid >= 0 ? 0 : spawn_worker(config_.command, &process_); }
+
+void RewardWorker::begin(RewardJob job) {
+  CHECK(!busy() && process_.pid >= 0);
+  unsent_ += job.line;  // behind the rest of a request that was answered before it was read
+  deadline_ns_ = now_ns() + static_cast<int64_t>(config_.timeout_seconds * 1e9);
+  job_ = std::move(job);
+}
+
+void RewardWorker::add_polled(std::vector<pollfd>* polled) const {
+  if (process_.pid < 0) return;
+  polled->push_back({process_.out, POLLIN, 0});
+  polled->push_back({process_.err, POLLIN, 0});  // -1, which poll() passes over, when the worker closed it
+  if (!unsent_.empty()) polled->push_back({process_.in, POLLOUT, 0});
+}
+
+std::optional<Score> RewardWorker::advance(int64_t now_ns) {
+  std::optional<Score> finished;
+  if (process_.pid < 0) return finished;
+  read_errors();
+  std::optional<Failure> failure = read_reply(&finished);
+  if (!failure) failure = write_request();
+  if (!failure && busy() && now_ns >= deadline_ns_) {
+    failure = Failure{"timeout", fmt::format("no reply in {} s", config_.timeout_seconds)};
+  }
+  if (!failure) return finished;
+  if (busy()) {
+    finished = std::move(job_->score);
+    finished->valid = false;
+    finished->status = failure->status;
+    job_.reset();
+  }
+  stop(fmt::format("{}: {}", failure->status, failure->why));
+  return finished;
+}
+
+std::optional<RewardWorker::Failure> RewardWorker::write_request() {
+  if (unsent_.empty()) return {};
+  const ssize_t sent = ::write(process_.in, unsent_.data(), unsent_.size());
+  if (sent >= 0) {
+    unsent_.erase(0, static_cast<size_t>(sent));
+  } else if (errno != EAGAIN && errno != EINTR) {
+    return Failure{"died", fmt::format("it does not read its stdin ({})", std::strerror(errno))};
+  }
+  return {};
+}
+
+std::optional<RewardWorker::Failure> RewardWorker::read_reply(std::optional<Score>* finished) {
+  const bool open = read_some(process_.out, &received_);
+  const size_t end = received_.find('\n');
+  if (end != received_.npos) {
+    const std::string line = received_.substr(0, end);
+    received_.erase(0, end + 1);
+    if (auto failure = take_reply(line, finished)) return failure;
+  }
+  if (!busy() && !received_.empty()) {
+    return Failure{"garbage", fmt::format("unasked for: {}", printable(received_, 100))};
+  }
+  if (received_.size() > kMaxReplyBytes)
+    return Failure{"garbage", fmt::format("reply of more than {} bytes", kMaxReplyBytes)};
+  if (!open) return Failure{"died", "it closed its stdout"};
+  return {};
+}
+
+std::optional<RewardWorker::Failure> RewardWorker::take_reply(std::string_view line,
+                                                              std::optional<Score>* finished) {
+  if (!busy()) return Failure{"garbage", fmt::format("unasked for: {}", printable(line, 100))};
+  try {
+    const nlohmann::json reply = parse_strict_json(line);
+    if (!reply.is_object()) throw std::runtime_error("not an object");
+    const auto id = reply.find("id");
+    if (id == reply.end() || !id->is_number_unsigned() || id->get<uint64_t>() != job_->score.id) {
+      throw std::runtime_error(fmt::format("the id is not {}", job_->score.id));
+    }
+    Score& score = job_->score;
+    const float value = finite_number(reply, "score");
+    score.accuracy = reply.contains("accuracy") ? finite_number(reply, "accuracy") : value;
+    score.reward += static_cast<float>(config_.accuracy_weight * value);
+    *finished = std::move(score);
+    job_.reset();
+    return {};
+  } catch (const std::runtime_error& reason) {
+    return Failure{"garbage", fmt::format("{}: {}", reason.what(), printable(line, 100))};
+  }
+}
+
+void RewardWorker::read_errors() {
+  if (process_.err < 0) return;
+  if (!read_some(process_.err, &errors_)) {
+    ::close(process_.err);
+    process_.err = -1;
+  }
+  log_errors(false);
+}
+
+void RewardWorker::log_errors(bool all) {
+  const auto log_line = [&](std::string_view line) {
+    if (++lines_logged_ <= kMaxErrorLines)
+      log_info("reward worker {}: {}", index_, printable(line, kMaxErrorLineBytes));
+    if (lines_logged_ == kMaxErrorLines)
+      log_warn("reward worker {}: the rest of its stderr is not shown", index_);
+  };
+  size_t begin = 0;
+  for (size_t end = errors_.find('\n'); end != errors_.npos; end = errors_.find('\n', begin)) {
+    log_line(std::string_view(errors_).substr(begin, end - begin));
+    begin = end + 1;
+  }
+  errors_.erase(0, begin);
+  if (!errors_.empty() && (all || errors_.size() > kMaxErrorLineBytes)) {
+    log_line(errors_);
+    errors_.clear();
+  }
+}
+
+void RewardWorker::stop(const std::string& why) {
+  read_errors();  // its last words
+  log_errors(true);
+  const std::string end = stop_worker(&process_);
+  unsent_.clear();
+  received_.clear();
+  if (++stops_ <= kMaxStopsLogged) log_warn("reward worker {} stopped ({}; {})", index_, why, end);
+  if (stops_ == kMaxStopsLogged) log_warn("reward worker {}: its further stops are not shown", index_);
+}
+
+}  // namespace contender
