@@ -62,11 +62,10 @@ void time_product(benchmark::State& state, const Problem& p, const float& result
   run(0);
   if (!(std::abs(result - want) <= 1e-3 * (1 + std::abs(want)))) return state.SkipWithError("wrong result");
   int64_t copy = 0;
-  for (auto _ : state) {
+  time_calls(state, linear_cost(p.m, p.n, p.k), [&] {
     run(copy);
     copy = copy + 1 == p.copies ? 0 : copy + 1;
-  }
-  report(state, linear_cost(p.m, p.n, p.k));
+  });
 }
 
 double dot(const float* a, int64_t stride_a, const float* b, int64_t stride_b, int64_t n) {

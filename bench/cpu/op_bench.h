@@ -4,6 +4,7 @@
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
+#include <ctime>
 #include <vector>
 
 #include "base/philox.h"
@@ -45,14 +46,18 @@ class Workspace {
   int64_t bytes_;
 };
 
-// GFLOP/s and GB/s of one call of `cost`, and the shares of what this core was measured to do.
-inline void report(benchmark::State& state, const Cost& cost) {
-  using benchmark::Counter;
-  const double calls = static_cast<double>(state.iterations());
-  state.counters["GFLOP/s"] = Counter(cost.flops * calls * 1e-9, Counter::kIsRate);
-  state.counters["GB/s"] = Counter(cost.bytes * calls * 1e-9, Counter::kIsRate);
-  state.counters["%matrix"] = Counter(100 * cost.flops * calls * 1e-9 / matrix_gflops(), Counter::kIsRate);
-  state.counters["%copy"] = Counter(100 * cost.bytes * calls * 1e-9 / copy_gbps(), Counter::kIsRate);
+// Times `call` and shows GFLOP/s and GB/s of its cost, by processor time, and the shares of what this core
+// was measured to do.
+template <class F>
+void time_calls(benchmark::State& state, const Cost& cost, const F& call) {
+  const std::clock_t start = std::clock();
+  for (auto _ : state) call();
+  const double ns = static_cast<double>(std::clock() - start) * (1e9 / CLOCKS_PER_SEC) /
+                    static_cast<double>(state.iterations());
+  state.counters["GFLOP/s"] = cost.flops / ns;
+  state.counters["%matrix"] = 100 * cost.flops / ns / matrix_gflops();
+  state.counters["GB/s"] = cost.bytes / ns;
+  state.counters["%copy"] = 100 * cost.bytes / ns / copy_gbps();
 }
 
 }  // namespace contender::bench

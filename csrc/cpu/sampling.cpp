@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <numeric>
 
 #include "base/philox.h"
 #include "cpu/cpu_ops.h"
@@ -21,16 +20,20 @@ struct Row {
   const float* logits;
   int64_t limit;
   float inv_temperature;
-  float max;         // of z over the candidates
-  float* weight;     // [limit]
-  int32_t* order;    // [limit], used by top-k and top-p
-  int64_t kept = 0;  // candidates left
+  float max;               // of z over the candidates
+  float* weight;           // [limit]
+  int32_t* order;          // [limit], candidates to be sorted
+  bool truncated = false;  // some candidate, or an id past `limit`, has lost its probability
 };
+
+void cut(Row& row, int64_t id) {
+  row.weight[id] = 0.0f;
+  row.truncated = true;
+}
 
 void compute_weights(Row& row) {
   row.max = max_scaled(row.logits, row.limit, row.inv_temperature);
   if (!std::isfinite(row.max)) fail(ExitCode::kNonFinite, "sampling: every candidate's logit is {}", row.max);
-  row.kept = row.limit;
   for_each_vector(row.limit, [&](auto d, int64_t i) HWY_ATTR {
     const auto z = hn::Mul(hn::LoadU(d, row.logits + i), hn::Set(d, row.inv_temperature));
     hn::StoreU(vec_exp(d, hn::Sub(z, hn::Set(d, row.max))), d, row.weight + i);
@@ -48,60 +51,62 @@ double sum_weights(const float* weight, int64_t n) {
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
-// Most probable first; the lower id of two equal ones.
-struct MoreProbable {
-  const float* logits;
-  bool operator()(int32_t a, int32_t b) const {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+// Keeps the shortest list of candidates, most probable first and of two equal ones the lower id, whose
+// measures add up to `enough`. The list is cut by buckets of z; only the bucket where it ends is sorted.
+template <class Measure>
+void keep_most_probable(Row& row, double enough, const Measure& measure) {
+  constexpr int32_t kBuckets = 256;
+  constexpr float kPerNat = 8;
+  const auto bucket_of = [&](int64_t i) {  // monotone in the logit
+    const float below_max = row.max - row.logits[i] * row.inv_temperature;
+    return static_cast<int32_t>(std::min(below_max * kPerNat, static_cast<float>(kBuckets - 1)));
+  };
+  double sum[kBuckets] = {};
+  for (int64_t i = 0; i < row.limit; ++i) {
+    if (row.weight[i] > 0) sum[bucket_of(i)] += measure(row.weight[i]);
   }
-};
+  double reached = 0;
+  int32_t last = 0;
+  while (last < kBuckets && reached + sum[last] < enough) reached += sum[last++];
+  if (last == kBuckets) return;
 
-void keep_only(Row& row, int64_t n) {
-  for (int64_t i = n; i < row.kept; ++i) row.weight[row.order[i]] = 0.0f;
-  row.kept = n;
-}
-
-void cut_top_k(Row& row, int64_t k) {
-  std::nth_element(row.order, row.order + k, row.order + row.kept, MoreProbable{row.logits});
-  keep_only(row, k);
-}
-
-// The shortest prefix, most probable first, whose mass reaches top_p of what top-k left. Sorted in growing
-// pieces: it is usually short.
-void cut_top_p(Row& row, float top_p) {
-  const double enough = static_cast<double>(top_p) * sum_weights(row.weight, row.limit);
-  const MoreProbable before{row.logits};
-  double mass = 0;
-  for (int64_t begin = 0, piece = 64; begin < row.kept; begin += piece, piece *= 4) {
-    const int64_t end = std::min(row.kept, begin + piece);
-    std::nth_element(row.order + begin, row.order + end, row.order + row.kept, before);
-    std::sort(row.order + begin, row.order + end, before);
-    for (int64_t i = begin; i < end; ++i) {
-      mass += static_cast<double>(row.weight[row.order[i]]);
-      if (mass >= enough) return keep_only(row, i + 1);
+  int32_t* end = row.order;
+  for (int64_t i = 0; i < row.limit; ++i) {
+    if (row.weight[i] == 0) continue;
+    const int32_t bucket = bucket_of(i);
+    if (bucket == last) *end++ = static_cast<int32_t>(i);
+    if (bucket > last) cut(row, i);
+  }
+  std::sort(row.order, end, [&](int32_t a, int32_t b) {
+    return row.logits[a] != row.logits[b] ? row.logits[a] > row.logits[b] : a < b;
+  });
+  for (const int32_t* i = row.order; i != end; ++i) {
+    if (reached >= enough) {
+      cut(row, *i);
+    } else {
+      reached += measure(row.weight[*i]);
     }
   }
 }
 
 // The maximum's weight is 1, so p >= min_p * max p is weight >= min_p.
-void cut_min_p(Row& row, float min_p) {
-  row.kept = 0;
+void keep_above(Row& row, float min_p) {
+  float* weight = row.weight;
+  int32_t cut_some = 0;
   for (int64_t i = 0; i < row.limit; ++i) {
-    if (row.weight[i] > 0 && row.weight[i] >= min_p) {
-      ++row.kept;
-    } else {
-      row.weight[i] = 0.0f;
-    }
+    cut_some |= static_cast<int32_t>(weight[i] > 0) & static_cast<int32_t>(weight[i] < min_p);
+    weight[i] = weight[i] < min_p ? 0.0f : weight[i];
   }
+  row.truncated |= cut_some != 0;
 }
 
 void truncate(Row& row, const SampleParams& params) {
-  const bool top_k = params.top_k > 0 && params.top_k < row.limit;
-  const bool top_p = params.top_p < 1;
-  if (top_k || top_p) std::iota(row.order, row.order + row.limit, 0);
-  if (top_k) cut_top_k(row, params.top_k);
-  if (top_p) cut_top_p(row, params.top_p);
-  if (params.min_p > 0) cut_min_p(row, params.min_p);
+  if (params.top_k > 0) keep_most_probable(row, params.top_k, [](float) { return 1.0; });
+  if (params.top_p < 1) {
+    const double enough = static_cast<double>(params.top_p) * sum_weights(row.weight, row.limit);
+    keep_most_probable(row, enough, [](float w) { return static_cast<double>(w); });
+  }
+  if (params.min_p > 0) keep_above(row, params.min_p);
 }
 
 // Uniform in (0, 1), 52 bits, centred.
@@ -164,7 +169,8 @@ void sample(const Exec& exec, const SampleArgs& args) {
                .inv_temperature = greedy ? 1.0f : 1.0f / params.temperature,
                .max = 0,
                .weight = weight,
-               .order = order};
+               .order = order,
+               .truncated = limit < vocab};
     HeadPartial partials[kMaxSlices];
     for (int64_t s = 0; s < args.slices; ++s) {
       partials[s] = slice_partial(row.logits + s * width, width, row.inv_temperature, -1);
@@ -176,7 +182,8 @@ void sample(const Exec& exec, const SampleArgs& args) {
     double total = 1;
     int32_t token;
     if (greedy) {
-      token = static_cast<int32_t>(std::max_element(row.logits, row.logits + limit) - row.logits);
+      token = static_cast<int32_t>(
+          std::find(row.logits, row.logits + limit, max_scaled(row.logits, limit, 1.0f)) - row.logits);
     } else {
       compute_weights(row);
       truncate(row, params);
@@ -189,7 +196,7 @@ void sample(const Exec& exec, const SampleArgs& args) {
     args.logp[r] = finish_row(partials, args.slices).logp;
     if (greedy) {
       args.logp_sampled[r] = 0.0f;  // the one token that greedy decoding can give
-    } else if (row.kept == vocab) {
+    } else if (!row.truncated) {
       args.logp_sampled[r] = args.logp[r];
     } else {
       args.logp_sampled[r] = static_cast<float>(static_cast<double>(z - row.max) - std::log(total));
