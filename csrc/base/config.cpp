@@ -252,7 +252,9 @@ class Loader {
         for_stage ? all_names(stage_sections(stage_defaults), "") : all_names(config_sections(defaults), "");
     const size_t dot = section_key.find('.');
     if (equals == std::string::npos || dot == std::string::npos) {
-      return add({.from_set = true}, fmt::format("\"{}\" is not section.key=value", text));
+      const std::string near = nearest_key("", name, names);
+      return add({.from_set = true}, fmt::format("\"{}\" is not section.key=value{}", text,
+                                                 near.empty() ? "" : "; did you mean " + near + "?"));
     }
     const std::string section = section_key.substr(0, dot), key = section_key.substr(dot + 1);
     if (std::find(names.begin(), names.end(), std::pair(section, key)) == names.end()) {

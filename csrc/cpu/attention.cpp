@@ -102,10 +102,12 @@ void weigh_values(const Group& g, const TileBuffers& t, int64_t lanes, int64_t r
       accumulate_rows({t.scores + key * lanes + i, 1, lanes}, n, v, g.a.kv.ld, count, t.out + i * s.d_v,
                       s.d_v, s.d_v);
     });
-    for (int64_t r = i; r < i + n; ++r) {  // keys that the first row of the tile does not see
+    // Keys that only later queries of the tile see, a query (its heads) at a time.
+    for (int64_t r = i, next; r < i + n; r = next) {
+      next = std::min(r + g.heads - (row0 + r) % g.heads, i + n);
+      if (g.visible(row0 + r) == common) continue;
       g.for_each_run(column, common, g.visible(row0 + r), [&](int64_t key, int64_t count, const float* v) {
-        accumulate_rows({t.scores + key * lanes + r, 1, lanes}, 1, v, g.a.kv.ld, count, t.out + r * s.d_v,
-                        s.d_v, s.d_v);
+        accumulate_rows({t.scores + key * lanes + r, 1, lanes}, next - r, v, g.a.kv.ld, count, t.out + r * s.d_v, s.d_v, s.d_v);
       });
     }
   }
@@ -132,7 +134,7 @@ void attend_tile(D d, const Group& g, const TileBuffers& t, int64_t row0, int64_
     float* o = g.a.o.row(token) + head * s.d_v;
     for (int64_t c = 0; c < s.d_v; ++c) o[c] = t.out[r * s.d_v + c] * inverse;
     if (g.a.lse) {
-      g.a.lse.row(token)[head] = static_cast<float>(max[r] + std::log(static_cast<double>(t.sums[r])));
+      g.a.lse.row(token)[head] = max[r] + std::log(t.sums[r]);
     }
   }
 }

@@ -3,7 +3,8 @@
 //       dq = sum over keys of ds k;  dk = sum over rows of ds q;  dv = sum over rows of p dout
 // Schedule: for each virtual slice of the heads, heads ascending, tiles of up to 16 queries ascending: scores
 // and dout . v of all keys
-//   that the tile sees, then the three gradients. A (query, key) pair that is masked enters no chain.
+//   that the tile sees, then the three gradients. Masked pairs have p = ds = 0; tiles are anchored at the
+//   sequence's start, so they are the same in every layout.
 // Precision: FP32. dq: one chain over keys. dk and dv: one chain each over the slice's heads, then queries.
 // Where key and value share
 //   columns the slice's result is dk + dv; slices are joined by the fixed binary tree, so heads sharded over
@@ -83,47 +84,38 @@ void score_gradients(D d, const Head& h, const Buffers& b, int64_t q0, int64_t n
     delta[r] = row_dot(h.dout(q0 + r), h.o(q0 + r), s.d_v);
   }
   const auto lse_v = hn::LoadU(d, lse), delta_v = hn::LoadU(d, delta), scale = hn::Set(d, s.scale);
+  const auto query = hn::Iota(d, static_cast<float>(q0));
   for (int64_t k = 0; k < q0 + n; ++k) {
-    const auto p = vec_exp(d, hn::Sub(hn::LoadU(d, b.p + k * kLanesOfD), lse_v));
-    const auto dp = hn::LoadU(d, b.ds + k * kLanesOfD);
+    auto p = vec_exp(d, hn::Sub(hn::LoadU(d, b.p + k * kLanesOfD), lse_v));
+    auto ds = hn::Mul(hn::Mul(p, hn::Sub(hn::LoadU(d, b.ds + k * kLanesOfD), delta_v)), scale);
+    if (k > q0) {
+      const auto sees = hn::Le(hn::Set(d, static_cast<float>(k)), query);
+      p = hn::IfThenElseZero(sees, p);
+      ds = hn::IfThenElseZero(sees, ds);
+    }
     hn::StoreU(p, d, b.p + k * kLanesOfD);
-    hn::StoreU(hn::Mul(hn::Mul(p, hn::Sub(dp, delta_v)), scale), d, b.ds + k * kLanesOfD);
+    hn::StoreU(ds, d, b.ds + k * kLanesOfD);
   }
 }
 
-// dq of queries [q0, q0 + n); query q0 + r sees keys [0, q0 + r].
+// dq of queries [q0, q0 + n).
 void query_gradients(const Head& h, const Buffers& b, int64_t lanes, int64_t q0, int64_t n) {
   const AttentionShape& s = h.a.shape;
-  const int64_t column = h.kv_head * s.k_stride, ld = h.a.kv.ld;
   for (int64_t i = 0; i < n; i += kRowTile) {
-    const int64_t rows = std::min(kRowTile, n - i), common = q0 + i + 1;
+    const int64_t rows = std::min(kRowTile, n - i);
     for (int64_t r = i; r < i + rows; ++r) std::fill_n(h.dq(q0 + r), s.d_qk, 0.0f);
-    h.for_each_run(column, 0, common, [&](int64_t key, int64_t count, const float* k) {
-      accumulate_rows({b.ds + key * lanes + i, 1, lanes}, rows, k, ld, count, h.dq(q0 + i), h.a.dq.ld,
-                      s.d_qk);
+    h.for_each_run(h.kv_head * s.k_stride, 0, q0 + i + rows, [&](int64_t key, int64_t count, const float* k) {
+      accumulate_rows({b.ds + key * lanes + i, 1, lanes}, rows, k, h.a.kv.ld, count, h.dq(q0 + i), h.a.dq.ld, s.d_qk);
     });
-    for (int64_t r = i + 1; r < i + rows; ++r) {
-      h.for_each_run(column, common, q0 + r + 1, [&](int64_t key, int64_t count, const float* k) {
-        accumulate_rows({b.ds + key * lanes + r, 1, lanes}, 1, k, ld, count, h.dq(q0 + r), h.a.dq.ld, s.d_qk);
-      });
-    }
   }
 }
 
-// Continues to[key] += sum over queries [q0, q0 + n) that see the key of w[key][query] * x[query].
-void key_gradients(const float* w, int64_t lanes, const float* x, int64_t ldx, int64_t q0, int64_t n,
-                   float* to, int64_t ldto, int64_t cols) {
+// Continues to[key] += sum over queries [q0, q0 + n) of w[key][query] * x[query], from the first query that sees a key of the tile.
+void key_gradients(const float* w, int64_t lanes, const float* x, int64_t ldx, int64_t q0, int64_t n, float* to, int64_t ldto,
+                   int64_t cols) {
   for (int64_t key = 0; key < q0 + n; key += kRowTile) {
-    const int64_t keys = std::min(kRowTile, q0 + n - key);
-    const int64_t common =
-        std::clamp<int64_t>(key + keys - 1 - q0, 0, n);  // the first query that sees them all
-    for (int64_t j = key; j < key + keys; ++j) {
-      const int64_t first = std::max<int64_t>(j - q0, 0);
-      accumulate_rows({w + j * lanes + first, lanes, 1}, 1, x + first * ldx, ldx, common - first,
-                      to + j * ldto, ldto, cols);
-    }
-    accumulate_rows({w + key * lanes + common, lanes, 1}, keys, x + common * ldx, ldx, n - common,
-                    to + key * ldto, ldto, cols);
+    const int64_t keys = std::min(kRowTile, q0 + n - key), first = std::max<int64_t>(key - q0, 0);
+    accumulate_rows({w + key * lanes + first, lanes, 1}, keys, x + first * ldx, ldx, n - first, to + key * ldto, ldto, cols);
   }
 }
 

@@ -45,12 +45,27 @@ void for_each_run(const int32_t* page_ids, int64_t page_size, int64_t begin, int
   }
 }
 
-// to[c][lane] = from row `lane`, column c; lanes past `rows` are 0.
+// to[c][lane] = from row `lane`, column c; lanes past `rows` repeat the last one. Blocks of 4 x 4; `lanes` is a multiple of 4.
 template <class RowOf>
 void transpose_rows(const RowOf& row_of, int64_t rows, int64_t lanes, int64_t cols, float* to) {
-  for (int64_t r = 0; r < lanes; ++r) {
-    const float* from = r < rows ? row_of(r) : nullptr;
-    for (int64_t c = 0; c < cols; ++c) to[c * lanes + r] = from ? from[c] : 0.0f;
+  const hn::FixedTag<float, 4> d;
+  for (int64_t r = 0; r < lanes; r += 4) {
+    const float* from[4];
+    for (int64_t i = 0; i < 4; ++i) from[i] = row_of(std::min(r + i, rows - 1));
+    int64_t c = 0;
+    for (; c + 4 <= cols; c += 4) {
+      const auto a = hn::LoadU(d, from[0] + c), b = hn::LoadU(d, from[1] + c), e = hn::LoadU(d, from[2] + c),
+                 f = hn::LoadU(d, from[3] + c);
+      const auto ab01 = hn::InterleaveLower(d, a, b), ef01 = hn::InterleaveLower(d, e, f);
+      const auto ab23 = hn::InterleaveUpper(d, a, b), ef23 = hn::InterleaveUpper(d, e, f);
+      hn::StoreU(hn::ConcatLowerLower(d, ef01, ab01), d, to + c * lanes + r);
+      hn::StoreU(hn::ConcatUpperUpper(d, ef01, ab01), d, to + (c + 1) * lanes + r);
+      hn::StoreU(hn::ConcatLowerLower(d, ef23, ab23), d, to + (c + 2) * lanes + r);
+      hn::StoreU(hn::ConcatUpperUpper(d, ef23, ab23), d, to + (c + 3) * lanes + r);
+    }
+    for (; c < cols; ++c) {
+      for (int64_t i = 0; i < 4; ++i) to[c * lanes + r + i] = from[i][c];
+    }
   }
 }
 

@@ -90,6 +90,7 @@ class SpecList {
     uk.groups = local_heads;
     uk.packed = true;
     ParamSpec uv = uk;
+    uk.forward_transposed = true;
     uv.name = name + ".w_uv";
     uv.n = v;
     for (int64_t i = 0; i < local_heads; ++i) {

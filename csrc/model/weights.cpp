@@ -38,9 +38,11 @@ std::vector<Bucket> make_buckets(const std::vector<ParamSpec>& specs) {
   return buckets;
 }
 
+bool needs_backward_form(const ParamSpec& s, StoreRole role) { return s.packed && (role == StoreRole::kTrain || s.forward_transposed); }
+
 int64_t packed_bytes(const ParamSpec& s, StoreRole role) {
   if (!s.packed) return 0;
-  return s.groups * (packed_forward_bytes(s.n, s.k) + (role == StoreRole::kTrain ? packed_backward_bytes(s.n, s.k) : 0));
+  return s.groups * (packed_forward_bytes(s.n, s.k) + (needs_backward_form(s, role) ? packed_backward_bytes(s.n, s.k) : 0));
 }
 
 float bf16_to_float(uint16_t v) {
@@ -66,7 +68,7 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   int64_t packed = 0;
   for (const ParamSpec& s : specs_) {
     forward_offset_.push_back(s.packed ? packed : -1);
-    backward_offset_.push_back(s.packed && role == StoreRole::kTrain ? packed + s.groups * packed_forward_bytes(s.n, s.k) : -1);
+    backward_offset_.push_back(needs_backward_form(s, role) ? packed + s.groups * packed_forward_bytes(s.n, s.k) : -1);
     packed += packed_bytes(s, role);
   }
   const char* what = role == StoreRole::kTrain ? "weights" : "reference weights";

@@ -528,7 +528,8 @@ TEST(Config, OverridesReachStages) {
 
 TEST(Config, BadOverrides) {
   EXPECT_EQ(problems("", {"rl.lr"}), Lines{"--set: \"rl.lr\" is not section.key=value"});
-  EXPECT_EQ(problems("", {"lr=1"}), Lines{"--set: \"lr=1\" is not section.key=value"});
+  EXPECT_EQ(problems("", {"seed=1"}),
+            Lines{"--set: \"seed=1\" is not section.key=value; did you mean run.seed?"});
   EXPECT_EQ(problems("", {"rl.lr=fast"}), Lines{"--set: rl.lr: expected number, above 0, not a string"});
   EXPECT_EQ(problems("", {"rl.lr=1\n[model]\nhidden_size=2"}),
             Lines{"--set: rl.lr: expected number, above 0, not a string"});

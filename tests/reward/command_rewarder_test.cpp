@@ -173,7 +173,7 @@ TEST_F(CommandRewarderTest, FailuresCostTheirSampleOnly) {
                         {"head -c 100000 /dev/zero; echo; sleep 60", "garbage"}};
   testing::internal::CaptureStderr();
   for (const Case& c : cases) {
-    config_.timeout_seconds = std::string(c.status) == "timeout" ? 0.1 : 5;
+    config_.timeout_seconds = std::string(c.status) == "timeout" ? 0.2 : 5;
     const auto rewarder = start(script(std::string("if [ $id = 2 ]; then ") + c.what + "; fi"));
     for (uint64_t id = 1; id <= 3; ++id) submit(*rewarder, id);
     const auto scores = drain(*rewarder);
@@ -188,7 +188,7 @@ TEST_F(CommandRewarderTest, FailuresCostTheirSampleOnly) {
   EXPECT_NE(log.find("warning: reward worker 0 stopped (died: it closed its stdout; exit status 3)"),
             log.npos)
       << log;
-  EXPECT_NE(log.find("stopped (timeout: no reply in 0.1 s; signal 9 (Killed))"), log.npos) << log;
+  EXPECT_NE(log.find("stopped (timeout: no reply in 0.2 s; signal 9 (Killed))"), log.npos) << log;
   EXPECT_NE(log.find("stopped (garbage: the id is not 2: {\"id\":3,\"score\":1}; signal 9 (Killed))"),
             log.npos)
       << log;
