@@ -22,6 +22,7 @@ ConfigRule multiple_of(int64_t n, double min) { return {.min = min, .multiple_of
 ConfigRule words(std::vector<std::string> list) { return {.words = std::move(list)}; }
 
 constexpr double kMaxSize = 1 << 24;  // of a dimension: keeps products of two within int64 by far
+constexpr double kMaxSamples = 4095;  // of one prompt
 ConfigRule size(double min = 1) { return between(min, kMaxSize); }
 
 Keys run_keys(RunConfig& c) {
@@ -133,7 +134,8 @@ Keys sft_keys(SftConfig& c) {
       {"eval_every", &c.eval_every, at_least(0), "steps between those evaluations; 0: none"},
       {"mtp_loss_weight", &c.mtp_loss_weight, at_least(0), "weight of the multi-token prediction loss",
        "0.3"},
-      {"samples_per_prompt", &c.samples_per_prompt, size(), "rejection: candidates per prompt"},
+      {"samples_per_prompt", &c.samples_per_prompt, between(1, kMaxSamples),
+       "rejection: candidates per prompt"},
       {"num_prompts", &c.num_prompts, size(), "rejection: prompts sampled; the correct samples are kept"},
   };
 }
@@ -146,7 +148,7 @@ Keys rl_keys(RlConfig& c) {
       {"aggregation", &c.aggregation, words({"auto", "token", "sequence", "constant"}),
        "mean over tokens; auto: the algorithm's own", "sequence"},
       {"prompts_per_step", &c.prompts_per_step, size(), "questions per optimizer step", "32"},
-      {"group_size", &c.group_size, size(), "G, completions per question", "16"},
+      {"group_size", &c.group_size, between(1, kMaxSamples), "G, completions per question", "16"},
       {"steps_per_rollout", &c.steps_per_rollout, between(1, 4096),
        "minibatches one rollout is shuffled into", "16"},
       {"inner_epochs", &c.inner_epochs, between(1, 4096), "passes over one rollout", "1"},
@@ -226,7 +228,7 @@ Keys eval_keys(EvalConfig& c) {
   return {
       {"every", &c.every, at_least(0), "RL steps between evaluations; 0: before and after only", "",
        kNoNumerics},
-      {"samples", &c.samples, size(), "k completions per problem", "", kNoNumerics},
+      {"samples", &c.samples, between(1, kMaxSamples), "k completions per problem", "", kNoNumerics},
       {"temperature", &c.temperature, at_least(0), "of sampling; 0: greedy (R1's evaluations: 0.6)", "",
        kNoNumerics},
       {"top_p", &c.top_p, up_to_one(), "of sampling (R1's evaluations: 0.95)", "", kNoNumerics},

@@ -37,7 +37,7 @@ PlanTable overview(const RunConfig& c, const PlanOptions& o, const Plan& p) {
   const MeshShape& m = p.mesh;
   const double step_tokens = static_cast<double>(c.mesh.data_slots * c.train.token_budget);
   Rows rows = {
-      {"", ""},
+      {"config", c.path},
       {"mesh",
        fmt::format("{} ranks: tp {} x dp {}; experts: ep {} x edp {}", m.np(), m.tp, m.dp, m.ep, m.edp)},
       {"parameters",
@@ -50,7 +50,7 @@ PlanTable overview(const RunConfig& c, const PlanOptions& o, const Plan& p) {
        fmt::format("{}: {}flop/s per rank x {:.2f}, memory {}B/s", p.hardware.name,
                    count_text(p.hardware.flops_per_s), o.peak_share, count_text(p.hardware.bytes_per_s))},
   };
-  return {"Plan of " + c.path, rows};
+  return {"Plan", rows};
 }
 
 PlanTable memory_table(const Plan& p) {

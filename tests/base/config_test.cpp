@@ -192,11 +192,10 @@ TEST(Config, UnknownSections) {
 
 TEST(Config, WrongTypes) {
   EXPECT_EQ(problems("[rl]\ngroup_size = \"8\"\n"),
-            Lines{"run.toml:2: rl.group_size: expected integer, at least 1, not a string"});
+            Lines{"run.toml:2: rl.group_size: expected integer, 1 to 4095, not a string"});
   EXPECT_EQ(
       problems("[rl]\ngroup_size = 8.0\n"),
-      Lines{
-          "run.toml:2: rl.group_size: expected integer, at least 1, not a number with a point or exponent"});
+      Lines{"run.toml:2: rl.group_size: expected integer, 1 to 4095, not a number with a point or exponent"});
   EXPECT_EQ(problems("[rl]\nlr = true\n"),
             Lines{"run.toml:2: rl.lr: expected number, above 0, not a boolean"});
   EXPECT_EQ(problems("[metrics]\ntrace = 1\n"),
@@ -213,7 +212,7 @@ TEST(Config, OutOfRange) {
   EXPECT_EQ(problems("[rl]\nlr = nan\n"), Lines{"run.toml:2: rl.lr: nan is not a finite number"});
   EXPECT_EQ(problems("[rl]\nlr = inf\n"), Lines{"run.toml:2: rl.lr: inf is not a finite number"});
   EXPECT_EQ(problems("[rl]\ngroup_size = 0\n"),
-            Lines{"run.toml:2: rl.group_size: 0 is out of range: at least 1, at most 16777216"});
+            Lines{"run.toml:2: rl.group_size: 0 is out of range: 1 to 4095"});
   EXPECT_EQ(problems("[rl]\ntop_p = 1.5\n"),
             Lines{"run.toml:2: rl.top_p: 1.5 is out of range: above 0, at most 1"});
   EXPECT_EQ(problems("[run]\nseed = -1\n"), Lines{"run.toml:2: run.seed: -1 is negative"});

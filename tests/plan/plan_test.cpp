@@ -264,7 +264,7 @@ TEST(Plan, TablesNameWhatMatters) {
   const PlanOptions options = {.np = 4};
   const std::vector<PlanTable> tables = plan_tables(c, options, make_plan(c, options, gpu_hardware("h800")));
   ASSERT_EQ(tables.size(), 4u);
-  EXPECT_EQ(tables[0].title, "Plan of x.toml");
+  EXPECT_EQ(tables[0].rows[0][1], "x.toml");
   EXPECT_EQ(tables[1].rows.back()[0], "total");
   EXPECT_EQ(tables[1].rows.back()[3], "of 74.5 GiB");
   EXPECT_EQ(tables[2].title, "Collectives of one step of stage rl");

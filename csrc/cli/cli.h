@@ -1,0 +1,46 @@
+// The command line: what was asked, and the commands that need neither ranks nor weights.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/machine_facts.h"
+#include "grpo/app.h"
+#include "plan/plan.h"
+
+namespace contender {
+
+enum class CommandKind : uint8_t { kSft, kTrain, kEval, kGenerate, kReport, kDoctor, kPlan, kDemo };
+
+struct Command {
+  CommandKind kind = CommandKind::kTrain;
+  std::string config;                  // TOML file; doctor: optional
+  std::string report_dir;              // report
+  std::vector<std::string> overrides;  // --set, --seed, --run-dir
+  std::vector<std::string> faults;     // --fault
+  RunOptions run;
+  PlanOptions plan;
+  bool runs_on_ranks() const {
+    return kind != CommandKind::kReport && kind != CommandKind::kDoctor && kind != CommandKind::kPlan;
+  }
+};
+
+// Either a command, or text to print (help) and nothing to do. Throws Error(kConfig), one line, on a usage
+// error.
+struct Parsed {
+  std::optional<Command> command;
+  std::string text;
+};
+Parsed parse_arguments(const std::vector<std::string>& arguments);  // without the program's name
+
+// `contender plan` and `contender doctor`: everything they print. `program` is how the user called it. Throw
+// Error(kConfig).
+std::string plan_text(const Command& command);
+std::string doctor_text(const Command& command, const std::string& program);
+
+// The shortest mpirun line that works on this machine for `np` ranks of `command_line`.
+std::string mpirun_line(const MachineFacts& facts, int np, const std::string& command_line);
+
+}  // namespace contender

@@ -1,0 +1,177 @@
+// contender: parse, check everything, start ranks, run, end with a documented exit code. The only place that
+// names a backend.
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include <thread>
+
+#include "base/error.h"
+#include "base/job.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cpu/cpu_ops.h"
+#include "cpu/machine_peak.h"
+#include "mpi/mesh.h"
+#include "report/metrics.h"
+#include "reward/reward.h"
+
+namespace contender {
+namespace {
+
+bool g_ranks_started = false;
+
+// Before the ranks talk to each other everyone finds the same problem: the first rank of each machine says
+// it.
+bool speaks_before_start() {
+  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}) {
+    if (const char* local_rank = std::getenv(name)) return std::string(local_rank) == "0";
+  }
+  return launcher_info().rank == 0;
+}
+
+std::string host_name() {
+  char name[256] = "";
+  ::gethostname(name, sizeof name - 1);
+  return name;
+}
+
+// All ranks are here with the same news (a stop on request): one line, and an end in good order.
+[[noreturn]] void end_together(ExitCode code, const std::string& message) {
+  if (launcher_info().rank == 0) std::fprintf(stderr, "contender: %s\n", message.c_str());
+  finalize_mpi();
+  std::fflush(nullptr);
+  std::_Exit(static_cast<int>(code));
+}
+
+// One rank, or each for itself, in the middle of things: everybody ends. When all ranks meet the same error,
+// rank 0's word is enough: it ends the job while the others wait.
+[[noreturn]] void end_running(ExitCode code, const std::string& message) {
+  using namespace std::chrono_literals;
+  const MpiInfo me = launcher_info();
+  if (me.rank != 0) std::this_thread::sleep_for(200ms);
+  const JobPosition& at = job_position();
+  const bool in_step = std::string(at.phase) != JobPosition().phase;
+  const std::string who = me.size > 1 ? fmt::format("rank {}", me.rank) : "contender";
+  const std::string where = in_step ? fmt::format(" [{}, step {}, {}]", host_name(), at.step, at.phase) : "";
+  std::fprintf(stderr, "%s: %s%s\n", who.c_str(), message.c_str(), where.c_str());
+  abort_job(static_cast<int>(code));
+}
+
+// `lines`: the message is complete as it is (file:line: ...).
+[[noreturn]] void end_with(ExitCode code, const std::string& message, bool lines = false) {
+  using namespace std::chrono_literals;
+  if (g_ranks_started) code == ExitCode::kStopped ? end_together(code, message) : end_running(code, message);
+  if (speaks_before_start()) {
+    const int rank = launcher_info().rank;
+    const std::string who = rank == 0 ? "contender" : fmt::format("rank {} ({})", rank, host_name());
+    std::fprintf(stderr, "%s%s\n", lines ? "" : (who + ": ").c_str(), message.c_str());
+  } else {
+    std::this_thread::sleep_for(200ms);  // mpirun ends the others as soon as one has ended
+  }
+  std::fflush(nullptr);
+  std::_Exit(static_cast<int>(code));
+}
+
+RunConfig checked_config(const Command& command) {
+  RunConfig config;
+  try {
+    config = load_config(command.config, command.overrides, launcher_info().size);
+  } catch (const Error& e) {
+    end_with(e.code(), e.what(), /*lines=*/true);
+  }
+  if (config.device == "cuda") {
+    fail(ExitCode::kConfig, "{}: run.device: cuda, but this build runs on the CPU; use auto or cpu",
+         command.config);
+  }
+  if (config.stages.empty()) {
+    fail(ExitCode::kConfig, "{}: nothing to do: set sft.steps or rl.steps, or write a [[stage]]",
+         command.config);
+  }
+  return config;
+}
+
+bool uses_command_reward(const RunConfig& config) {
+  for (const StageConfig& s : config.stages) {
+    if (s.reward.type == "command") return true;
+  }
+  return false;
+}
+
+int run_application(const Command& command, const RunConfig& config) {
+  switch (command.kind) {
+    case CommandKind::kSft:
+      return run_sft(config, command.run);
+    case CommandKind::kTrain:
+      return run_train(config, command.run);
+    case CommandKind::kEval:
+      return run_eval(config, command.run);
+    case CommandKind::kGenerate:
+      return run_generate(config, command.run);
+    case CommandKind::kDemo:
+      return run_demo(config, command.run);
+    default:
+      fail(ExitCode::kInternal, "command {} runs without ranks", static_cast<int>(command.kind));
+  }
+}
+
+int run_on_ranks(Command command, int argc, char** argv) {
+  for (const std::string& fault : command.faults) add_fault(fault);
+  const RunConfig config = checked_config(command);
+  command.run.backend = {&cpu_ops(), make_cpu_device, cpu::measured_matrix_gflops};
+  if (uses_command_reward(config)) start_worker_server();  // its processes must know nothing of MPI
+  init_mpi(&argc, &argv);
+  g_ranks_started = true;
+  const int code = run_application(command, config);
+  finalize_mpi();
+  return code;
+}
+
+int run_alone(const Command& command, const std::string& program) {
+  if (launcher_info().rank != 0) return 0;
+  std::string text;
+  if (command.kind == CommandKind::kReport) {
+    text = write_report(command.report_dir) + "\n";
+  } else {
+    try {
+      text = command.kind == CommandKind::kPlan ? plan_text(command) : doctor_text(command, program);
+    } catch (const Error& e) {
+      end_with(e.code(), e.what(), /*lines=*/e.code() == ExitCode::kConfig);
+    }
+  }
+  std::fputs(text.c_str(), stdout);
+  return 0;
+}
+
+int run(int argc, char** argv) {
+  const Parsed parsed = parse_arguments({argv + 1, argv + argc});
+  if (!parsed.command) {
+    if (launcher_info().rank == 0) std::fputs(parsed.text.c_str(), stdout);
+    return argc > 1 ? 0 : static_cast<int>(ExitCode::kConfig);
+  }
+  return parsed.command->runs_on_ranks() ? run_on_ranks(*parsed.command, argc, argv)
+                                         : run_alone(*parsed.command, argv[0]);
+}
+
+}  // namespace
+}  // namespace contender
+
+int main(int argc, char** argv) {
+  using namespace contender;
+  try {
+    return run(argc, argv);
+  } catch (const Error& e) {
+    end_with(e.code(), e.what());
+  } catch (const std::bad_alloc&) {
+    end_with(ExitCode::kOutOfMemory,
+             "out of host memory; lower train.token_budget or rollout.max_sequences, or set train.recompute "
+             "= \"full\" "
+             "(contender plan shows what takes how much)");
+  } catch (const std::exception& e) {
+    end_with(ExitCode::kInternal, e.what());
+  } catch (...) {
+    end_with(ExitCode::kInternal, "an exception of unknown type");
+  }
+}

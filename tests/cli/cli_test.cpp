@@ -1,0 +1,192 @@
+#include "cli/cli.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "cli/machine_facts.h"
+
+namespace contender {
+namespace {
+
+using Words = std::vector<std::string>;
+
+Command command_of(const Words& arguments) {
+  const Parsed p = parse_arguments(arguments);
+  EXPECT_TRUE(p.command.has_value()) << p.text;
+  return p.command.value_or(Command());
+}
+
+std::string problem_of(const Words& arguments) {
+  try {
+    parse_arguments(arguments);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::kConfig);
+    return e.what();
+  }
+  return "";
+}
+
+const Words kCommands = {"sft", "train", "eval", "generate", "report", "doctor", "plan", "demo"};
+
+TEST(Cli, EveryCommandIsKnown) {
+  for (const std::string& name : kCommands) {
+    const bool no_config = name == "doctor";
+    EXPECT_EQ(problem_of(no_config ? Words{name} : Words{name, "x"}), "") << name;
+  }
+  EXPECT_EQ(command_of({"train", "x.toml"}).kind, CommandKind::kTrain);
+  EXPECT_EQ(command_of({"train", "x.toml"}).config, "x.toml");
+  EXPECT_EQ(command_of({"demo", "x.toml"}).kind, CommandKind::kDemo);
+  EXPECT_EQ(command_of({"report", "runs/x"}).report_dir, "runs/x");
+  EXPECT_TRUE(command_of({"train", "x.toml"}).runs_on_ranks());
+  EXPECT_FALSE(command_of({"plan", "x.toml"}).runs_on_ranks());
+}
+
+TEST(Cli, OptionsCommonToRuns) {
+  const Command c = command_of({"train", "x.toml", "--set", "rl.lr=1e-3", "--set=run.name=a b", "--seed", "7",
+                                "--run-dir", "runs/y", "--fault", "kill@3:1", "--fault", "delay@0:*:2ms"});
+  EXPECT_EQ(c.overrides, (Words{"rl.lr=1e-3", "run.name=a b", "run.seed=7", "run.dir=runs/y"}));
+  EXPECT_EQ(c.faults, (Words{"kill@3:1", "delay@0:*:2ms"}));
+  EXPECT_EQ(c.run.resume, ResumeMode::kIfPresent);
+  // An option takes one value: what follows is the config.
+  EXPECT_EQ(command_of({"train", "--set", "rl.lr=1", "x.toml"}).config, "x.toml");
+  EXPECT_EQ(command_of({"train", "--fault", "kill@3:1", "x.toml"}).config, "x.toml");
+  EXPECT_EQ(command_of({"train", "--seed", "1", "x.toml", "--seed", "2"}).overrides,
+            (Words{"run.seed=1", "run.seed=2"}));
+}
+
+TEST(Cli, Resume) {
+  EXPECT_EQ(command_of({"train", "x.toml", "--resume"}).run.resume, ResumeMode::kRequired);
+  EXPECT_EQ(command_of({"demo", "x.toml", "--no-resume"}).run.resume, ResumeMode::kNever);
+  EXPECT_NE(problem_of({"train", "x.toml", "--resume", "--no-resume"}), "");
+}
+
+TEST(Cli, GenerateAndPlanOptions) {
+  const Command g = command_of(
+      {"generate", "x.toml", "--prompt", "1+2=", "--prompt", "3+4=", "--samples", "4", "--checkpoint", "c"});
+  EXPECT_EQ(g.run.prompts, (Words{"1+2=", "3+4="}));
+  EXPECT_EQ(g.run.samples, 4);
+  EXPECT_EQ(g.run.checkpoint, "c");
+  const Command p = command_of(
+      {"plan", "x.toml", "--np", "8", "--hardware", "h800", "--peak-share", "0.3", "--mean-tokens", "100"});
+  EXPECT_EQ(p.plan.np, 8);
+  EXPECT_EQ(p.plan.hardware, "h800");
+  EXPECT_EQ(p.plan.peak_share, 0.3);
+  EXPECT_EQ(p.plan.mean_new_tokens, 100);
+}
+
+TEST(Cli, HelpOfEveryCommandHasExamplesThatParse) {
+  EXPECT_NE(parse_arguments({"--help"}).text.find("Exit codes:"), std::string::npos);
+  for (const std::string& name : kCommands) {
+    EXPECT_NE(parse_arguments({"--help"}).text.find("\n  " + name + " "), std::string::npos);
+    const std::string help = parse_arguments({name, "--help"}).text;
+    size_t at = help.find("Examples:");
+    ASSERT_NE(at, std::string::npos) << help;
+    int examples = 0;
+    while ((at = help.find("contender " + name, at)) != std::string::npos) {
+      Words words;
+      std::string word;
+      bool quoted = false;
+      for (at += std::string("contender ").size(); help[at] != '\n'; ++at) {
+        if (help[at] == '"') {
+          quoted = !quoted;
+        } else if (help[at] == ' ' && !quoted) {
+          words.push_back(word), word = "";
+        } else {
+          word += help[at];
+        }
+      }
+      words.push_back(word);
+      EXPECT_EQ(problem_of(words), "") << name;
+      ++examples;
+    }
+    EXPECT_GE(examples, 1) << name;
+  }
+  const Parsed keys = parse_arguments({"train", "--help-config"});
+  EXPECT_FALSE(keys.command.has_value());
+  EXPECT_EQ(keys.text, config_help());
+}
+
+TEST(Cli, UsageErrorsNameTheNearest) {
+  EXPECT_EQ(problem_of({"trian", "x.toml"}),
+            "unknown command \"trian\" (did you mean train?); see contender --help");
+  EXPECT_EQ(problem_of({"train", "x.toml", "--sedd", "1"}),
+            "train: unknown argument \"--sedd\" (did you mean --seed?); see contender train --help");
+  EXPECT_EQ(problem_of({"train", "x.toml", "--sett=a.b=1"}),
+            "train: unknown argument \"--sett\" (did you mean --set?); see contender train --help");
+  EXPECT_EQ(problem_of({"train", "x.toml", "y.toml"}),
+            "train: unknown argument \"y.toml\"; see contender train --help");
+  EXPECT_EQ(problem_of({"train"}), "train: which config? A TOML file is needed, e.g. configs/tiny.toml");
+  for (const Words& bad :
+       {Words{"report"}, Words{"plan", "x.toml", "--np", "0"},
+        Words{"plan", "x.toml", "--hardware", "abacus"}, Words{"train", "x.toml", "--seed"},
+        Words{"generate", "x.toml", "--samples", "many"}, Words{"--frobnicate"}}) {
+    const std::string problem = problem_of(bad);
+    EXPECT_NE(problem, "");
+    EXPECT_EQ(problem.find('\n'), std::string::npos) << problem;
+  }
+}
+
+TEST(Cli, MpirunLineHasWhatThisMachineNeeds) {
+  MachineFacts f;
+  f.cores = 8;
+  EXPECT_EQ(mpirun_line(f, 4, "contender train x.toml"), "mpirun --quiet -np 4 contender train x.toml");
+  f.cores = 2;
+  f.root = true;
+  f.seccomp = true;
+  EXPECT_EQ(mpirun_line(f, 4, "contender train x.toml"),
+            "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe --quiet "
+            "--mca btl_vader_single_copy_mechanism none -np 4 contender train x.toml");
+}
+
+TEST(Cli, FactsOfThisMachine) {
+  const MachineFacts f = read_machine_facts();
+  EXPECT_GE(f.cores, 1);
+  EXPECT_GT(f.memory_bytes, int64_t{1} << 28);
+  EXPECT_GT(f.available_bytes, 0);
+  EXPECT_LE(f.available_bytes, f.memory_bytes);
+  EXPECT_GT(f.disk_free_bytes, 0);
+  EXPECT_NE(f.mpi.find("MPI"), std::string::npos) << f.mpi;
+  EXPECT_FALSE(f.cpu.empty());
+  EXPECT_FALSE(f.gpu.empty());
+}
+
+TEST(Cli, DoctorPrintsTheLineToStartRanks) {
+  const std::string text = doctor_text(command_of({"doctor", "--np", "2"}), "build/release/contender");
+  for (const char* row : {"CPU ", "rates ", "memory ", "disk ", "MPI ", "GPU ", "run "})
+    EXPECT_NE(text.find(row), std::string::npos) << row;
+  EXPECT_NE(text.find("-np 2 build/release/contender train configs/tiny.toml\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("GFLOP/s"), std::string::npos);
+}
+
+TEST(Cli, DoctorAndPlanCheckConfigs) {
+  const std::string plan =
+      plan_text(command_of({"plan", "configs/tiny.toml", "--np", "4", "--hardware", "h800"}));
+  for (const char* part : {"tp 2 x dp 2", "Memory", "dispatch", "reduce (world)", "Time and cost"}) {
+    EXPECT_NE(plan.find(part), std::string::npos) << part;
+  }
+  const std::string doctor =
+      doctor_text(command_of({"doctor", "--config", "configs/tiny.toml", "--np", "4"}), "contender");
+  EXPECT_NE(doctor.find("configs/tiny.toml: no problems"), std::string::npos);
+  EXPECT_NE(doctor.find("-np 4 contender train configs/tiny.toml\n"), std::string::npos);
+  try {
+    plan_text(command_of({"plan", "configs/tiny.toml", "--np", "3", "--set", "rl.lr=0"}));
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::kConfig);
+    EXPECT_NE(std::string(e.what()).find("the 3 ranks of this job"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("--set: rl.lr: 0 is out of range"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Cli, EveryConfigOfTheRepositoryLoads) {
+  for (const char* name : {"demo", "tiny", "countdown", "r1_tiny"}) {
+    const RunConfig c = load_config(std::string("configs/") + name + ".toml", {}, 4);
+    EXPECT_EQ(c.name, name);
+    EXPECT_EQ(c.dir, std::string("runs/") + name);
+    EXPECT_FALSE(c.stages.empty());
+  }
+  EXPECT_EQ(load_config("configs/r1_tiny.toml", {}, 2).stages.size(), 4u);
+}
+
+}  // namespace
+}  // namespace contender
