@@ -27,13 +27,16 @@ struct Score {
   float language = 0;           // share of words of the target language in the thought
   float overlong = 0;           // soft penalty, <= 0
   bool valid = true;            // false: infrastructure error, the sample leaves the batch
-  std::string status = "ok";    // ok, timeout, died, garbage, ...
+  std::string status = "ok";    // ok; command: timeout, died, garbage, unavailable
 };
 
-// Exact verifiers, one per task: 1 when the answer part of the completion is right, else 0. Never throw on model output.
+// Exact verifiers, one per task (addition, countdown, reverse, sort; exact: the same text): 1 when the only <answer>...</answer> behind the
+// only </think> is right, else 0. Never throw on model output; Error(kConfig) for an unknown task or a malformed countdown answer.
 float verify_accuracy(const std::string& task, const std::string& completion, const std::string& answer);
 // Exactly <think>thought</think><answer>answer</answer>, each tag once, in order, both parts non-empty, nothing else but white space.
 float verify_format(const std::string& completion);
+// Share of the thought's words that are of the target language: en Latin letters, zh Han (each character a word), digits whole numbers.
+// Numbers and punctuation are no words of en and zh. 1 for a thought without words, 0 without </think>.
 float language_share(const std::string& completion, const std::string& target_language);
 // DAPO (arXiv 2503.14476) eq. 13: 0 up to max - buffer, linear to -1 at max, -1 when cut.
 float overlong_penalty(int64_t num_tokens, int64_t max_new_tokens, int64_t buffer);
