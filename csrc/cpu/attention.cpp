@@ -29,21 +29,20 @@ struct Group {
   int64_t token(int64_t r) const { return seq.q_begin + r / heads; }
   int64_t head(int64_t r) const { return kv_head * heads + r % heads; }
   int64_t visible(int64_t r) const { return seq.kv_len - seq.q_len + r / heads + 1; }
-  // f(key, count, pointer to the first row's keys or values)
+  // f(key, count, rows of these keys, rows of the keys that follow), each at `column`
   template <class F>
   void for_each_run(int64_t column, int64_t begin, int64_t end, const F& f) const {
-    cpu::for_each_run(a.page_ids + seq.page_table, a.shape.page_size, begin, end,
-                      [&](int64_t key, int64_t count, int64_t row) {
-                        CHECK(0 <= row && row + count <= a.kv.rows, "keys {} to {} in rows {} to {} of {}",
-                              key, key + count, row, row + count, a.kv.rows);
-                        f(key, count, a.kv.row(row) + column);
-                      });
+    cpu::for_each_run(a.page_ids + seq.page_table, a.shape.page_size, begin, end, [&](const KeyRun& r) {
+      CHECK(0 <= r.row && r.row + r.count <= a.kv.rows, "keys {} to {} in rows {} to {} of {}", r.key,
+            r.key + r.count, r.row, r.row + r.count, a.kv.rows);
+      f(r.key, r.count, a.kv.row(r.row) + column, a.kv.row(r.next) + column);
+    });
   }
 };
 
 struct TileBuffers {
   float* xt;      // [d_qk][lanes]
-  float* scores;  // [kv_len][lanes], then probabilities
+  float* scores;  // [kv_len, rounded up to blocks][lanes], then probabilities
   float* sums;    // [16][lanes]
   float* out;     // [lanes][d_v]
 };
@@ -59,29 +58,58 @@ TileBuffers carve(const Exec& exec, const AttentionShape& s, int64_t max_kv_len)
   return t;
 }
 
-// Scores become probabilities (unnormalised, 0 where a lane does not see the key). Leaves the sums of
-// exponentials in the first row of t.sums and the maxima in `max`.
-template <class D>
-void softmax_lanes(D d, const TileBuffers& t, int64_t all_visible, int64_t any_visible, const float* visible,
-                   float* max_out) {
-  constexpr int64_t kLanesOfD = hn::MaxLanes(D());
-  const auto sees = hn::LoadU(d, visible);
-  const auto lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
-  auto max = lowest;
-  for (int64_t k = 0; k < all_visible; ++k) max = hn::Max(max, hn::LoadU(d, t.scores + k * kLanesOfD));
-  for (int64_t k = all_visible; k < any_visible; ++k) {
-    const auto seen = hn::Lt(hn::Set(d, static_cast<float>(k)), sees);
-    max = hn::Max(max, hn::IfThenElse(seen, hn::LoadU(d, t.scores + k * kLanesOfD), lowest));
-  }
-  hn::StoreU(max, d, max_out);
+// Keys whose rows fill a vector: [key][lanes] is one flat array, so few lanes do not mean short vectors.
+constexpr int64_t keys_per_vector(int64_t lanes) { return kFloatLanes / lanes; }
 
-  std::fill_n(t.sums, kAttentionBlock * kLanesOfD, 0.0f);
-  for (int64_t k = 0; k < any_visible; ++k) {
-    auto p = vec_exp(d, hn::Sub(hn::LoadU(d, t.scores + k * kLanesOfD), max));
-    if (k >= all_visible) p = hn::IfThenElseZero(hn::Lt(hn::Set(d, static_cast<float>(k)), sees), p);
-    hn::StoreU(p, d, t.scores + k * kLanesOfD);
-    float* sum = t.sums + (k % kAttentionBlock) * kLanesOfD;
-    hn::StoreU(hn::Add(hn::LoadU(d, sum), p), d, sum);
+// The largest score of each lane's visible keys.
+template <class D>
+hn::Vec<D> visible_max(D d, const float* scores, int64_t all_visible, int64_t any_visible,
+                       hn::Vec<D> visible) {
+  constexpr int64_t kLanesOfD = hn::MaxLanes(D());
+  const auto lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  float several[kFloatLanes];
+  auto wide = hn::Set(FloatTag(), -std::numeric_limits<float>::infinity());
+  int64_t k = 0;
+  for (; k + keys_per_vector(kLanesOfD) <= all_visible; k += keys_per_vector(kLanesOfD)) {
+    wide = hn::Max(wide, hn::LoadU(FloatTag(), scores + k * kLanesOfD));
+  }
+  hn::StoreU(wide, FloatTag(), several);
+  auto max = lowest;
+  for (int64_t i = 0; i < kFloatLanes; i += kLanesOfD) max = hn::Max(max, hn::LoadU(d, several + i));
+  for (; k < any_visible; ++k) {
+    const auto sees = hn::Lt(hn::Set(d, static_cast<float>(k)), visible);
+    max = hn::Max(max, hn::IfThenElse(sees, hn::LoadU(d, scores + k * kLanesOfD), lowest));
+  }
+  return max;
+}
+
+// Scores become probabilities: unnormalised, 0 where a lane does not see the key and from any_visible to the
+// end of its block. Leaves the sums of exponentials in the first row of t.sums and the maxima in `max`.
+template <class D>
+void softmax_lanes(D d, const TileBuffers& t, int64_t all_visible, int64_t any_visible,
+                   const float* visible_lanes, float* max) {
+  constexpr int64_t kLanesOfD = hn::MaxLanes(D());
+  const FloatTag wide;
+  const auto visible = hn::LoadU(d, visible_lanes);
+  const auto max_lanes = visible_max(d, t.scores, all_visible, any_visible, visible);
+  for (int64_t i = 0; i < kFloatLanes; i += kLanesOfD) hn::StoreU(max_lanes, d, max + i);
+
+  const auto max_wide = hn::LoadU(wide, max);
+  const int64_t padded = round_up(any_visible, kAttentionBlock) * kLanesOfD;
+  for (int64_t i = 0; i < any_visible * kLanesOfD; i += kFloatLanes) {
+    hn::StoreU(vec_exp(wide, hn::Sub(hn::LoadU(wide, t.scores + i), max_wide)), wide, t.scores + i);
+  }
+  for (int64_t k = all_visible; k < any_visible; ++k) {
+    const auto sees = hn::Lt(hn::Set(d, static_cast<float>(k)), visible);
+    hn::StoreU(hn::IfThenElseZero(sees, hn::LoadU(d, t.scores + k * kLanesOfD)), d, t.scores + k * kLanesOfD);
+  }
+  std::fill(t.scores + any_visible * kLanesOfD, t.scores + padded, 0.0f);
+
+  for (int64_t i = 0; i < kAttentionBlock * kLanesOfD; i += kFloatLanes) {
+    auto sum = hn::Zero(wide);
+    for (int64_t j = i; j < padded; j += kAttentionBlock * kLanesOfD)
+      sum = hn::Add(sum, hn::LoadU(wide, t.scores + j));
+    hn::StoreU(sum, wide, t.sums + i);
   }
   for (int64_t n = kAttentionBlock / 2; n > 0; n /= 2) {
     for (int64_t i = 0; i < n; ++i) {
@@ -98,7 +126,7 @@ void weigh_values(const Group& g, const TileBuffers& t, int64_t lanes, int64_t r
   std::fill_n(t.out, rows * s.d_v, 0.0f);
   for (int64_t i = 0; i < rows; i += kRowTile) {
     const int64_t n = std::min(kRowTile, rows - i), common = g.visible(row0 + i);
-    g.for_each_run(column, 0, common, [&](int64_t key, int64_t count, const float* v) {
+    g.for_each_run(column, 0, common, [&](int64_t key, int64_t count, const float* v, const float*) {
       accumulate_rows({t.scores + key * lanes + i, 1, lanes}, n, v, g.a.kv.ld, count, t.out + i * s.d_v,
                       s.d_v, s.d_v);
     });
@@ -106,9 +134,11 @@ void weigh_values(const Group& g, const TileBuffers& t, int64_t lanes, int64_t r
     for (int64_t r = i, next; r < i + n; r = next) {
       next = std::min(r + g.heads - (row0 + r) % g.heads, i + n);
       if (g.visible(row0 + r) == common) continue;
-      g.for_each_run(column, common, g.visible(row0 + r), [&](int64_t key, int64_t count, const float* v) {
-        accumulate_rows({t.scores + key * lanes + r, 1, lanes}, next - r, v, g.a.kv.ld, count, t.out + r * s.d_v, s.d_v, s.d_v);
-      });
+      g.for_each_run(column, common, g.visible(row0 + r),
+                     [&](int64_t key, int64_t count, const float* v, const float*) {
+                       accumulate_rows({t.scores + key * lanes + r, 1, lanes}, next - r, v, g.a.kv.ld, count,
+                                       t.out + r * s.d_v, s.d_v, s.d_v);
+                     });
     }
   }
 }
@@ -119,13 +149,15 @@ void attend_tile(D d, const Group& g, const TileBuffers& t, int64_t row0, int64_
   const AttentionShape& s = g.a.shape;
   transpose_rows([&](int64_t r) { return g.a.q.row(g.token(row0 + r)) + g.head(row0 + r) * s.d_qk; }, rows,
                  kLanesOfD, s.d_qk, t.xt);
-  float visible[kLanesOfD], max[kLanesOfD];
+  float visible[kLanesOfD], max[kFloatLanes];
   for (int64_t r = 0; r < kLanesOfD; ++r)
     visible[r] = static_cast<float>(g.visible(row0 + std::min(r, rows - 1)));
   const int64_t all_visible = g.visible(row0), any_visible = g.visible(row0 + rows - 1);
-  g.for_each_run(g.kv_head * s.k_stride, 0, any_visible, [&](int64_t key, int64_t count, const float* k) {
-    score_rows(d, t.xt, s.d_qk, k, g.a.kv.ld, count, s.scale, t.scores + key * kLanesOfD);
-  });
+  g.for_each_run(g.kv_head * s.k_stride, 0, any_visible,
+                 [&](int64_t key, int64_t count, const float* k, const float* next) {
+                   score_rows(d, t.xt, s.d_qk, k, next, g.a.kv.ld, count, s.scale,
+                              t.scores + key * kLanesOfD);
+                 });
   softmax_lanes(d, t, all_visible, any_visible, visible, max);
   weigh_values(g, t, kLanesOfD, row0, rows);
   for (int64_t r = 0; r < rows; ++r) {

@@ -53,14 +53,14 @@ struct Head {
   float* o(int64_t i) const { return a.o.row(seq.q_begin + i) + head * a.shape.d_v; }
   float* dout(int64_t i) const { return a.dout.row(seq.q_begin + i) + head * a.shape.d_v; }
   float lse(int64_t i) const { return a.lse.row(seq.q_begin + i)[head]; }
+  // f(key, count, rows of these keys, rows of the keys that follow), each at `column`
   template <class F>
   void for_each_run(int64_t column, int64_t begin, int64_t end, const F& f) const {
-    cpu::for_each_run(a.page_ids + seq.page_table, a.shape.page_size, begin, end,
-                      [&](int64_t key, int64_t count, int64_t row) {
-                        CHECK(0 <= row && row + count <= a.kv.rows, "keys {} to {} in rows {} to {} of {}",
-                              key, key + count, row, row + count, a.kv.rows);
-                        f(key, count, a.kv.row(row) + column);
-                      });
+    cpu::for_each_run(a.page_ids + seq.page_table, a.shape.page_size, begin, end, [&](const KeyRun& r) {
+      CHECK(0 <= r.row && r.row + r.count <= a.kv.rows, "keys {} to {} in rows {} to {} of {}", r.key,
+            r.key + r.count, r.row, r.row + r.count, a.kv.rows);
+      f(r.key, r.count, a.kv.row(r.row) + column, a.kv.row(r.next) + column);
+    });
   }
 };
 
@@ -71,12 +71,13 @@ void score_gradients(D d, const Head& h, const Buffers& b, int64_t q0, int64_t n
   const AttentionShape& s = h.a.shape;
   transpose_rows([&](int64_t r) { return h.q(q0 + r); }, n, kLanesOfD, s.d_qk, b.qt);
   transpose_rows([&](int64_t r) { return h.dout(q0 + r); }, n, kLanesOfD, s.d_v, b.doutt);
-  h.for_each_run(h.kv_head * s.k_stride, 0, q0 + n, [&](int64_t key, int64_t count, const float* k) {
-    score_rows(d, b.qt, s.d_qk, k, h.a.kv.ld, count, s.scale, b.p + key * kLanesOfD);
-  });
+  h.for_each_run(h.kv_head * s.k_stride, 0, q0 + n,
+                 [&](int64_t key, int64_t count, const float* k, const float* next) {
+                   score_rows(d, b.qt, s.d_qk, k, next, h.a.kv.ld, count, s.scale, b.p + key * kLanesOfD);
+                 });
   h.for_each_run(s.v_offset + h.kv_head * s.v_stride, 0, q0 + n,
-                 [&](int64_t key, int64_t count, const float* v) {
-                   score_rows(d, b.doutt, s.d_v, v, h.a.kv.ld, count, 1.0f, b.ds + key * kLanesOfD);
+                 [&](int64_t key, int64_t count, const float* v, const float* next) {
+                   score_rows(d, b.doutt, s.d_v, v, next, h.a.kv.ld, count, 1.0f, b.ds + key * kLanesOfD);
                  });
   float lse[kLanesOfD] = {}, delta[kLanesOfD] = {};
   for (int64_t r = 0; r < n; ++r) {
@@ -104,18 +105,22 @@ void query_gradients(const Head& h, const Buffers& b, int64_t lanes, int64_t q0,
   for (int64_t i = 0; i < n; i += kRowTile) {
     const int64_t rows = std::min(kRowTile, n - i);
     for (int64_t r = i; r < i + rows; ++r) std::fill_n(h.dq(q0 + r), s.d_qk, 0.0f);
-    h.for_each_run(h.kv_head * s.k_stride, 0, q0 + i + rows, [&](int64_t key, int64_t count, const float* k) {
-      accumulate_rows({b.ds + key * lanes + i, 1, lanes}, rows, k, h.a.kv.ld, count, h.dq(q0 + i), h.a.dq.ld, s.d_qk);
-    });
+    h.for_each_run(h.kv_head * s.k_stride, 0, q0 + i + rows,
+                   [&](int64_t key, int64_t count, const float* k, const float*) {
+                     accumulate_rows({b.ds + key * lanes + i, 1, lanes}, rows, k, h.a.kv.ld, count,
+                                     h.dq(q0 + i), h.a.dq.ld, s.d_qk);
+                   });
   }
 }
 
-// Continues to[key] += sum over queries [q0, q0 + n) of w[key][query] * x[query], from the first query that sees a key of the tile.
-void key_gradients(const float* w, int64_t lanes, const float* x, int64_t ldx, int64_t q0, int64_t n, float* to, int64_t ldto,
-                   int64_t cols) {
+// Continues to[key] += sum over queries [q0, q0 + n) of w[key][query] * x[query], from the first query that
+// sees a key of the tile.
+void key_gradients(const float* w, int64_t lanes, const float* x, int64_t ldx, int64_t q0, int64_t n,
+                   float* to, int64_t ldto, int64_t cols) {
   for (int64_t key = 0; key < q0 + n; key += kRowTile) {
     const int64_t keys = std::min(kRowTile, q0 + n - key), first = std::max<int64_t>(key - q0, 0);
-    accumulate_rows({w + key * lanes + first, lanes, 1}, keys, x + first * ldx, ldx, n - first, to + key * ldto, ldto, cols);
+    accumulate_rows({w + key * lanes + first, lanes, 1}, keys, x + first * ldx, ldx, n - first,
+                    to + key * ldto, ldto, cols);
   }
 }
 
@@ -161,11 +166,10 @@ void sequence_gradients(const AttentionBwdArgs& a, const AttentionSeq& seq, cons
     tree.push(true);
   }
   tree.finish();
-  cpu::for_each_run(a.page_ids + seq.page_table, s.page_size, 0, seq.kv_len,
-                    [&](int64_t key, int64_t count, int64_t row) {
-                      for (int64_t j = 0; j < count; ++j)
-                        std::copy_n(b.cache + (key + j) * s.row_width, s.row_width, a.dkv.row(row + j));
-                    });
+  cpu::for_each_run(a.page_ids + seq.page_table, s.page_size, 0, seq.kv_len, [&](const KeyRun& r) {
+    for (int64_t j = 0; j < r.count; ++j)
+      std::copy_n(b.cache + (r.key + j) * s.row_width, s.row_width, a.dkv.row(r.row + j));
+  });
 }
 
 int64_t check_attention_bwd(const AttentionBwdArgs& a, int32_t slices) {

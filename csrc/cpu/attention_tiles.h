@@ -6,6 +6,8 @@
 // the tile an element falls in does not change its bits.
 #pragma once
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 #include <cstdint>
 
@@ -31,21 +33,33 @@ void with_lane_tag(int64_t rows, const F& f) {
   }
 }
 
-// Calls f(key, count, row) for runs of keys [key, key + count) in [begin, end) whose cache rows follow each
-// other from `row` on.
+// Keys [key, key + count) of a sequence, in cache rows that follow each other; `next` is the row of the
+// following run, or `row` itself where there is none.
+struct KeyRun {
+  int64_t key;
+  int64_t count;
+  int64_t row;
+  int64_t next;
+};
+
+// Calls f(run) for the runs that make up keys [begin, end).
 template <class F>
 void for_each_run(const int32_t* page_ids, int64_t page_size, int64_t begin, int64_t end, const F& f) {
-  for (int64_t key = begin; key < end;) {
-    const int64_t first_page = key / page_size;
-    int64_t page = first_page;
-    while ((page + 1) * page_size < end && page_ids[page + 1] == page_ids[page] + 1) ++page;
-    const int64_t count = std::min((page + 1) * page_size, end) - key;
-    f(key, count, page_ids[first_page] * page_size + key % page_size);
-    key += count;
+  int64_t row = begin < end ? page_ids[begin / page_size] * page_size + begin % page_size : 0;
+  for (int64_t key = begin, page = begin / page_size; key < end;) {
+    int64_t last = page;
+    while ((last + 1) * page_size < end && page_ids[last + 1] == page_ids[last] + 1) ++last;
+    const int64_t run_end = std::min((last + 1) * page_size, end);
+    const int64_t next = run_end < end ? page_ids[last + 1] * page_size : row;
+    f(KeyRun{key, run_end - key, row, next});
+    key = run_end;
+    page = last + 1;
+    row = next;
   }
 }
 
-// to[c][lane] = from row `lane`, column c; lanes past `rows` repeat the last one. Blocks of 4 x 4; `lanes` is a multiple of 4.
+// to[c][lane] = from row `lane`, column c; lanes past `rows` repeat the last one. Blocks of 4 x 4; `lanes` is
+// a multiple of 4.
 template <class RowOf>
 void transpose_rows(const RowOf& row_of, int64_t rows, int64_t lanes, int64_t cols, float* to) {
   const hn::FixedTag<float, 4> d;
@@ -82,14 +96,27 @@ HWY_INLINE void score_tile(D d, const float* HWY_RESTRICT xt, int64_t features, 
   for (int j = 0; j < kKeys; ++j) hn::StoreU(hn::Mul(acc[j], hn::Set(d, scale)), d, out + j * kLanesOfD);
 }
 
-// out[key][lane] = scale * (x[lane] . k[key]) for `count` key rows; xt as transpose_rows left it.
+// Rows of which two tiles are computed while the rows are on their way.
+inline constexpr int64_t kPrefetchDistance = 2 * kKeyTile;
+
+inline void prefetch_rows(const float* k, int64_t ldk, int64_t features) {
+  for (int64_t j = 0; j < kKeyTile; ++j) {
+    for (int64_t c = 0; c < features; c += 16) hwy::Prefetch(k + j * ldk + c);
+  }
+}
+
+// out[key][lane] = scale * (x[lane] . k[key]) for `count` key rows; xt as transpose_rows left it. `next` are
+// the rows that the caller will ask for after these.
 template <class D>
-void score_rows(D d, const float* xt, int64_t features, const float* k, int64_t ldk, int64_t count,
-                float scale, float* out) {
+void score_rows(D d, const float* xt, int64_t features, const float* k, const float* next, int64_t ldk,
+                int64_t count, float scale, float* out) {
   constexpr int64_t kLanesOfD = hn::MaxLanes(D());
   int64_t j = 0;
-  for (; j + kKeyTile <= count; j += kKeyTile)
+  for (; j + kKeyTile <= count; j += kKeyTile) {
+    const int64_t ahead = j + kPrefetchDistance;
+    prefetch_rows(ahead < count ? k + ahead * ldk : next + (ahead - count) * ldk, ldk, features);
     score_tile<kKeyTile>(d, xt, features, k + j * ldk, ldk, scale, out + j * kLanesOfD);
+  }
   for (; j + 2 <= count; j += 2) score_tile<2>(d, xt, features, k + j * ldk, ldk, scale, out + j * kLanesOfD);
   if (j < count) score_tile<1>(d, xt, features, k + j * ldk, ldk, scale, out + j * kLanesOfD);
 }

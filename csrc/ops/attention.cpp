@@ -19,8 +19,8 @@ double visible_pairs(const AttentionShape& shape, const AttentionSeq& s) {
 
 // Transposed queries, scores, partial sums of exponentials, outputs of one tile of rows.
 int64_t attention_workspace_bytes(const AttentionShape& shape, int64_t, int64_t max_kv_len) {
-  return floats(kRows * shape.d_qk) + floats(kRows * max_kv_len) + floats(kRows * kAttentionBlock) +
-         floats(kRows * shape.d_v);
+  return floats(kRows * shape.d_qk) + floats(kRows * round_up(max_kv_len, kAttentionBlock)) +
+         floats(kRows * kAttentionBlock) + floats(kRows * shape.d_v);
 }
 
 // Transposed queries and output gradients, probabilities, score gradients of one tile; value gradients and
