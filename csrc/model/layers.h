@@ -35,6 +35,7 @@ struct Pass {
   int32_t slices = 1;                        // virtual slices of tensor-parallel dimensions on this rank
   AttentionShape attention;
   bool train = false;
+  bool expanded = false;                     // MLA's fast path, for full sequences
   Recompute recompute = Recompute::kNone;
   std::vector<int32_t> own_slots = {0};      // [slots + 1] own rows of each owned slot, relative to own_begin
   std::vector<RowSegment> own_segments;      // leaves of the owned slots

@@ -71,7 +71,67 @@ TEST_P(ModelGradient, EveryParameterAgreesWithFiniteDifferences) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Forms, ModelGradient,
-                         ::testing::Values("moe", "mla_no_q_lora", "softmax", "dense", "gqa", "gqa_bias", "gqa_qk_norm", "gqa_tied"));
+                         ::testing::Values("moe", "expanded", "mla_no_q_lora", "softmax", "dense", "gqa", "gqa_bias", "gqa_qk_norm", "gqa_tied"));
+
+// The MTP module has its own forward inside the backward: its cross-entropy is what backward() reports.
+double mtp_sum(TinyModel& t, const PackedBatch& batch) {
+  t.weights.repack();
+  t.weights.begin_step();
+  t.weights.begin_round();
+  t.model.forward_train(batch, 1.0f);
+  MtpLoss mtp{.weight = 1};
+  t.model.backward(std::vector<float>(batch.head_rows.size(), 0.0f), {}, &mtp, 1);
+  t.weights.finish_reduce();
+  EXPECT_GT(mtp.count, 0);
+  return mtp.sum;
+}
+
+TEST(ModelMtp, GradientsReachModuleEmbeddingHeadAndModel) {
+  RunConfig config = tiny_config("mtp");
+  config.model.n_group = config.model.topk_group = 1;
+  config.model.num_experts_per_tok = 8;
+  config.model.initializer_range = 0.15;
+  TinyModel t(config);
+  const auto sequences = random_sequences(6, 11);
+  const PackedBatch batch = packed(t, sequences);
+  mtp_sum(t, batch);
+  for (const char* name : {"embed", "head", "mtp.proj", "mtp.hidden_norm", "mtp.embed_norm", "mtp.block.attn.q_b", "mtp.block.moe.experts_down",
+                           "mtp.final_norm", "layers.1.moe.shared_down", "layers.0.ffn.gate_up"}) {
+    const int p = t.weights.find(name);
+    Tensor w = t.weights.master(p);
+    mtp_sum(t, batch);
+    std::vector<float> grad(w.numel(), 0.0f), keep(w.f32(), w.f32() + w.numel());
+    for (int64_t u = 0; u < t.weights.specs()[p].uses; ++u)
+      for (int64_t i = 0; i < w.numel(); ++i) grad[i] += t.weights.grad(p, int(u)).f32()[i];
+    // Along the gradient the objective changes most: up - down = 2 step |g|.
+    double norm = 0;
+    for (float g : grad) norm += double(g) * g;
+    norm = std::sqrt(norm);
+    ASSERT_GT(norm, 0) << name;
+    const double step = 0.02 / std::max(1.0, norm);
+    for (int64_t i = 0; i < w.numel(); ++i) w.f32()[i] = float(keep[i] + step * grad[i] / norm);
+    const double up = mtp_sum(t, batch);
+    for (int64_t i = 0; i < w.numel(); ++i) w.f32()[i] = float(keep[i] - step * grad[i] / norm);
+    const double down = mtp_sum(t, batch);
+    std::copy(keep.begin(), keep.end(), w.f32());
+    EXPECT_NEAR((up - down) / (2 * step), norm, 0.03 * norm + 5e-3) << name;
+  }
+}
+
+TEST(ModelMla, ExpandedFormIsTheAbsorbedOneUpToRounding) {
+  RunConfig config = tiny_config("moe");
+  TinyModel absorbed(config);
+  config.model.mla_form = "expanded";
+  TinyModel expanded(config);
+  const auto sequences = random_sequences(6, 11);
+  const auto a = absorbed.model.forward_logp(packed(absorbed, sequences), 1.0f);
+  const auto b = expanded.model.forward_logp(packed(expanded, sequences), 1.0f);
+  ASSERT_EQ(a.size(), b.size());
+  double gap = 0;
+  for (size_t i = 0; i < a.size(); ++i) gap = std::max(gap, std::abs(double(a[i].logp) - double(b[i].logp)));
+  EXPECT_LT(gap, 2e-3);
+  EXPECT_GT(gap, 0);  // another order of summation: equal bits would mean that one form runs in both places
+}
 
 TEST(ModelRecompute, SelectiveAndFullGiveTheBitsOfNone) {
   std::vector<std::vector<float>> grads;
