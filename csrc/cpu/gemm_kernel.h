@@ -2,6 +2,8 @@
 // contracted index.
 #pragma once
 
+#include <hwy/cache_control.h>
+
 #include <array>
 #include <cstdint>
 
@@ -35,21 +37,38 @@ enum class ALayout {
   kTiles,  // a[k * kTileRows + r]
 };
 
+// Rows of b fetched ahead: about the L3 cache's latency at M = 8.
+inline constexpr int64_t kPrefetchRows = 16;
+
+// Holds a value in a register: for few rows GCC would rather read b again for every row, and loads would be
+// the limit.
+HWY_INLINE FloatVec in_register(FloatVec v) {
+  __asm__("" : "+v"(v.raw));
+  return v;
+}
+
 // GCC keeps `acc` in registers because every loop over it has constant bounds and is unrolled whole.
 template <int R, int V, ALayout kLayout>
 void tile_kernel(const Tile& t) {
   const FloatTag d;
   const auto tail = hn::FirstN(d, static_cast<size_t>(t.cols - (V - 1) * kFloatLanes));
+  const bool full = t.cols == V * kFloatLanes;
+  float* c = t.c;
+  const int64_t ldc = t.ldc;
   FloatVec acc[R][V];
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
-      if (!t.resume) {
-        acc[r][v] = hn::Zero(d);
-      } else {
-        const float* c = t.c + r * t.ldc + v * kFloatLanes;
-        acc[r][v] = v + 1 < V ? hn::LoadU(d, c) : hn::MaskedLoad(tail, d, c);
-      }
+  const auto for_each = [&](const auto& f) HWY_ATTR {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) f(acc[r][v], c + r * ldc + v * kFloatLanes, v);
     }
+  };
+  const auto load = [&](const float* p, int v)
+                        HWY_ATTR { return v + 1 < V ? hn::LoadU(d, p) : hn::MaskedLoad(tail, d, p); };
+  if (t.resume) {
+    for_each([&](FloatVec& x, const float* p, int v) HWY_ATTR { x = load(p, v); });
+  } else {
+    for_each([&](FloatVec& x, const float*, int) HWY_ATTR { x = hn::Zero(d); });
   }
 
   const float* a = t.a;
@@ -58,7 +77,10 @@ void tile_kernel(const Tile& t) {
   const int64_t k = t.k;
   for (int64_t i = 0; i < k; ++i, b += kWeightPanel) {
     FloatVec bv[V];
-    for (int v = 0; v < V; ++v) bv[v] = hn::Load(d, b + v * kFloatLanes);
+    for (int v = 0; v < V; ++v) {
+      bv[v] = in_register(hn::Load(d, b + v * kFloatLanes));
+      if (R > 2) hwy::Prefetch(b + kPrefetchRows * kWeightPanel + v * kFloatLanes);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const FloatVec av = hn::Set(d, kLayout == ALayout::kRows ? a[r * lda + i] : a[i * kTileRows + r]);
@@ -66,21 +88,23 @@ void tile_kernel(const Tile& t) {
     }
   }
 
-  for (int v = 0; v < V; ++v) {
-    const bool full = v + 1 < V || t.cols == V * kFloatLanes;
-    const auto mask = v + 1 < V ? hn::FirstN(d, kFloatLanes) : tail;
-    const FloatVec bias = t.bias ? hn::MaskedLoad(mask, d, t.bias + v * kFloatLanes) : hn::Zero(d);
-    for (int r = 0; r < R; ++r) {
-      float* c = t.c + r * t.ldc + v * kFloatLanes;
-      FloatVec result = acc[r][v];
-      if (t.bias) result = hn::Add(result, bias);
-      if (t.accumulate) result = hn::Add(hn::MaskedLoad(mask, d, c), result);
-      if (full) {
-        hn::StoreU(result, d, c);
+  if (t.bias) {
+    FloatVec bias[V];
+    for (int v = 0; v < V; ++v) bias[v] = load(t.bias + v * kFloatLanes, v);
+    for_each([&](FloatVec& x, const float*, int v) HWY_ATTR { x = hn::Add(x, bias[v]); });
+  }
+  if (t.accumulate)
+    for_each([&](FloatVec& x, const float* p, int v) HWY_ATTR { x = hn::Add(load(p, v), x); });
+  if (full) {
+    for_each([&](FloatVec& x, float* p, int) HWY_ATTR { hn::StoreU(x, d, p); });
+  } else {
+    for_each([&](FloatVec& x, float* p, int v) HWY_ATTR {
+      if (v + 1 < V) {
+        hn::StoreU(x, d, p);
       } else {
-        hn::BlendedStore(result, mask, d, c);
+        hn::BlendedStore(x, tail, d, p);
       }
-    }
+    });
   }
 }
 
