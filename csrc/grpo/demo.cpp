@@ -44,10 +44,10 @@ Json summary_json(const Run& run, Trainer& t, const StageResult& rl, uint64_t we
 
 Json samples_json(const StageResult& rl, int64_t count) {
   Json list = Json::array();
-  for (int64_t i = 0; i < count && i < static_cast<int64_t>(rl.after->groups.size()); ++i) {
+  for (int64_t i = 0; i < count && i < static_cast<int64_t>(rl.before->groups.size()); ++i) {
     const SampleGroup &before = rl.before->groups[i], &after = rl.after->groups[i];
-    list.push_back({{"prompt", before.prompt.text},
-                    {"answer", before.prompt.answer},
+    list.push_back({{"prompt", after.prompt.text},
+                    {"answer", after.prompt.answer},
                     {"before", before.samples[0].text},
                     {"after", after.samples[0].text},
                     {"before_correct", before.samples[0].score.accuracy >= 1},

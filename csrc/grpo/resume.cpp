@@ -1,8 +1,206 @@
+// Checkpoints of a run: weights and reference under their Hugging Face names, optimizer shards as regions of the same tensors, and
+// everything the trainer remembers. Any layout that the configuration allows can go on from any other.
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "base/timer.h"
+#include "checkpoint/checkpoint.h"
 #include "grpo/run.h"
 
 namespace contender {
+namespace {
 
-void Run::save() {}
-bool Run::load(const std::string&, bool) { return false; }
+using Json = nlohmann::json;
+
+// A rectangle of local parameter rows and columns, and its place in the Hugging Face tensor.
+struct Rectangle {
+  const ParamPiece* piece;
+  int64_t row, rows, col, cols;  // local
+  int64_t hf_row() const { return piece->hf_row + row - piece->local_row; }
+  int64_t hf_col() const { return piece->hf_col + col; }
+};
+
+std::vector<Rectangle> rectangles(const ParamSpec& s, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+  std::vector<Rectangle> out;
+  for (const ParamPiece& piece : s.pieces) {
+    const int64_t begin = std::max(row, piece.local_row), end = std::min(row + rows, piece.local_row + piece.rows);
+    if (begin < end) out.push_back({&piece, begin, end - begin, col, cols});
+  }
+  return out;
+}
+
+ShardTensor shard_tensor(const std::string& prefix, const Rectangle& r, const Tensor& data) {
+  return {.name = prefix + r.piece->hf_name, .dtype = data.dtype, .rows = r.rows, .cols = r.cols, .global_rows = r.piece->hf_rows, .global_cols = r.piece->hf_cols,
+          .row_begin = r.hf_row(), .col_begin = r.hf_col(), .data = [data] { return data; }};
+}
+
+// Weights that this rank is the first to hold.
+void add_weights(const WeightStore& w, const std::string& prefix, std::vector<ShardTensor>& out) {
+  for (int p = 0; p < static_cast<int>(w.specs().size()); ++p) {
+    const ParamSpec& s = w.specs()[p];
+    if (w.group_of(s.kind).rank() != 0) continue;
+    for (const Rectangle& r : rectangles(s, 0, s.rows(), 0, s.k)) out.push_back(shard_tensor(prefix, r, w.master(p).row_range(r.row, r.row + r.rows)));
+  }
+}
+
+void read_weights(const Checkpoint& c, WeightStore& w, const std::string& prefix) {
+  for (int p = 0; p < static_cast<int>(w.specs().size()); ++p) {
+    const Tensor master = w.master(p);
+    for (const ParamPiece& piece : w.specs()[p].pieces) {
+      const std::string name = prefix + piece.hf_name;
+      const Checkpoint::Shape shape = c.shape(name);
+      if (shape.rows != piece.hf_rows || shape.cols != piece.hf_cols)
+        fail(ExitCode::kConfig, "{}: {} is {} x {}, the model has {} x {}: a checkpoint of another model", c.path(), name, shape.rows, shape.cols,
+             piece.hf_rows, piece.hf_cols);
+      c.read_region(name, piece.hf_row, piece.rows, piece.hf_col, piece.cols, master.row(piece.local_row), master.ld);
+    }
+  }
+  w.repack();
+}
+
+// This rank's optimizer shards, rectangle by rectangle: f(prefix-free rectangle, place in the shard buffers).
+template <class F>
+void for_shard_rectangles(const WeightStore& w, F f) {
+  for (const Bucket& b : w.buckets()) {
+    int64_t place = 0;
+    for (int p : b.params) {
+      const ParamSpec& s = w.specs()[p];
+      const int64_t begin = std::max(place, b.shard_begin), end = std::min(place + s.numel(), b.shard_begin + b.shard_n);
+      if (begin < end) {
+        const int64_t base = b.shard_offset + begin - b.shard_begin;
+        for (const FlatRegion& region : flat_regions(s.k, begin - place, end - place))
+          for (const Rectangle& r : rectangles(s, region.row_begin, region.rows, region.col_begin, region.cols))
+            f(r, base + region.flat + (r.row - region.row_begin) * region.cols);
+      }
+      place += s.numel();
+    }
+  }
+}
+
+Json state_json(const TrainState& s, double last_accuracy, const std::string& stage_before) {
+  return {{"stage", s.stage}, {"step", s.step}, {"global_step", s.global_step}, {"updates", s.updates}, {"prompt_cursor", s.prompt_cursor},
+          {"group_cursor", s.group_cursor}, {"skipped", s.skipped}, {"metric_lines", s.metric_lines}, {"tokens_generated", s.tokens_generated},
+          {"tokens_trained", s.tokens_trained}, {"seconds", s.seconds}, {"max_logp_diff", s.max_logp_diff},
+          {"reference_version", s.reference_version}, {"norms", s.norms}, {"last_accuracy", last_accuracy}, {"stage_before", stage_before}};
+}
+
+TrainState parse_state(const Json& j) {
+  TrainState s;
+  s.stage = j.at("stage"), s.step = j.at("step"), s.global_step = j.at("global_step"), s.updates = j.at("updates");
+  s.prompt_cursor = j.at("prompt_cursor"), s.group_cursor = j.at("group_cursor"), s.skipped = j.at("skipped");
+  s.metric_lines = j.at("metric_lines"), s.tokens_generated = j.at("tokens_generated"), s.tokens_trained = j.at("tokens_trained");
+  s.seconds = j.at("seconds"), s.max_logp_diff = j.at("max_logp_diff"), s.reference_version = j.at("reference_version");
+  s.norms = j.at("norms").get<std::vector<double>>();
+  return s;
+}
+
+ShardTensor bytes_tensor(const std::string& name, const std::string& bytes) {
+  const Tensor t(const_cast<char*>(bytes.data()), DType::kU8, 1, static_cast<int64_t>(bytes.size()));
+  return {.name = name, .dtype = DType::kU8, .rows = 1, .cols = t.cols, .global_rows = 1, .global_cols = t.cols, .data = [t] { return t; }};
+}
+
+}  // namespace
+
+void Run::save() {
+  TimerScope scope("save");
+  Mesh& mesh = *machine_->mesh;
+  WeightStore& w = trainer_->policy_weights();
+  const MeshShape& m = mesh.shape();
+  TrainState& state = trainer_->state();
+  int64_t lines = state.metric_lines;
+  mesh.world().broadcast("metric_lines", &lines, sizeof lines);
+  state.metric_lines = lines;
+  const AllGather all_gather = [&](const std::string& s) { return mesh.world().all_gather_bytes("save", s); };
+  try {
+    CheckpointWriter writer(config_.dir,
+                            {.run_id = run_id_, .step = state.global_step, .layout = {m.tp, m.dp, m.ep, m.np()},
+                             .config_hash = config_fingerprint(config_), .tokenizer_hash = trainer_->tokenizer().fingerprint(),
+                             .state = state_json(state, last_accuracy_, stage_before_).dump()},
+                            mesh.rank(), all_gather);
+    std::vector<ShardTensor> tensors;
+    add_weights(w, "", tensors);
+    writer.add_file(fmt::format("model-{:05d}.safetensors", mesh.rank()), tensors);
+
+    tensors.clear();
+    for_shard_rectangles(w, [&](const Rectangle& r, int64_t at) {
+      tensors.push_back(shard_tensor("opt.m/", r, w.moment_m(at, r.rows, r.cols)));
+      tensors.push_back(shard_tensor("opt.v/", r, w.moment_v(at, r.rows, r.cols)));
+    });
+    if (trainer_->reference_weights()) add_weights(*trainer_->reference_weights(), "ref/", tensors);
+    const std::map<std::string, std::string> memory = trainer_->save_memory();
+    for (const auto& [name, bytes] : memory)
+      if (!bytes.empty()) tensors.push_back(bytes_tensor(fmt::format("state/{}.{}", name, mesh.rank()), bytes));
+    writer.add_file(fmt::format("trainer-{:05d}.safetensors", mesh.rank()), tensors);
+    writer.commit(config_.checkpoint.keep_last, config_.checkpoint.keep_every);
+    failed_saves_ = 0;
+  } catch (const Error& e) {
+    if (e.code() != ExitCode::kStorage) throw;
+    ++failed_saves_;
+    if (leader()) log_error("checkpoint of step {} failed, training goes on ({} of {}): {}", state.global_step, failed_saves_, config_.checkpoint.max_failures, e.what());
+    if (failed_saves_ >= config_.checkpoint.max_failures) throw;
+  }
+}
+
+bool Run::load(const std::string& checkpoint, bool required) {
+  Mesh& mesh = *machine_->mesh;
+  // One rank looks and verifies; the others take its answer.
+  std::string found = checkpoint, problem;
+  if (leader() && checkpoint.empty()) {
+    try {
+      found = find_checkpoint(config_.dir).value_or("");
+    } catch (const Error& e) {
+      problem = e.what();
+    }
+  }
+  found = mesh.world().all_gather_bytes("find_checkpoint", leader() ? found : "")[0];
+  problem = mesh.world().all_gather_bytes("find_checkpoint", problem)[0];
+  if (!problem.empty()) throw Error(ExitCode::kNoCheckpoint, problem);
+  if (found.empty()) {
+    if (required) fail(ExitCode::kNoCheckpoint, "no checkpoint in \"{}\" to go on from", config_.dir);
+    run_id_ = mesh.world().all_gather_bytes("run_id", fmt::format("{:x}-{:x}", std::chrono::system_clock::now().time_since_epoch().count(), ::getpid()))[0];
+    return false;
+  }
+  const Checkpoint c(found);
+  WeightStore& w = trainer_->policy_weights();
+  read_weights(c, w, "");
+  run_id_ = c.info().run_id;
+  if (!checkpoint.empty()) return true;  // weights only: evaluation and generation
+
+  if (c.info().config_hash != config_fingerprint(config_))
+    fail(ExitCode::kConfig, "{} was written with another configuration; choose another run.dir, or start over with --no-resume", found);
+  if (c.info().tokenizer_hash != trainer_->tokenizer().fingerprint()) fail(ExitCode::kConfig, "{} was written with another tokenizer", found);
+  const Json state = Json::parse(c.info().state);
+  trainer_->state() = parse_state(state);
+  last_accuracy_ = state.at("last_accuracy");
+  stage_before_ = state.at("stage_before");
+  for_shard_rectangles(w, [&](const Rectangle& r, int64_t at) {
+    std::vector<float> values(r.rows * r.cols);
+    for (const char* which : {"opt.m/", "opt.v/"}) {
+      c.read_region(which + r.piece->hf_name, r.hf_row(), r.rows, r.hf_col(), r.cols, values.data(), r.cols);
+      w.set_moments(which[4] == 'm', at, values);
+    }
+  });
+  const TrainState& s = trainer_->state();
+  w.set_version(s.updates);
+  trainer_->engine().set_weights(w.version());
+  if (s.step > 0 && s.stage < static_cast<int64_t>(config_.stages.size())) {
+    trainer_->begin_stage(config_.stages[s.stage]);
+    if (trainer_->reference_weights() && c.has("ref/model.norm.weight")) read_weights(c, *trainer_->reference_weights(), "ref/");
+    std::map<std::string, std::string> memory;  // of all ranks that wrote, one after the other
+    for (int64_t r = 0; r < c.info().layout.np; ++r)
+      for (const char* name : {"engine", "in_flight", "ready", "rejection"})
+        if (const std::string key = fmt::format("state/{}.{}", name, r); c.has(key)) memory[name] += c.read_bytes(key);
+    trainer_->load_memory(memory);
+  }
+  if (leader()) {
+    const CheckpointLayout& l = c.info().layout;
+    log_info("going on from {}: step {}, written by {} ranks (tp {}, dp {}, ep {})", found, s.global_step, l.np, l.tp, l.dp, l.ep);
+  }
+  return true;
+}
 
 }  // namespace contender

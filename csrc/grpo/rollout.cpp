@@ -164,15 +164,48 @@ std::vector<SampleGroup> Trainer::generate(const std::vector<std::string>& promp
   return generate_all(Given(prompts, *tokenizer_), static_cast<int64_t>(prompts.size()), samples, params, 0, 0x40000000u);
 }
 
-std::string Trainer::save_groups() const {
-  std::string bytes;
-  for (const auto& [id, samples] : ready_) bytes += pack_samples(id, samples);
-  return bytes;
+std::map<std::string, std::string> Trainer::save_memory() const {
+  std::map<std::string, std::string> memory;
+  const Mesh& mesh = *machine_.mesh;
+  if (mesh.tp().rank() == 0) {
+    memory["engine"] = engine_->idle() ? "" : engine_->save_state();
+    for (const auto& [id, f] : in_flight_) memory["in_flight"] += pack_samples(id, f.group.samples);
+  }
+  if (mesh.rank() == 0) {
+    for (const auto& [id, samples] : ready_) memory["ready"] += pack_samples(id, samples);
+    std::vector<Sample> kept;  // a rejection sequence travels as a completion: tokens, and where its targets begin
+    for (const TrainSequence& s : rejection_set_) {
+      Sample& sample = kept.emplace_back();
+      sample.completion.tokens = s.tokens;
+      sample.completion.sample = s.first_target;
+    }
+    if (!kept.empty()) memory["rejection"] = pack_samples(0, kept);
+  }
+  return memory;
 }
 
-void Trainer::load_groups(const std::string& bytes) {
-  ready_.clear();
-  for (size_t at = 0; at < bytes.size();) ready_.insert(unpack_samples(bytes, at));
+void Trainer::load_memory(const std::map<std::string, std::string>& memory) {
+  auto each_group = [&](const char* name, auto f) {
+    const auto it = memory.find(name);
+    for (size_t at = 0; it != memory.end() && at < it->second.size();) {
+      auto [id, samples] = unpack_samples(it->second, at);
+      f(id, std::move(samples));
+    }
+  };
+  const Mesh& mesh = *machine_.mesh;
+  const uint64_t dp = static_cast<uint64_t>(mesh.dp().size()), mine = static_cast<uint64_t>(mesh.dp().rank());
+  each_group("ready", [&](uint64_t id, std::vector<Sample> samples) { ready_[id] = std::move(samples); });
+  each_group("in_flight", [&](uint64_t id, std::vector<Sample> samples) {
+    if (id % dp != mine) return;
+    InFlight& f = in_flight_[id];
+    f.group = {id, train_prompt(id), std::move(samples)};
+    for (const Sample& s : f.group.samples) f.completed += !s.completion.tokens.empty();
+    f.scored = f.completed;
+  });
+  each_group("rejection", [&](uint64_t, std::vector<Sample> samples) {
+    for (Sample& s : samples) rejection_set_.push_back({.tokens = std::move(s.completion.tokens), .first_target = s.completion.sample});
+  });
+  if (const auto it = memory.find("engine"); it != memory.end()) engine_->load_state(it->second, [=](uint64_t id) { return id % dp == mine; });
 }
 
 }  // namespace contender

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "base/job.h"
 #include "base/log.h"
@@ -20,6 +21,31 @@ volatile sig_atomic_t g_stop = 0;
 void on_stop(int) { g_stop = 1; }
 
 namespace fs = std::filesystem;
+
+// The evaluation before an RL stage, kept in checkpoints for the closing table: numbers and the first few completions.
+constexpr size_t kKeptGroups = 8;
+
+std::string pack_evaluation(const EvalResult& e, double greedy) {
+  nlohmann::json j = {{"accuracy", e.accuracy}, {"greedy", greedy}, {"groups", nlohmann::json::array()}};
+  for (size_t i = 0; i < e.groups.size() && i < kKeptGroups; ++i)
+    j["groups"].push_back({{"text", e.groups[i].samples[0].text}, {"accuracy", e.groups[i].samples[0].score.accuracy}});
+  return j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+EvalResult unpack_evaluation(const std::string& text, double& greedy) {
+  const nlohmann::json j = nlohmann::json::parse(text);
+  EvalResult e;
+  e.accuracy = j.at("accuracy");
+  greedy = j.at("greedy");
+  for (const auto& g : j.at("groups")) {
+    Sample s;
+    s.text = g.at("text");
+    s.score.accuracy = g.at("accuracy");
+    e.groups.push_back({});
+    e.groups.back().samples.push_back(std::move(s));
+  }
+  return e;
+}
 
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -114,7 +140,12 @@ void Run::run_stage(const StageConfig& stage) {
   const double start = now_seconds();
   last_accuracy_ = 0;
   if (stage.kind == "rejection" && state.step == 0) trainer_->collect_rejection_set();
-  if (rl && state.step == 0) evaluate_into(result, true);
+  if (rl && state.step == 0) {
+    evaluate_into(result, true);
+    stage_before_ = pack_evaluation(*result.before, result.greedy_before);
+  } else if (rl) {
+    result.before = unpack_evaluation(stage_before_, result.greedy_before);
+  }
   if (leader()) console_ = std::make_unique<Console>(stage.name.empty() ? stage.kind : stage.name, rl ? stage.rl.steps : stage.sft.steps);
   while (!stage_done(stage)) {
     job_position().step = state.global_step;

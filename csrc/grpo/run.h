@@ -62,6 +62,7 @@ class Run {
   double matrix_gflops_ = 0;                  // measured, all ranks together
   std::string run_id_;
   int64_t failed_saves_ = 0;
+  std::string stage_before_;                  // evaluation before the RL stage in progress, as JSON, for the summary
   double last_accuracy_ = 0;                  // of the last evaluation at T = 1 in an SFT stage
 };
 

@@ -86,9 +86,10 @@ class Trainer {
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   TrainState& state() { return state_; }
   MetricRecord& record() { return record_; }
-  // Groups sampled but not yet trained on, for checkpoints.
-  std::string save_groups() const;
-  void load_groups(const std::string& bytes);
+  // What is between steps besides `state` and weights: sequences in the engine, groups not yet trained on, the rejection set. Each rank has its
+  // part; load takes the parts of all ranks that saved, one after the other, and keeps what this rank should have.
+  std::map<std::string, std::string> save_memory() const;
+  void load_memory(const std::map<std::string, std::string>& memory);
   const std::vector<SampleGroup>& last_batch() const { return last_batch_; }
 
  private:

@@ -45,12 +45,6 @@ int64_t packed_bytes(const ParamSpec& s, StoreRole role) {
   return s.groups * (packed_forward_bytes(s.n, s.k) + (needs_backward_form(s, role) ? packed_backward_bytes(s.n, s.k) : 0));
 }
 
-float bf16_to_float(uint16_t v) {
-  const uint32_t bits = static_cast<uint32_t>(v) << 16;
-  float f;
-  std::memcpy(&f, &bits, 4);
-  return f;
-}
 uint16_t float_to_bf16(float f) {  // values come from BF16 memory: exact
   uint32_t bits;
   std::memcpy(&bits, &f, 4);
@@ -264,29 +258,12 @@ void WeightStore::adamw_step(const AdamwStep& step) {
   ++version_;
 }
 
-void WeightStore::gather_moments(int index, float* m, float* v) {
-  const Bucket& b = buckets_[index];
-  std::vector<float> shard(b.shard_n);
-  for (auto [moments, out] : {std::pair{&moment_m_, m}, std::pair{&moment_v_, v}}) {
-    if (moment_dtype_ == DType::kF32) {
-      std::copy_n(moments->f32() + b.shard_offset, b.shard_n, shard.data());
-    } else {
-      const uint16_t* h = static_cast<const uint16_t*>(moments->data()) + b.shard_offset;
-      std::transform(h, h + b.shard_n, shard.begin(), bf16_to_float);
-    }
-    group_of(b.kind).all_gather_flat("gather_moments", shard.data(), b.n, out).wait();
-  }
-}
-
-void WeightStore::scatter_moments(int index, const float* m, const float* v) {
-  const Bucket& b = buckets_[index];
-  for (auto [moments, in] : {std::pair{&moment_m_, m}, std::pair{&moment_v_, v}}) {
-    if (moment_dtype_ == DType::kF32) {
-      std::copy_n(in + b.shard_begin, b.shard_n, moments->f32() + b.shard_offset);
-    } else {
-      uint16_t* h = static_cast<uint16_t*>(moments->data()) + b.shard_offset;
-      std::transform(in + b.shard_begin, in + b.shard_begin + b.shard_n, h, float_to_bf16);
-    }
+void WeightStore::set_moments(bool first, int64_t at, const std::vector<float>& values) {
+  const Buffer& b = first ? moment_m_ : moment_v_;
+  if (moment_dtype_ == DType::kF32) {
+    std::copy(values.begin(), values.end(), b.f32() + at);
+  } else {
+    std::transform(values.begin(), values.end(), static_cast<uint16_t*>(b.data()) + at, float_to_bf16);
   }
 }
 

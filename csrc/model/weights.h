@@ -65,9 +65,10 @@ class WeightStore {
   float* grad_shard() { return grad_shard_.f32(); }
   int64_t shard_numel() const { return shard_numel_; }
 
-  // Optimizer state of one bucket in full (collective over its group), and back into the shard.
-  void gather_moments(int bucket, float* m, float* v);
-  void scatter_moments(int bucket, const float* m, const float* v);
+  // Moments of this rank's shard: elements [at, at + rows * cols) of the shard buffers as a matrix, and back from FP32.
+  Tensor moment_m(int64_t at, int64_t rows, int64_t cols) const { return moment(moment_m_, at, rows, cols); }
+  Tensor moment_v(int64_t at, int64_t rows, int64_t cols) const { return moment(moment_v_, at, rows, cols); }
+  void set_moments(bool first, int64_t at, const std::vector<float>& values);
 
   // A hash of every weight that does not depend on the layout. Collective.
   uint64_t fingerprint() const;
@@ -76,6 +77,9 @@ class WeightStore {
                        const MeshShape& mesh);
 
  private:
+  Tensor moment(const Buffer& b, int64_t at, int64_t rows, int64_t cols) const {
+    return {static_cast<char*>(b.data()) + at * dtype_size(moment_dtype_), moment_dtype_, rows, cols};
+  }
   void layout_buckets();
   void reduce_bucket(int bucket);
   const RunConfig* config_;
