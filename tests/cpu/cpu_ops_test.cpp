@@ -5,48 +5,29 @@
 namespace contender {
 namespace {
 
+template <class... Entry>
+void expect_complete(const Entry&... entry) {
+  int index = 0;
+  const auto expect_filled = [&](bool filled) {
+    EXPECT_TRUE(filled) << "entry " << index;
+    ++index;
+  };
+  (expect_filled(entry != nullptr), ...);
+  // The caller's list is complete: what remains of the struct is its name and its dtype.
+  EXPECT_EQ(sizeof(Ops), (sizeof...(entry) + 2) * sizeof(void*));
+}
+
 // The model calls through the table without asking: no entry may be empty.
 TEST(CpuOps, EveryEntryIsFilled) {
   const Ops& o = cpu_ops();
   EXPECT_STREQ(o.name, "cpu");
-  const bool filled[] = {o.pack_weight,
-                         o.linear,
-                         o.linear_dgrad,
-                         o.linear_wgrad,
-                         o.grouped_linear,
-                         o.grouped_linear_dgrad,
-                         o.heads_linear,
-                         o.rms_norm,
-                         o.rms_norm_bwd,
-                         o.rms_norm_quantize,
-                         o.rope,
-                         o.attention,
-                         o.attention_bwd,
-                         o.swiglu,
-                         o.swiglu_bwd,
-                         o.swiglu_quantize,
-                         o.router,
-                         o.router_bwd,
-                         o.gather_rows,
-                         o.scatter_rows,
-                         o.combine,
-                         o.combine_bwd,
-                         o.add,
-                         o.column_sum,
-                         o.embedding,
-                         o.embedding_bwd,
-                         o.head_partial,
-                         o.head_finish,
-                         o.head_bwd,
-                         o.token_loss,
-                         o.sample,
-                         o.adamw,
-                         o.square_sum,
-                         o.quantize,
-                         o.dequantize};
-  for (size_t i = 0; i < std::size(filled); ++i) EXPECT_TRUE(filled[i]) << "entry " << i;
-  // The list above is complete: what remains of the struct is its name and its dtype.
-  EXPECT_EQ(sizeof(Ops), (std::size(filled) + 2) * sizeof(void*));
+  EXPECT_EQ(o.activation, DType::kF32);
+  expect_complete(o.pack_weight, o.linear, o.linear_dgrad, o.linear_wgrad, o.grouped_linear,
+                  o.grouped_linear_dgrad, o.heads_linear, o.rms_norm, o.rms_norm_bwd, o.rms_norm_quantize,
+                  o.rope, o.attention, o.attention_bwd, o.swiglu, o.swiglu_bwd, o.swiglu_quantize, o.router,
+                  o.router_bwd, o.gather_rows, o.scatter_rows, o.combine, o.combine_bwd, o.add, o.column_sum,
+                  o.embedding, o.embedding_bwd, o.head_partial, o.head_finish, o.head_bwd, o.token_loss,
+                  o.sample, o.adamw, o.square_sum, o.quantize, o.dequantize);
 }
 
 }  // namespace
