@@ -411,8 +411,7 @@ std::string config_help() {
   RunConfig defaults;
   StageConfig stage;
   std::string text =
-      "A run is one TOML file. Every key with its default, what it may be, and its meaning; {..}: "
-      "DeepSeek-R1-Zero.\n"
+      "A run is one TOML file. Every key: default, meaning, [what it may be], {DeepSeek-R1-Zero's value}.\n"
       "On the command line: --set section.key=value (wins over the file, in every stage),\n"
       "                     --set stage.NAME.section.key=value (in that stage).\n";
   const auto section_text = [&](const ConfigSection& s, const std::string& header) {

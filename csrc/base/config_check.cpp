@@ -272,17 +272,12 @@ class Checker {
     }
   }
 
-  void schedule(const StageView& v, const std::string& s, double lr, double lr_min, int64_t warmup,
-                int64_t steps) {
+  void schedule(const StageView& v, const std::string& s, double lr, double lr_min) {
     if (lr_min > lr) add({key(v, s + ".lr_min"), key(v, s + ".lr")}, "{} is above {}.lr = {}", lr_min, s, lr);
-    if (steps > 0 && warmup > steps) {
-      add({key(v, s + ".warmup_steps"), key(v, s + ".steps")}, "{} is more than {}.steps = {}", warmup, s,
-          steps);
-    }
   }
 
   void sft(const StageView& v) {
-    schedule(v, "sft", v.sft.lr, v.sft.lr_min, v.sft.warmup_steps, v.sft.steps);
+    schedule(v, "sft", v.sft.lr, v.sft.lr_min);
     if (v.sft.stop_at_accuracy > 0 && v.sft.eval_every == 0) {
       add({key(v, "sft.stop_at_accuracy"), key(v, "sft.eval_every")},
           "without sft.eval_every nothing measures it");
@@ -290,7 +285,7 @@ class Checker {
   }
 
   void rl(const StageView& v) {
-    schedule(v, "rl", v.rl.lr, v.rl.lr_min, v.rl.warmup_steps, v.rl.steps);
+    schedule(v, "rl", v.rl.lr, v.rl.lr_min);
     if (v.rl.group_size == 1) {
       const char* why = v.rl.algorithm == "rloo" ? "the baseline is the mean of the others"
                         : v.rl.algorithm == "dr_grpo"

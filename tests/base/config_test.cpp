@@ -387,8 +387,6 @@ TEST(Config, RecipesThatCannotWork) {
   EXPECT_EQ(problems("[rl]\nlr = 1e-6\n"), Lines{"run.toml:2: rl.lr_min: 3e-06 is above rl.lr = 1e-06"});
   EXPECT_EQ(problems("[sft]\nstop_at_accuracy = 0.3\n"),
             Lines{"run.toml:2: sft.stop_at_accuracy: without sft.eval_every nothing measures it"});
-  EXPECT_EQ(problems("[sft]\nsteps = 5\nwarmup_steps = 6\n"),
-            Lines{"run.toml:3: sft.warmup_steps: 6 is more than sft.steps = 5"});
   EXPECT_EQ(problems("[rl]\noverlong_buffer = 65\n"),
             Lines{"run.toml:2: rl.overlong_buffer: 65 is more than max_new_tokens = 64"});
   EXPECT_EQ(problems("[rl]\nmtp_loss_weight = 0.1\n"),
