@@ -204,8 +204,9 @@ struct RunConfig {
   std::string path;                    // the file
 };
 
-// Reads and checks a file, with `section.key=value` overrides applied on top; np is the number of ranks (0: not known). Collects every
-// problem and throws one Error(kConfig) whose message has a line per problem: `file:line: key: what is wrong (did you mean ...?)`.
+// Reads and checks a file, with overrides applied on top: `section.key=value` wins over the file, in every stage too;
+// `stage.NAME.section.key=value` in that stage. np is the number of ranks (0: not known). Collects every problem and throws one
+// Error(kConfig) whose message has a line per problem: `file:line: key: what is wrong (did you mean ...?)`.
 RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides, int np);
 // All problems of a config that is already parsed (layout, sizes); each a readable line.
 std::vector<std::string> config_problems(const RunConfig& config, int np);
