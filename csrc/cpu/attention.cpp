@@ -1,12 +1,11 @@
 // What: ragged causal attention over a paged key/value cache.
 // Math: s = scale * (q . k);  p = exp(s - max s);  o = (sum p v) / (sum p);  lse = max s + log(sum p)
-// Schedule: the rows that share a kv head are (query, head) pairs, queries first; up to 16 of them lie in the
-// lanes of a vector. For
-//   each tile of rows: all scores, the softmax down each lane, then the values. A key is used by a row only
-//   if the row sees it, so neighbours in the tile, which follow from the split into calls, leave no trace.
-// Precision: FP32. s and p v are chains (features, keys ascending); the sum of p is 16 chains, key k in chain
-// k % 16, joined by the
-//   tree of lanes.h.
+// Schedule: the rows that share a kv head are (query, head) pairs, queries first; up to 16 of them lie in
+//   the lanes of a vector. For each tile of rows: all scores, the softmax down each lane, then the values.
+//   A key is used by a row only if the row sees it, so neighbours in the tile, which follow from the split
+//   into calls, leave no trace.
+// Precision: FP32. s and p v are chains (features, keys ascending); the sum of p is 16 chains, key k in
+//   chain k % 16, joined by the tree of lanes.h.
 #include "ops/attention.h"
 
 #include <cmath>

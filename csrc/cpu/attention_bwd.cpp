@@ -1,14 +1,12 @@
-// What: gradients of causal attention for whole sequences (q_len == kv_len), probabilities recomputed from
-// lse. Math: p = exp(s - lse);  delta = dout . o;  ds = p * (dout . v - delta) * scale
+// What: gradients of causal attention for whole sequences (q_len == kv_len), p recomputed from lse.
+// Math: p = exp(s - lse);  delta = dout . o;  ds = p * (dout . v - delta) * scale
 //       dq = sum over keys of ds k;  dk = sum over rows of ds q;  dv = sum over rows of p dout
-// Schedule: for each virtual slice of the heads, heads ascending, tiles of up to 16 queries ascending: scores
-// and dout . v of all keys
-//   that the tile sees, then the three gradients. Masked pairs have p = ds = 0; tiles are anchored at the
-//   sequence's start, so they are the same in every layout.
+// Schedule: for each virtual slice of the heads, heads ascending, tiles of up to 16 queries ascending:
+//   scores and dout . v of all keys that the tile sees, then the three gradients. Masked pairs have
+//   p = ds = 0; tiles are anchored at the sequence's start, so they are the same in every layout.
 // Precision: FP32. dq: one chain over keys. dk and dv: one chain each over the slice's heads, then queries.
-// Where key and value share
-//   columns the slice's result is dk + dv; slices are joined by the fixed binary tree, so heads sharded over
-//   ranks give the same bits.
+//   Where key and value share columns the slice's result is dk + dv; slices are joined by the fixed binary
+//   tree, so heads sharded over ranks give the same bits.
 #include "cpu/attention_tiles.h"
 #include "cpu/cpu_ops.h"
 #include "cpu/lanes.h"

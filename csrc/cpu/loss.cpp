@@ -82,6 +82,7 @@ void sequence_loss(const TokenLossArgs& a, int64_t begin, int64_t end) {
 }  // namespace
 
 void token_loss(const Exec&, const TokenLossArgs& a) {
+  CHECK(a.num_tokens == 0 || (a.dlogp && a.loss && a.kl_value && a.clipped), "an output is missing");
   CHECK(a.kl == KlEstimator::kNone || a.logp_ref || a.num_tokens == 0, "a KL estimator without logp_ref");
   CHECK(a.num_seqs == 0 ? a.num_tokens == 0
                         : a.seq_offsets[0] == 0 && a.seq_offsets[a.num_seqs] == a.num_tokens,

@@ -20,11 +20,11 @@ struct Bf16 {
 float load_moment(float v) { return v; }
 float load_moment(Bf16 v) { return std::bit_cast<float>(static_cast<uint32_t>(v.bits) << 16); }
 void store_moment(float v, float& to) { to = v; }
-// Round to nearest even. A NaN keeps its upper half, which could be an infinity's: such a step is skipped by
-// its caller.
+// Round to nearest even; a NaN stays one (rounding its bits could carry into the sign).
 void store_moment(float v, Bf16& to) {
   const uint32_t bits = std::bit_cast<uint32_t>(v);
-  to.bits = static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+  const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  to.bits = static_cast<uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : rounded);
 }
 
 template <class Moment>

@@ -1,10 +1,11 @@
 // What: MoE routing: scores, group-limited top-k, weights, and the gradient of the logits.
-// Math: s = sigmoid(logits) or softmax(logits); experts by s + bias; w_j = s_j / (sum s + 1e-20) * scale, or
-// s_j * scale.
-//       With normalisation ds_j = scale / sum * (dw_j - sum_k dw_k s_k / sum); then sigmoid: dl = ds s (1 -
-//       s); softmax: dl_e = s_e (ds_e - sum_k ds_k s_k). The selection itself has no gradient.
+// Math: s = sigmoid(logits) or softmax(logits); experts are chosen by s + bias;
+//       w_j = s_j / (sum s + 1e-20) * scale, or s_j * scale without normalisation.
+//       ds_j = scale / sum * (dw_j - sum_k dw_k s_k / sum), or scale * dw_j; then
+//       sigmoid: dl = ds s (1 - s);  softmax: dl_e = s_e (ds_e - sum_k ds_k s_k).
+//       The selection itself has no gradient.
 // Precision: FP32; the softmax's sum is in lanes (lanes.h), sums over the selected experts are chains in
-// their order.
+//   their order.
 #include "ops/router.h"
 
 #include <algorithm>

@@ -88,6 +88,21 @@ TEST(CpuAdamw, Bf16MomentsAreRoundedAfterUse) {
   EXPECT_EQ(from_bf16(m16[1]), 1.0f + 0x1p-6f);
 }
 
+TEST(CpuAdamw, Bf16NanStaysNan) {
+  const float bad = std::bit_cast<float>(0x7FFFFFFFu);
+  float w = 1;
+  uint16_t m = 0, v = 0;
+  AdamwArgs a = at_step(1);
+  a.n = 1;
+  a.master = &w;
+  a.grad = &bad;
+  a.m = &m;
+  a.v = &v;
+  a.moment_dtype = DType::kBF16;
+  cpu::adamw({}, a);
+  EXPECT_TRUE(std::isnan(from_bf16(m)) && std::isnan(from_bf16(v)) && std::isnan(w));
+}
+
 TEST(CpuAdamw, SkipLeavesEverything) {
   constexpr int64_t kN = 5;
   const std::vector<float> start = test::random_values(kN, 4), grad = test::poisoned(kN);
