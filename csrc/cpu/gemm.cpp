@@ -11,6 +11,8 @@
 namespace contender::cpu {
 namespace {
 
+constexpr int64_t kPackRows = 8;
+
 // Where piece i begins when `total` is cut into `parts` nearly equal ones.
 int64_t cut(int64_t total, int64_t i, int64_t parts) { return total * i / parts; }
 
@@ -114,24 +116,27 @@ void outer_product(const OuterProduct& p) {
   }
 }
 
+// Both packers take a few rows at a time: they stay in the L1 cache while their columns go to places far
+// apart.
 void pack_outer_left(const float* src, int64_t ld, int64_t rows, int64_t n, int64_t at, int64_t capacity,
                      float* packed) {
   const FloatTag d;
   const int64_t tiles = ceil_div(n, kTileRows);
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t begin = cut(n, i, tiles);
-    const auto mask = hn::FirstN(d, static_cast<size_t>(cut(n, i + 1, tiles) - begin));
-    float* dst = packed + (i * capacity + at) * kTileRows;
-    const float* s = src + begin;
-    // A whole vector is stored: what it writes beyond its kTileRows floats belongs to rows that are packed
-    // later, and to the next tile's first rows only after the last row of a full buffer, so that one is
-    // stored exactly.
-    for (int64_t r = 0; r < rows; ++r, s += ld, dst += kTileRows) {
-      const FloatVec v = hn::MaskedLoad(mask, d, s);
-      if (at + r + 1 < capacity) {
-        hn::StoreU(v, d, dst);
-      } else {
-        hn::BlendedStore(v, hn::FirstN(d, kTileRows), d, dst);
+  for (int64_t r0 = 0; r0 < rows; r0 += kPackRows) {
+    const int64_t r1 = std::min(rows, r0 + kPackRows);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t begin = cut(n, i, tiles);
+      const auto mask = hn::FirstN(d, static_cast<size_t>(cut(n, i + 1, tiles) - begin));
+      for (int64_t r = r0; r < r1; ++r) {
+        float* dst = packed + (i * capacity + at + r) * kTileRows;
+        const FloatVec v = hn::MaskedLoad(mask, d, src + r * ld + begin);
+        // A whole vector writes beyond its kTileRows floats into the place of the next row, which is packed
+        // later; behind the last row of a full buffer lies another tile.
+        if (at + r + 1 < capacity) {
+          hn::StoreU(v, d, dst);
+        } else {
+          hn::BlendedStore(v, hn::FirstN(d, kTileRows), d, dst);
+        }
       }
     }
   }
@@ -139,16 +144,19 @@ void pack_outer_left(const float* src, int64_t ld, int64_t rows, int64_t n, int6
 
 void pack_outer_right(const float* src, int64_t ld, int64_t rows, int64_t k, int64_t at, int64_t capacity,
                       float* packed) {
-  for (int64_t col = 0; col < k; col += kWeightPanel) {
-    const int64_t cols = std::min(kWeightPanel, k - col);
-    float* dst = packed + col * capacity + at * kWeightPanel;
-    const float* s = src + col;
-    for (int64_t r = 0; r < rows; ++r, s += ld, dst += kWeightPanel) {
-      if (cols == kWeightPanel) {
-        std::memcpy(dst, s, kWeightPanel * sizeof(float));
-      } else {
-        std::memcpy(dst, s, static_cast<size_t>(cols) * sizeof(float));
-        std::fill(dst + cols, dst + kWeightPanel, 0.0f);
+  for (int64_t r0 = 0; r0 < rows; r0 += kPackRows) {
+    const int64_t r1 = std::min(rows, r0 + kPackRows);
+    for (int64_t col = 0; col < k; col += kWeightPanel) {
+      const int64_t cols = std::min(kWeightPanel, k - col);
+      for (int64_t r = r0; r < r1; ++r) {
+        float* dst = packed + col * capacity + (at + r) * kWeightPanel;
+        const float* s = src + r * ld + col;
+        if (cols == kWeightPanel) {
+          std::memcpy(dst, s, kWeightPanel * sizeof(float));
+        } else {
+          std::memcpy(dst, s, static_cast<size_t>(cols) * sizeof(float));
+          std::fill(dst + cols, dst + kWeightPanel, 0.0f);
+        }
       }
     }
   }

@@ -55,6 +55,9 @@ void Trainer::sft_step() {
   }
   machine_.mesh->world().all_reduce_sum("stats", loss);
   machine_.mesh->world().all_reduce_sum("stats", entropy);
+  if (machine_.mesh->tp().rank() != 0) mtp.sum = {}, mtp.count = 0;
+  machine_.mesh->world().all_reduce_sum("stats", mtp.sum);
+  machine_.mesh->world().all_reduce_sum("stats", &mtp.count, 1);
   stats.loss = loss.value() / static_cast<double>(targets);
   stats.entropy = entropy.value() / static_cast<double>(targets);
   state_.tokens_trained += tokens;

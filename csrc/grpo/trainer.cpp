@@ -79,7 +79,7 @@ void Trainer::log_rl_step(const std::vector<SampleGroup>& groups, const UpdateSt
 void Trainer::log_sft_step(const UpdateStats& u, const MtpLoss& mtp, int64_t tokens) {
   MetricRecord& r = record_ = {};
   r.set("loss", u.loss);
-  if (mtp.count > 0) r.set("mtp_loss", mtp.sum / static_cast<double>(mtp.count));
+  if (mtp.count > 0) r.set("mtp_loss", mtp.sum.value() / static_cast<double>(mtp.count));
   r.set("entropy", u.entropy);
   r.set("grad_norm", u.grad_norm);
   r.set("lr", u.lr);

@@ -182,7 +182,7 @@ struct Model::Impl {
     const Tensor z = block_forward(p, m.num_hidden_layers, mtp_block, linear(p, p.arena(), both, proj), kv, saved);
     r.h = head_input(p, z, last_norm, r.rows, &rstd_last);
     r.stats = head_stats(p, r.h, r.targets, 1.0f);
-    for (const HeadStats& s : r.stats) loss.sum -= double(s.logp), ++loss.count;
+    for (const HeadStats& s : r.stats) loss.sum.add(-s.logp), ++loss.count;
 
     const std::vector<float> dlogp(r.rows.size(), -loss.weight / static_cast<float>(total_targets));
     const Tensor dz = p.temp().f32(p.own, h), dboth = p.temp().f32(p.own, 2 * h), de = p.temp().f32(p.own, h);

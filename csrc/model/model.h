@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "base/exact_sum.h"
 #include "device/device.h"
 #include "model/kv_cache.h"
 #include "model/weights.h"
@@ -62,8 +63,8 @@ PackedBatch make_packed_batch(const std::vector<std::vector<const TrainSequence*
 // The MTP module's loss in SFT and RL: weight of its mean cross-entropy, and the number of targets it is the mean over.
 struct MtpLoss {
   float weight = 0;
-  double sum = 0;           // out: sum of cross-entropies over this rank's tp group
-  int64_t count = 0;        // out: its targets
+  ExactSum sum;             // out: += cross-entropies of this rank's tp group
+  int64_t count = 0;        // out: += its targets
 };
 
 class Model {

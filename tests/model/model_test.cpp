@@ -83,7 +83,7 @@ double mtp_sum(TinyModel& t, const PackedBatch& batch) {
   t.model.backward(std::vector<float>(batch.head_rows.size(), 0.0f), {}, &mtp, 1);
   t.weights.finish_reduce();
   EXPECT_GT(mtp.count, 0);
-  return mtp.sum;
+  return mtp.sum.value();
 }
 
 TEST(ModelMtp, GradientsReachModuleEmbeddingHeadAndModel) {
