@@ -212,8 +212,7 @@ TEST(CpuAttentionOrder, ChainsAreAsStated) {
         for (int64_t key = 0; key <= t; ++key) o = std::fma(s[key], kv.at(key, kQk + c), o);
         ASSERT_TRUE(same_bits(got.o.at(t, h * kV + c), o * inverse)) << t << " " << c;
       }
-      ASSERT_TRUE(
-          same_bits(got.lse.at(t, h), max + std::log(sums[0])));
+      ASSERT_TRUE(same_bits(got.lse.at(t, h), max + std::log(sums[0])));
     }
   }
 }
