@@ -14,7 +14,7 @@ status=0
 for seed in "$@"; do
   rm -f "runs/demo-seed$seed/summary.json" # no row from an earlier run
   # shellcheck disable=SC2086  # MPIRUN and the command are lists of words
-  $MPIRUN -np "$ranks" $command --set seed="$seed" --set run.dir="runs/demo-seed$seed" || status=1
+  $MPIRUN -np "$ranks" $command --set run.seed="$seed" --set run.dir="runs/demo-seed$seed" || status=1
 done
 
 row='%-6s'

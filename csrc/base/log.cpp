@@ -75,8 +75,9 @@ bool stdout_is_terminal() {
 void log_message(LogLevel level, const std::string& message) {
   if (level < g_level.load()) return;
   const int rank = g_rank;
-  write_line(
-      fmt::format("{}{}{}\n", rank > 0 ? fmt::format("[rank {}] ", rank) : "", level_prefix(level), message));
+  const char* over_bar = stdout_is_terminal() ? "\r\x1b[K" : "";  // a progress bar may stand on the line
+  write_line(fmt::format(
+      "{}{}{}{}\n", over_bar, rank > 0 ? fmt::format("[rank {}] ", rank) : "", level_prefix(level), message));
 }
 
 }  // namespace contender

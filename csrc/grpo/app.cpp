@@ -22,7 +22,19 @@ int run_sft(const RunConfig& config, const RunOptions& options) {
   return 0;
 }
 
-int run_eval(const RunConfig& config, const RunOptions& options) {
+namespace {
+
+// Evaluation and generation want trained weights: a checkpoint must be there, unless --no-resume asks for the random ones.
+RunOptions with_weights(const RunOptions& options) {
+  RunOptions o = options;
+  if (o.resume == ResumeMode::kIfPresent) o.resume = ResumeMode::kRequired;
+  return o;
+}
+
+}  // namespace
+
+int run_eval(const RunConfig& config, const RunOptions& given) {
+  const RunOptions options = with_weights(given);
   Run run(config, options);
   run.trainer().begin_stage(config.stages.back());
   const EvalConfig& e = config.eval;
@@ -38,7 +50,8 @@ int run_eval(const RunConfig& config, const RunOptions& options) {
   return 0;
 }
 
-int run_generate(const RunConfig& config, const RunOptions& options) {
+int run_generate(const RunConfig& config, const RunOptions& given) {
+  const RunOptions options = with_weights(given);
   Run run(config, options);
   Trainer& t = run.trainer();
   t.begin_stage(config.stages.back());
