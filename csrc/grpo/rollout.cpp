@@ -91,6 +91,7 @@ std::vector<SampleGroup> Trainer::collect_groups() {
   const SampleParams params{static_cast<float>(rl.temperature), static_cast<int32_t>(rl.top_k), static_cast<float>(rl.top_p),
                             static_cast<float>(rl.min_p)};
   std::vector<SampleGroup> groups;
+  rollout_ = {};
   int64_t rounds = 0;
   while (static_cast<int64_t>(groups.size()) < wanted) {
     const int64_t missing = wanted - static_cast<int64_t>(groups.size());
@@ -117,6 +118,8 @@ std::vector<SampleGroup> Trainer::collect_groups() {
       const uint64_t id = static_cast<uint64_t>(state_.group_cursor);
       SampleGroup g{id, train_prompt(id), std::move(ready_.at(id))};
       ready_.erase(id);
+      rollout_.add(g.samples);
+      for (const Sample& s : g.samples) state_.tokens_generated += static_cast<int64_t>(s.completion.tokens.size());
       auto same_reward = [&](const Sample& s) { return s.score.reward == g.samples[0].score.reward; };
       const bool drop = rl.dynamic_sampling && rounds < rl.dynamic_max_rounds && std::all_of(g.samples.begin(), g.samples.end(), same_reward);
       if (!drop) groups.push_back(std::move(g));

@@ -22,7 +22,6 @@ struct Trainer::RlBatch {
   std::vector<std::vector<float>> logp_old;   // per sample, per completion token
   std::vector<std::vector<float>> logp_ref;   // empty without KL
   std::vector<std::vector<float>> tis;        // empty when on-policy and untruncated
-  int64_t num_tokens = 0;
 };
 
 void Trainer::rl_step() {
@@ -85,7 +84,7 @@ void Trainer::rl_step() {
   }
   ++state_.step, ++state_.global_step;
   // 8. Log.
-  log_rl_step(batch.groups, sum, verify);
+  log_rl_step(sum, verify);
   last_batch_ = std::move(batch.groups);
 }
 
@@ -109,13 +108,11 @@ Trainer::RlBatch Trainer::prepare(std::vector<SampleGroup> groups) {
       b.samples.push_back(&s);
       b.group_of.push_back(static_cast<int64_t>(g));
       b.logp_old.push_back(s.completion.logp);
-      b.num_tokens += static_cast<int64_t>(s.completion.tokens.size());
     }
   }
   if (static_cast<double>(lost) > stage_.reward.max_infra_errors * static_cast<double>(total))
     fail(ExitCode::kSandbox, "{} of {} samples have no score (reward.max_infra_errors = {}): {}", lost, total, stage_.reward.max_infra_errors,
          reason);
-  state_.tokens_generated += b.num_tokens;
   return b;
 }
 

@@ -36,33 +36,28 @@ void Trainer::begin_stage(const StageConfig& stage) {
   }
 }
 
-namespace {
-
-double mean_of(const std::vector<SampleGroup>& groups, float Score::* field) {
-  double sum = 0, n = 0;
-  for (const SampleGroup& g : groups)
-    for (const Sample& s : g.samples)
-      if (s.score.valid) sum += s.score.*field, n += 1;
-  return sum / std::max(1.0, n);
+void RolloutMeans::add(const std::vector<Sample>& group) {
+  for (const Sample& s : group) {
+    if (!s.score.valid) continue;
+    samples += 1;
+    reward += s.score.reward;
+    accuracy += s.score.accuracy;
+    format += s.score.format;
+    language += s.score.language;
+    tokens += static_cast<double>(s.completion.tokens.size());
+    cut += !s.completion.finished;
+  }
 }
 
-}  // namespace
-
-void Trainer::log_rl_step(const std::vector<SampleGroup>& groups, const UpdateStats& u, bool verified) {
-  double tokens = 0, samples = 0, cut = 0;
-  for (const SampleGroup& g : groups)
-    for (const Sample& s : g.samples) {
-      tokens += static_cast<double>(s.completion.tokens.size());
-      samples += 1;
-      cut += !s.completion.finished;
-    }
+void Trainer::log_rl_step(const UpdateStats& u, bool verified) {
   MetricRecord& r = record_ = {};
-  r.set("reward", mean_of(groups, &Score::reward));
-  r.set("accuracy", mean_of(groups, &Score::accuracy));
-  r.set("format", mean_of(groups, &Score::format));
-  if (stage_.reward.language_weight > 0) r.set("language", mean_of(groups, &Score::language));
-  r.set("response_length", tokens / std::max(1.0, samples));
-  r.set("truncated", cut / std::max(1.0, samples));
+  r.set("reward", rollout_(&RolloutMeans::reward));
+  r.set("accuracy", rollout_(&RolloutMeans::accuracy));
+  r.set("format", rollout_(&RolloutMeans::format));
+  if (stage_.reward.language_weight > 0) r.set("language", rollout_(&RolloutMeans::language));
+  r.set("response_length", rollout_(&RolloutMeans::tokens));
+  r.set("truncated", rollout_(&RolloutMeans::cut));
+  r.set("samples", static_cast<int64_t>(rollout_.samples));
   r.set("kl", u.kl);
   r.set("clip_fraction", u.clip_fraction);
   r.set("entropy", u.entropy);

@@ -55,6 +55,13 @@ struct UpdateStats {
   bool verified = false, skipped = false;
 };
 
+// Means over every valid sample of one rollout, those of groups that dynamic sampling dropped included.
+struct RolloutMeans {
+  double samples = 0, reward = 0, accuracy = 0, format = 0, language = 0, tokens = 0, cut = 0;  // sums; divided by samples when read
+  void add(const std::vector<Sample>& group);
+  double operator()(double RolloutMeans::* field) const { return samples > 0 ? this->*field / samples : 0; }
+};
+
 struct EvalResult {
   double accuracy = 0, format = 0, reward = 0, mean_tokens = 0;
   double pass_at_k = 0, maj_at_k = 0;
@@ -118,7 +125,7 @@ class Trainer {
   std::vector<std::vector<float>> log_probs(Model& model, const RlBatch& batch);
   void set_advantages(RlBatch& batch);
   UpdateStats update(RlBatch& batch, const std::vector<int32_t>& minibatch, bool verify);
-  void log_rl_step(const std::vector<SampleGroup>& groups, const UpdateStats& stats, bool verified);
+  void log_rl_step(const UpdateStats& stats, bool verified);
   void log_sft_step(const UpdateStats& stats, const MtpLoss& mtp, int64_t tokens);
 
   const RunConfig config_;
@@ -135,6 +142,7 @@ class Trainer {
   MetricRecord record_;
   std::map<uint64_t, InFlight> in_flight_;              // submitted to this rank's engine
   std::map<uint64_t, std::vector<Sample>> ready_;       // scored, waiting for their turn; the same on every rank
+  RolloutMeans rollout_;                                // of the last collect_groups
   std::vector<SampleGroup> last_batch_;
   std::vector<TrainSequence> rejection_set_;            // SFT sequences of a rejection stage
 };
