@@ -31,8 +31,8 @@ inline int64_t product_scratch_floats(int64_t m, int64_t k) {
 // Sums of outer products (wgrad): a block of kOuterN x kOuterK results is finished over chunks of kOuterRows
 // packed rows.
 inline constexpr int64_t kOuterRows = 256;
-inline constexpr int64_t kOuterN = 240;
-inline constexpr int64_t kOuterK = 256;
+inline constexpr int64_t kOuterN = 516;
+inline constexpr int64_t kOuterK = 512;
 inline constexpr int64_t kOuterTile = 12;  // widest packed tile of columns of the left operand
 
 inline int64_t outer_left_floats(int64_t rows, int64_t n) {
