@@ -1,4 +1,5 @@
 // What the demo leaves: summary.json, samples.json, report.html, and the closing table.
+#include <cmath>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -18,7 +19,15 @@ void write_json(const std::string& path, const Json& json) {
   if (!out.flush()) fail(ExitCode::kStorage, "cannot write {}", path);
 }
 
-Json summary_json(const Run& run, Trainer& t, const StageResult& rl, uint64_t weights_hash) {
+// Highest resident memory of this process so far.
+double peak_resident_mib() {
+  std::ifstream in("/proc/self/status");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / 1024;
+  return 0;
+}
+
+Json summary_json(const Run& run, Trainer& t, const StageResult& rl, uint64_t weights_hash, double peak_mib) {
   const TrainState& s = t.state();
   Json j;
   j["task"] = rl.task;
@@ -38,6 +47,7 @@ Json summary_json(const Run& run, Trainer& t, const StageResult& rl, uint64_t we
   j["max_abs_logp_diff"] = s.max_logp_diff;
   j["seed"] = run.config().seed;
   j["dollars"] = run.dollars();
+  j["peak_resident_mib"] = std::round(peak_mib);
   j["weights_hash"] = fmt::format("{:016x}", weights_hash);
   return j;
 }
@@ -83,6 +93,8 @@ int run_demo(const RunConfig& config, const RunOptions& options) {
   run.execute([](const StageConfig&) { return true; });
   Trainer& t = run.trainer();
   const uint64_t hash = t.policy_weights().fingerprint();
+  double peak_mib = peak_resident_mib();
+  t.machine().mesh->world().all_reduce_max("peak", &peak_mib, 1);
   const StageResult* rl = nullptr;
   for (const StageResult& r : run.results())
     if (r.before && r.after) rl = &r;
@@ -91,7 +103,7 @@ int run_demo(const RunConfig& config, const RunOptions& options) {
     log_info("nothing left to do in {}: the run is complete (--no-resume starts over)", config.dir);
     return 0;
   }
-  const Json summary = summary_json(run, t, *rl, hash), samples = samples_json(*rl, 8);
+  const Json summary = summary_json(run, t, *rl, hash, peak_mib), samples = samples_json(*rl, 8);
   write_json(config.dir + "/summary.json", summary);
   write_json(config.dir + "/samples.json", samples);
   print_closing(run, summary, samples);
