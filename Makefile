@@ -16,8 +16,9 @@ endif
 SHELL := bash
 CXX := g++
 
-# What the demo runs, on how many ranks.
-DEMO      = demo configs/demo.toml
+# What the demo runs, on how many ranks; a second task follows it into the same report.
+DEMO      = demo --no-resume configs/demo.toml
+DEMO_TWO  = demo --no-resume configs/countdown.toml --run-dir runs/demo/countdown
 DEMO_NP  ?= 2
 SEEDS    ?= 1 2 3
 # Ranks of one machine over shared memory: no probing of network cards, no pinning (two runs would share a core).
@@ -90,6 +91,10 @@ $(B)/%.o: %.cpp $(B)/flags
 	CCACHE_NAMESPACE=$(ARCH_ID) $(CCACHE) $(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -MF $$t.d -MT $@ -c $< -o $$t && \
 	touch -r $$t.start $$t && mv $$t.d $(@:.o=.d) && mv $$t $@
 
+# NVTX is a header of the CUDA toolkit; without it the ranges are left out.
+NVTX = $(patsubst %/nvtx3/nvToolsExt.h,-isystem %,$(wildcard $(or $(CUDA_HOME),/usr/local/cuda)/include/nvtx3/nvToolsExt.h))
+$(B)/csrc/base/timer.o: CPPFLAGS += $(NVTX)
+
 $(LIB): $(call objs,$(LIB_SRCS)) $(L)/members
 	$(call say,AR,$@)
 	$(Q)t=$@.$$$$; ar rcs $$t $(filter %.o,$^) && mv $$t $@
@@ -124,9 +129,11 @@ help: ## this list
 all: $(if $(wildcard csrc/cli/main.cpp),$(B)/contender,$(LIB)) ## build/<config>/contender
 setup: ## install the Debian packages that are missing
 	@tools/setup.sh
-demo: setup ## set up, build, and train the demo on DEMO_NP=2 ranks
+demo: setup ## set up, build, and train both demo tasks on DEMO_NP=2 ranks
 	@$(MAKE) all
 	@$(MPIRUN) -np $(DEMO_NP) $(B)/contender $(DEMO)
+	@$(MPIRUN) -np $(DEMO_NP) $(B)/contender $(DEMO_TWO)
+	@$(B)/contender report runs/demo
 demo-seeds: setup ## the demo for seeds 1 2 3, one row each
 	@$(MAKE) all
 	@tools/demo_seeds.sh "$(B)/contender $(DEMO)" $(DEMO_NP) $(SEEDS)
