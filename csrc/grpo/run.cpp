@@ -4,15 +4,19 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/job.h"
 #include "base/log.h"
 #include "base/timer.h"
 #include "mpi/mesh.h"
 #include "plan/plan.h"
+#include "report/files.h"
 
 namespace contender {
 namespace {
@@ -52,21 +56,61 @@ std::string read_file(const fs::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
+// What a run has written into its directory, and nothing else.
+void remove_run(const fs::path& dir) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(dir, error)) {
+    const std::string name = entry.path().filename();
+    const bool ours = name.starts_with("step_") || name.starts_with("events.out.tfevents") || name.starts_with("bad_batch_") || name == "latest" ||
+                      name == "metrics.jsonl" || name == "completions.jsonl" || name == "config.fingerprint";
+    if (ours) fs::remove_all(entry.path(), error);
+  }
+}
+
+// Every prompt of every stage, so that a bad line of the last stage's file does not wait for the first stages.
+void check_prompt_files(const RunConfig& config) {
+  const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
+  for (const StageConfig& stage : config.stages) {
+    if (stage.task.name != "jsonl") continue;
+    for (const Split split : {Split::kTrain, Split::kHeldOut}) make_prompt_source(stage.task, split, config.seed, *tokenizer);
+  }
+}
+
+// The first line that two fingerprints do not share: "model.hidden_size = 64 there, model.hidden_size = 128 here".
+std::string first_difference(const std::string& there, const std::string& here) {
+  std::istringstream a(there), b(here);
+  for (std::string x, y;;) {
+    const bool more_a = static_cast<bool>(std::getline(a, x)), more_b = static_cast<bool>(std::getline(b, y));
+    if (!more_a && !more_b) return "nothing";
+    if (!more_a || !more_b || x != y) return fmt::format("{} there, {} here", more_a ? x : "nothing", more_b ? y : "nothing");
+  }
+}
+
 }  // namespace
 
-Run::Run(const RunConfig& config, const RunOptions& options) : config_(config), options_(options) {
+Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose) : config_(config), options_(options) {
   ::signal(SIGUSR1, on_stop);
+  if (launcher_info().rank == 0) check_prompt_files(config_);  // before any work; one rank says it
   machine_ = std::make_unique<Machine>(config_, *options.backend.ops, options.backend.make_device());
-  open_directory(options.resume);
+  std::string checkpoint = options.checkpoint;
+  if (checkpoint.empty() && options.resume != ResumeMode::kNever) checkpoint = newest_checkpoint();
+  if (checkpoint.empty() && options.resume == ResumeMode::kRequired)
+    fail(ExitCode::kNoCheckpoint, "run.dir: no checkpoint in \"{}\" to go on from", config_.dir);
+  if (purpose == Purpose::kTrain) open_directory(options.resume);
   double rate = options.backend.matrix_gflops ? options.backend.matrix_gflops() : 0;
   machine_->mesh->world().all_reduce_max("matrix_rate", &rate, 1);
   matrix_gflops_ = rate * machine_->mesh->size();
-  if (config_.metrics.trace) start_trace(machine_->mesh->rank());
   trainer_ = std::make_unique<Trainer>(config_, *machine_);
-  if (options.resume != ResumeMode::kNever) load(options.checkpoint, options.resume == ResumeMode::kRequired);
+  if (purpose == Purpose::kSample) {
+    if (!checkpoint.empty()) load_weights(Checkpoint(checkpoint));
+    return;
+  }
+  checkpoint.empty() ? begin() : load(checkpoint);
+  if (config_.metrics.trace) start_trace(machine_->mesh->rank());
   if (leader()) {
     metrics_ = std::make_unique<MetricWriter>(config_.dir, config_.metrics.tensorboard);
     metrics_->truncate(trainer_->state().metric_lines);
+    cut_completions();
   }
 }
 
@@ -78,22 +122,16 @@ void Run::open_directory(ResumeMode resume) {
   if (leader()) {
     std::error_code error;
     const fs::path dir = config_.dir, mark = dir / "config.fingerprint";
-    if (resume == ResumeMode::kNever && fs::exists(mark)) {  // only what a run writes
-      for (const auto& entry : fs::directory_iterator(dir, error)) {
-        const std::string name = entry.path().filename();
-        if (name.starts_with("step_") || name.starts_with("events.out.tfevents") || name == "latest" || name == "metrics.jsonl" ||
-            name == "completions.jsonl" || name == "config.fingerprint")
-          fs::remove_all(entry.path(), error);
-      }
-    }
+    const std::string fingerprint = config_fingerprint(config_);
+    if (resume == ResumeMode::kNever && fs::exists(mark)) remove_run(dir);
     fs::create_directories(dir, error);
     if (error || ::access(config_.dir.c_str(), W_OK) != 0) {
-      problem = fmt::format("run.dir: cannot write to \"{}\"{}{}", config_.dir, error ? ": " : "", error ? error.message() : "");
-    } else if (fs::exists(mark) && read_file(mark) != config_fingerprint(config_)) {
-      problem = fmt::format("run.dir: \"{}\" holds a run with another configuration; choose another directory, or start over with --no-resume",
-                            config_.dir);
+      problem = fmt::format("run.dir: cannot write to \"{}\": {}", config_.dir, error ? error.message() : std::strerror(errno));
+    } else if (fs::exists(mark) && read_file(mark) != fingerprint) {
+      problem = fmt::format("run.dir: \"{}\" holds a run with another configuration ({}); choose another directory, or start over with --no-resume",
+                            config_.dir, first_difference(read_file(mark), fingerprint));
     } else {
-      std::ofstream(mark, std::ios::binary) << config_fingerprint(config_);
+      replace_file(mark, fingerprint);
       if (!config_.path.empty()) fs::copy_file(config_.path, dir / "config.toml", fs::copy_options::overwrite_existing, error);
     }
   }
@@ -123,6 +161,7 @@ void Run::execute(bool (*wanted)(const StageConfig&)) {
     state.step = 0;
     save();
   }
+  if (failed_saves_ > 0) fail(ExitCode::kStorage, "the run is complete, but its last checkpoint could not be written");
   if (config_.metrics.trace) write_trace(fmt::format("{}/trace.{}.json", config_.dir, machine_->mesh->rank()));
 }
 
@@ -138,7 +177,7 @@ void Run::run_stage(const StageConfig& stage) {
   const bool rl = stage.kind == "rl";
   StageResult result{.kind = stage.kind, .task = stage.task.name};
   const double start = now_seconds();
-  last_accuracy_ = 0;
+  if (state.step == 0) last_accuracy_ = 0;
   if (stage.kind == "rejection" && state.step == 0) trainer_->collect_rejection_set();
   if (rl && state.step == 0) {
     evaluate_into(result, true);
@@ -150,10 +189,12 @@ void Run::run_stage(const StageConfig& stage) {
   while (!stage_done(stage)) {
     job_position().step = state.global_step;
     run_process_faults(machine_->mesh->rank());
+    const int64_t before = state.global_step;
     one_step(stage);
-    const int64_t every = config_.checkpoint.every;
     const bool stop = stop_requested();
-    if (stop || (every > 0 && state.global_step % every == 0)) save();
+    if (stop || due(config_.checkpoint.every, before, state.global_step)) save();
+    if (stop && failed_saves_ > 0)
+      fail(ExitCode::kStorage, "stopped on request after step {}, but its checkpoint could not be written", state.global_step);
     if (stop) fail(ExitCode::kStopped, "stopped on request after step {}; start the same command again to go on", state.global_step);
   }
   console_.reset();
@@ -170,8 +211,7 @@ void Run::one_step(const StageConfig& stage) {
   TrainState& state = trainer_->state();
   MetricRecord& r = trainer_->record();
   const bool rl = stage.kind == "rl";
-  const int64_t every = rl ? config_.eval.every : stage.sft.eval_every;
-  if (every > 0 && state.step % every == 0) {
+  if (due(rl ? config_.eval.every : stage.sft.eval_every, before.step, state.step)) {
     const EvalResult e = trainer_->evaluate(config_.eval.problems, 1, static_cast<float>(config_.eval.temperature), static_cast<float>(config_.eval.top_p));
     last_accuracy_ = e.accuracy;
     r.set("eval_accuracy", e.accuracy);
@@ -191,11 +231,11 @@ void Run::one_step(const StageConfig& stage) {
     phase_total_[phase] += s;
     r.set_seconds(phase, s);
   }
-  r.set_seconds("tokens_per_second", tokens / seconds);
-  if (matrix_gflops_ > 0) r.set_seconds("matrix_share", flops * 1e-9 / seconds / matrix_gflops_);
-  r.set_seconds("dollars", dollars());
+  r.set_rate("tokens_per_second", tokens / seconds);
+  if (matrix_gflops_ > 0) r.set_rate("matrix_share", flops * 1e-9 / seconds / matrix_gflops_);
+  r.set_rate("dollars", dollars());
   if (!leader()) return;
-  metrics_->write(stage.name.empty() ? stage.kind : stage.name, state.global_step, r);
+  metrics_->write(stage.name.empty() ? stage.kind : stage.name, state.step, r);
   state.metric_lines = metrics_->lines();
   console_->step(state.step, r);
   if (rl && config_.metrics.completions) write_completions(stage);

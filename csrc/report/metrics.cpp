@@ -57,6 +57,11 @@ void MetricRecord::set_seconds(const std::string& phase, double seconds) {
   set_pair(seconds_, phase, seconds);
 }
 
+void MetricRecord::set_rate(const std::string& key, double value) {
+  set_pair(rates_, key, value);
+  set_pair(numbers_, key, value);
+}
+
 double MetricRecord::number(const std::string& key, double missing) const {
   for (const auto& [name, value] : numbers_) {
     if (name == key) return value;
@@ -67,12 +72,15 @@ double MetricRecord::number(const std::string& key, double missing) const {
 std::string MetricRecord::json() const {
   std::string out = "{";
   for (const auto& [key, value] : fields_) out += fmt::format("{}:{},", json_string(key), value);
-  if (!seconds_.empty()) {
-    out += "\"seconds\":{";
-    for (const auto& [phase, value] : seconds_)
-      out += fmt::format("{}:{},", json_string(phase), json_number(value));
-    out.back() = '}';
-    out += ',';
+  const auto object = [](const auto& list) {
+    std::string text;
+    for (const auto& [key, value] : list) text += fmt::format("{}{}:{}", text.empty() ? "" : ",", json_string(key), json_number(value));
+    return text;
+  };
+  if (!seconds_.empty() || !rates_.empty()) {
+    out += "\"seconds\":{" + object(seconds_);
+    if (!rates_.empty()) out += fmt::format("{}\"rates\":{{{}}}", seconds_.empty() ? "" : ",", object(rates_));
+    out += "},";
   }
   if (out.size() > 1) out.pop_back();
   return out + "}";

@@ -23,6 +23,8 @@ class MetricRecord {
   void set(const std::string& key, int64_t value);
   void set(const std::string& key, const std::string& value);
   void set_seconds(const std::string& phase, double seconds);
+  // A number that depends on the clock (tokens per second, cost): shown like any other, written as seconds.rates.<key>.
+  void set_rate(const std::string& key, double value);
   double number(const std::string& key, double missing = 0) const;
   std::string json() const;                              // one line, no newline
   const std::vector<std::pair<std::string, double>>& numbers() const { return numbers_; }
@@ -32,6 +34,7 @@ class MetricRecord {
   std::vector<std::pair<std::string, std::string>> fields_;  // key, JSON value
   std::vector<std::pair<std::string, double>> numbers_;
   std::vector<std::pair<std::string, double>> seconds_;
+  std::vector<std::pair<std::string, double>> rates_;
 };
 
 // Appends to <dir>/metrics.jsonl and <dir>/events.out.tfevents.*; on resume, records with step >= first_step of the same

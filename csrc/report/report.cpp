@@ -82,19 +82,22 @@ void add_line(Run& run, const Json& line) {
   const double x = band.begin + step;
   band.end = run.x_max = std::max(run.x_max, x);
   ++run.lines;
-  for (const auto& [key, value] : line.items()) {
-    if (key == "stage" || key == "step" || key == "seconds") continue;
+  const auto add_point = [&](const std::string& key, const Json& value) {
     // NaN and infinities are written as strings.
     const bool gap = value == "NaN" || value == "Infinity" || value == "-Infinity";
-    if (!value.is_number() && !gap) continue;
+    if (!value.is_number() && !gap) return;
     if (!run.curves.contains(key)) run.keys.push_back(key);
     run.curves[key].x.push_back(x);
     run.curves[key].y.push_back(gap ? NAN : value.get<double>());
-  }
+  };
+  for (const auto& [key, value] : line.items())
+    if (key != "stage" && key != "step" && key != "seconds") add_point(key, value);
   const Json seconds = line.value("seconds", Json::object());
   if (!seconds.is_object()) return;
+  if (const auto rates = seconds.find("rates"); rates != seconds.end() && rates->is_object())
+    for (const auto& [key, value] : rates->items()) add_point(key, value);
   for (const auto& [phase, value] : seconds.items()) {
-    if (!value.is_number()) continue;
+    if (!value.is_number() || phase == "step") continue;  // the step is the sum of its phases
     const auto at =
         std::find_if(run.seconds.begin(), run.seconds.end(), [&](const auto& s) { return s.first == phase; });
     if (at == run.seconds.end()) {
