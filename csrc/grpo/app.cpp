@@ -9,14 +9,14 @@
 namespace contender {
 
 int run_train(const RunConfig& config, const RunOptions& options) {
-  Run run(config, options);
+  Run run(config, options, Run::Purpose::kTrain);
   run.execute([](const StageConfig&) { return true; });
   if (run.leader()) write_report(config.dir);
   return 0;
 }
 
 int run_sft(const RunConfig& config, const RunOptions& options) {
-  Run run(config, options);
+  Run run(config, options, Run::Purpose::kTrain);
   run.execute([](const StageConfig& s) { return s.kind == "sft"; });
   if (run.leader()) write_report(config.dir);
   return 0;
@@ -35,24 +35,31 @@ RunOptions with_weights(const RunOptions& options) {
 
 int run_eval(const RunConfig& config, const RunOptions& given) {
   const RunOptions options = with_weights(given);
-  Run run(config, options);
+  Run run(config, options, Run::Purpose::kSample);
   run.trainer().begin_stage(config.stages.back());
   const EvalConfig& e = config.eval;
   const EvalResult r = run.trainer().evaluate(e.problems, e.samples, static_cast<float>(e.temperature), static_cast<float>(e.top_p));
   const EvalResult greedy = run.trainer().evaluate(e.problems, 1, 0.0f, 1.0f);
   if (!run.leader()) return 0;
-  std::cout << format_table({{"task", "problems", "samples", "temperature", "accuracy", "greedy", fmt::format("pass@{}", e.samples),
-                              fmt::format("maj@{}", e.samples), "format", "tokens"},
-                             {config.stages.back().task.name, fmt::format("{}", r.groups.size()), fmt::format("{}", e.samples),
-                              fmt::format("{:g}", e.temperature), fmt::format("{:.4f}", r.accuracy), fmt::format("{:.4f}", greedy.accuracy),
-                              fmt::format("{:.4f}", r.pass_at_k), fmt::format("{:.4f}", r.maj_at_k), fmt::format("{:.4f}", r.format),
-                              fmt::format("{:.1f}", r.mean_tokens)}});
+  std::vector<std::vector<std::string>> table = {{"task", "problems", "samples", "temperature", "accuracy", "greedy"},
+                                                 {config.stages.back().task.name, fmt::format("{}", r.groups.size()), fmt::format("{}", e.samples),
+                                                  fmt::format("{:g}", e.temperature), fmt::format("{:.4f}", r.accuracy),
+                                                  fmt::format("{:.4f}", greedy.accuracy)}};
+  auto column = [&](std::string name, std::string value) {
+    table[0].push_back(std::move(name));
+    table[1].push_back(std::move(value));
+  };
+  for (const auto& [k, value] : r.pass_at) column(fmt::format("pass@{}", k), fmt::format("{:.4f}", value));
+  column(fmt::format("maj@{}", e.samples), fmt::format("{:.4f}", r.maj_at_k));
+  column("format", fmt::format("{:.4f}", r.format));
+  column("tokens", fmt::format("{:.1f}", r.mean_tokens));
+  std::cout << format_table(table);
   return 0;
 }
 
 int run_generate(const RunConfig& config, const RunOptions& given) {
   const RunOptions options = with_weights(given);
-  Run run(config, options);
+  Run run(config, options, Run::Purpose::kSample);
   Trainer& t = run.trainer();
   t.begin_stage(config.stages.back());
   const double start = now_seconds();

@@ -1,8 +1,8 @@
 // Supervised fine-tuning on worked solutions (cold start), or on completions that the policy got right (rejection sampling).
 #include <algorithm>
 
-#include "base/exact_sum.h"
 #include "base/timer.h"
+#include "grpo/token_columns.h"
 #include "grpo/trainer.h"
 
 namespace contender {
@@ -38,41 +38,42 @@ void Trainer::sft_step() {
   for (const TrainSequence& s : sequences) pointers.push_back(&s);
 
   // Mean cross-entropy over the batch's target tokens: dL/dlogp = -1 / targets.
-  ExactSum loss, entropy;
-  MtpLoss mtp{.weight = static_cast<float>(sft.mtp_loss_weight)};
+  TokenSums sums{.mtp = {.weight = static_cast<float>(sft.mtp_loss_weight)}};
   UpdateStats stats;
   {
     TimerScope scope("update");
     policy_weights_->begin_step();
     for (const PackedBatch& b : pack(pointers)) {
       const std::vector<HeadStats>& head = policy_->forward_train(b, 1.0f);
-      if (machine_.mesh->tp().rank() == 0)
-        for (const HeadStats& h : head) loss.add(-h.logp), entropy.add(h.entropy);
+      for (const HeadStats& h : head) sums.loss.add(-h.logp), sums.entropy.add(h.entropy);
       policy_weights_->begin_round();
-      policy_->backward(std::vector<float>(head.size(), -1.0f / static_cast<float>(targets)), {}, &mtp, targets);
+      policy_->backward(std::vector<float>(head.size(), -1.0f / static_cast<float>(targets)), {}, &sums.mtp, targets);
       policy_weights_->finish_reduce();
     }
   }
-  machine_.mesh->world().all_reduce_sum("stats", loss);
-  machine_.mesh->world().all_reduce_sum("stats", entropy);
-  if (machine_.mesh->tp().rank() != 0) mtp.sum = {}, mtp.count = 0;
-  machine_.mesh->world().all_reduce_sum("stats", mtp.sum);
-  machine_.mesh->world().all_reduce_sum("stats", &mtp.count, 1);
-  stats.loss = loss.value() / static_cast<double>(targets);
-  stats.entropy = entropy.value() / static_cast<double>(targets);
+  sums.reduce(*machine_.mesh);
+  stats.loss = sums.loss.value() / static_cast<double>(targets);
+  stats.entropy = sums.entropy.value() / static_cast<double>(targets);
+  stats.mtp_loss = sums.mtp_mean();
   state_.tokens_trained += tokens;
-  apply_update(scheduled_lr(sft.lr, sft.lr_min, sft.warmup_steps, sft.steps), stats);
+  std::vector<BatchLine> lines;
+  for (const TrainSequence* s : pointers) lines.push_back({s});
+  apply_update(scheduled_lr(sft.lr, sft.lr_min, sft.warmup_steps, sft.steps), lines, stats);
   ++state_.step, ++state_.global_step;
-  log_sft_step(stats, mtp, tokens);
+  log_sft_step(stats, tokens);
 }
 
 void Trainer::collect_rejection_set() {
-  const SampleParams params{static_cast<float>(stage_.rl.temperature), 0, 1.0f, 0.0f};
+  const RlConfig& rl = stage_.rl;
+  const SampleParams params{static_cast<float>(rl.temperature), static_cast<int32_t>(rl.top_k), static_cast<float>(rl.top_p),
+                            static_cast<float>(rl.min_p)};
+  const int64_t prompts = std::min(stage_.sft.num_prompts, train_prompts_->size());
   rejection_set_.clear();
-  for (const SampleGroup& g : generate_all(*train_prompts_, stage_.sft.num_prompts, stage_.sft.samples_per_prompt, params, uint64_t{1} << 30,
+  for (const SampleGroup& g : generate_all(*train_prompts_, prompts, stage_.sft.samples_per_prompt, params, uint64_t{1} << 30,
                                            static_cast<uint32_t>(state_.stage))) {
     for (const Sample& s : g.samples) {
-      if (!s.score.valid || s.score.accuracy < 1 || s.score.format < 1) continue;
+      state_.tokens_generated += static_cast<int64_t>(s.completion.tokens.size());
+      if (!s.score.valid || s.score.accuracy < 1 || s.score.format < 1 || !s.completion.finished) continue;
       TrainSequence seq{.tokens = g.prompt.tokens, .first_target = static_cast<int32_t>(g.prompt.tokens.size())};
       seq.tokens.insert(seq.tokens.end(), s.completion.tokens.begin(), s.completion.tokens.end());
       rejection_set_.push_back(std::move(seq));
@@ -80,7 +81,7 @@ void Trainer::collect_rejection_set() {
   }
   if (rejection_set_.empty())
     fail(ExitCode::kConfig, "rejection sampling: none of {} x {} completions was right; start from a better policy or raise sft.num_prompts",
-         stage_.sft.num_prompts, stage_.sft.samples_per_prompt);
+         prompts, stage_.sft.samples_per_prompt);
 }
 
 }  // namespace contender

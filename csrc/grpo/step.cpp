@@ -3,26 +3,27 @@
 #include <cmath>
 #include <numeric>
 
-#include "base/exact_sum.h"
-#include "base/job.h"
 #include "base/philox.h"
 #include "base/timer.h"
+#include "grpo/rl_batch.h"
 #include "grpo/token_columns.h"
-#include "grpo/trainer.h"
 
 namespace contender {
 
-// The completions of one rollout that count, group after group, with what the loss needs of each token.
-struct Trainer::RlBatch {
-  std::vector<SampleGroup> groups;
-  std::vector<const Sample*> samples;         // valid ones, in (group, sample) order
-  std::vector<int64_t> group_of;
-  std::vector<TrainSequence> sequences;       // prompt + completion
-  std::vector<float> advantage;               // per sample
-  std::vector<std::vector<float>> logp_old;   // per sample, per completion token
-  std::vector<std::vector<float>> logp_ref;   // empty without KL
-  std::vector<std::vector<float>> tis;        // empty when on-policy and untruncated
-};
+namespace {
+
+// Whether one of the steps [first, first + count) is due, every `every` steps.
+bool due(int64_t every, int64_t first, int64_t count) { return every > 0 && (first + every - 1) / every * every < first + count; }
+
+// A permutation of [0, n).
+std::vector<int32_t> shuffled(int64_t n, PhiloxSequence random) {
+  std::vector<int32_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(static_cast<uint32_t>(i))]);
+  return order;
+}
+
+}  // namespace
 
 void Trainer::rl_step() {
   const RlConfig& rl = stage_.rl;
@@ -47,60 +48,34 @@ void Trainer::rl_step() {
     TimerScope scope("adv");
     set_advantages(batch);
   }
-  // 6. Log-probs of the policy that will be updated: the sampler's own, unless samples are stale or truncated.
-  const bool truncated = rl.top_k > 0 || rl.top_p < 1 || rl.min_p > 0;
-  const bool verify = rl.verify_logp_every > 0 && state_.step % rl.verify_logp_every == 0;
-  const bool one_update = rl.steps_per_rollout == 1;
-  if (rl.max_staleness > 0 || truncated || (verify && !one_update)) {
-    TimerScope scope("old_logp");
-    std::vector<std::vector<float>> current = log_probs(*policy_, batch);
-    for (size_t i = 0; i < current.size(); ++i) {
-      const Completion& c = batch.samples[i]->completion;
-      for (size_t t = 0; t < current[i].size(); ++t)
-        if (verify && c.version[t] == policy_weights_->version())
-          state_.max_logp_diff = std::max(state_.max_logp_diff, std::abs(double(current[i][t]) - double(c.logp[t])));
-      if (rl.max_staleness == 0 && !truncated) continue;
-      std::vector<float>& tis = batch.tis.emplace_back();
-      for (size_t t = 0; t < current[i].size(); ++t) tis.push_back(std::min(static_cast<float>(rl.tis_cap), std::exp(current[i][t] - c.logp_sampled[t])));
-    }
-    if (rl.max_staleness > 0) batch.logp_old = std::move(current);
-  }
+  // 6. Samples that another policy drew, older or truncated, are corrected.
+  const int64_t updates = rl.steps_per_rollout * rl.inner_epochs;
+  const bool verify = due(rl.verify_logp_every, state_.step, updates);
+  correct_samples(batch, verify);
   // 7. Minibatches: forward, clipped loss with KL, backward, reduce, clip norm, AdamW.
-  std::vector<int32_t> order(batch.samples.size());
-  std::iota(order.begin(), order.end(), 0);
-  UpdateStats sum;
+  std::vector<UpdateStats> stats;
   for (int64_t epoch = 0; epoch < rl.inner_epochs; ++epoch) {
-    if (!one_update || rl.inner_epochs > 1) {
-      PhiloxSequence random(config_.seed, RandomStream::kShuffle, static_cast<uint64_t>(state_.global_step), static_cast<uint32_t>(epoch));
-      for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(static_cast<uint32_t>(i))]);
-    }
+    const int64_t n = static_cast<int64_t>(batch.samples.size());
+    const std::vector<int32_t> order = shuffled(n, {config_.seed, RandomStream::kShuffle, static_cast<uint64_t>(state_.global_step)});
     for (int64_t k = 0; k < rl.steps_per_rollout; ++k) {
-      const int64_t n = static_cast<int64_t>(order.size());
       std::vector<int32_t> minibatch(order.begin() + n * k / rl.steps_per_rollout, order.begin() + n * (k + 1) / rl.steps_per_rollout);
       std::sort(minibatch.begin(), minibatch.end());
-      sum = update(batch, minibatch, verify && one_update && epoch == 0);
-      if (k + 1 < rl.steps_per_rollout || epoch + 1 < rl.inner_epochs) ++state_.step, ++state_.global_step;
+      stats.push_back(update(batch, minibatch, verify && stats.empty()));
+      ++state_.step, ++state_.global_step;
     }
   }
-  ++state_.step, ++state_.global_step;
   // 8. Log.
-  log_rl_step(sum, verify);
+  log_rl_step(batch, stats, verify);
   last_batch_ = std::move(batch.groups);
 }
 
 Trainer::RlBatch Trainer::prepare(std::vector<SampleGroup> groups) {
   RlBatch b;
   b.groups = std::move(groups);
-  int64_t lost = 0, total = 0;
-  std::string reason;
+  b.version = policy_weights_->version();
   for (size_t g = 0; g < b.groups.size(); ++g) {
     for (const Sample& s : b.groups[g].samples) {
-      ++total;
-      if (!s.score.valid) {
-        ++lost;
-        reason = s.score.status;
-        continue;
-      }
+      if (!s.score.valid) continue;
       TrainSequence seq{.tokens = b.groups[g].prompt.tokens, .first_target = static_cast<int32_t>(b.groups[g].prompt.tokens.size()),
                         .id = static_cast<int32_t>(b.sequences.size())};
       seq.tokens.insert(seq.tokens.end(), s.completion.tokens.begin(), s.completion.tokens.end());
@@ -110,9 +85,6 @@ Trainer::RlBatch Trainer::prepare(std::vector<SampleGroup> groups) {
       b.logp_old.push_back(s.completion.logp);
     }
   }
-  if (static_cast<double>(lost) > stage_.reward.max_infra_errors * static_cast<double>(total))
-    fail(ExitCode::kSandbox, "{} of {} samples have no score (reward.max_infra_errors = {}): {}", lost, total, stage_.reward.max_infra_errors,
-         reason);
   return b;
 }
 
@@ -130,6 +102,28 @@ void Trainer::set_advantages(RlBatch& b) {
     const std::vector<float> a = group_advantages(algorithm_.advantage, rewards);
     std::copy(a.begin(), a.end(), b.advantage.begin() + static_cast<int64_t>(begin));
   }
+}
+
+// The ratio of the loss is taken to the policy as it is before the first update. Where the sampler's distribution differed from it (older
+// weights; cut by top-k, top-p, min-p; attention in another form) a truncated importance weight corrects each token. Verifies the sampler's
+// log-probs on the way.
+void Trainer::correct_samples(RlBatch& b, bool verify) {
+  const RlConfig& rl = stage_.rl;
+  const bool truncated = rl.top_k > 0 || rl.top_p < 1 || rl.min_p > 0, expanded = config_.model.mla() && config_.model.mla_form == "expanded";
+  const bool off_policy = rl.max_staleness > 0 || truncated || expanded;
+  if (!off_policy && !(verify && rl.steps_per_rollout > 1)) return;  // the only update of the batch verifies by itself
+  TimerScope scope("old_logp");
+  std::vector<std::vector<float>> current = log_probs(*policy_, b);
+  for (size_t i = 0; i < current.size(); ++i) {
+    const Completion& c = b.samples[i]->completion;
+    for (size_t t = 0; verify && t < current[i].size(); ++t)
+      if (c.version[t] == b.version)
+        state_.max_logp_diff = std::max(state_.max_logp_diff, std::abs(static_cast<double>(current[i][t]) - static_cast<double>(c.logp[t])));
+    if (!off_policy) continue;
+    std::vector<float>& tis = b.tis.emplace_back();
+    for (size_t t = 0; t < current[i].size(); ++t) tis.push_back(std::min(static_cast<float>(rl.tis_cap), std::exp(current[i][t] - c.logp_sampled[t])));
+  }
+  if (off_policy) b.logp_old = std::move(current);
 }
 
 // log p of every completion token of every sample under `model`, on every rank.
@@ -177,7 +171,8 @@ UpdateStats Trainer::update(RlBatch& batch, const std::vector<int32_t>& minibatc
   const std::vector<float> weights = token_weights(algorithm_.aggregation, lengths, rl.max_new_tokens);
   for (size_t i = 0; i < minibatch.size(); ++i) weight_of[minibatch[i]] = weights[i];
 
-  ExactSum loss, kl, clipped, entropy;
+  TokenSums sums{.mtp = {.weight = static_cast<float>(rl.mtp_loss_weight)}};
+  const int64_t num_tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
   double diff = 0;
   {
     TimerScope scope("update");
@@ -196,25 +191,25 @@ UpdateStats Trainer::update(RlBatch& batch, const std::vector<int32_t>& minibatc
           for (size_t t = 0; t < done.tokens.size(); ++t, ++row)
             if (done.version[t] == policy_weights_->version()) diff = std::max(diff, std::abs(double(head[row].logp) - double(done.logp[t])));
         }
-      if (machine_.mesh->tp().rank() == 0)
-        for (size_t row = 0; row < head.size(); ++row) loss.add(c.loss[row]), kl.add(c.kl[row]), clipped.add(c.clipped[row]), entropy.add(head[row].entropy);
+      sums.add(c, head);
       policy_weights_->begin_round();
-      policy_->backward(c.dlogp, {});
+      policy_->backward(c.dlogp, {}, &sums.mtp, num_tokens);
       policy_weights_->finish_reduce();
     }
   }
-  Group& world = machine_.mesh->world();
-  for (ExactSum* sum : {&loss, &kl, &clipped, &entropy}) world.all_reduce_sum("stats", *sum);
-  world.all_reduce_max("stats", &diff, 1);
+  sums.reduce(*machine_.mesh);
+  machine_.mesh->world().all_reduce_max("stats", &diff, 1);
   if (verify) state_.max_logp_diff = std::max(state_.max_logp_diff, diff);
-  const double tokens = std::max<double>(1, static_cast<double>(std::accumulate(lengths.begin(), lengths.end(), int64_t{0})));
+  const double tokens = std::max(1.0, static_cast<double>(num_tokens));
   for (const TrainSequence* s : sequences) state_.tokens_trained += static_cast<int64_t>(s->tokens.size());
-  stats.loss = loss.value();
-  stats.kl = kl.value() / tokens;
-  stats.clip_fraction = clipped.value() / tokens;
-  stats.entropy = entropy.value() / tokens;
-  stats.logp_diff = diff;
-  apply_update(scheduled_lr(rl.lr, rl.lr_min, rl.warmup_steps, rl.steps), stats);
+  stats.loss = sums.loss.value();
+  stats.kl = sums.kl.value() / tokens;
+  stats.clip_fraction = sums.clipped.value() / tokens;
+  stats.entropy = sums.entropy.value() / tokens;
+  stats.mtp_loss = sums.mtp_mean();
+  std::vector<BatchLine> lines;
+  for (int32_t i : minibatch) lines.push_back({&batch.sequences[i], batch.samples[i], batch.advantage[i]});
+  apply_update(scheduled_lr(rl.lr, rl.lr_min, rl.warmup_steps, rl.steps), lines, stats);
   return stats;
 }
 

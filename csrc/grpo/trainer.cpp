@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/timer.h"
+#include "grpo/rl_batch.h"
 #include "model/sizes.h"
 
 namespace contender {
@@ -20,6 +21,7 @@ Trainer::Trainer(const RunConfig& config, Machine& machine) : config_(config), m
 Trainer::~Trainer() = default;
 
 void Trainer::begin_stage(const StageConfig& stage) {
+  drop_in_flight();  // with max_staleness > 0 the last stage has begun more groups than it used
   stage_ = stage;
   algorithm_ = make_algorithm(stage.rl);
   train_prompts_ = make_prompt_source(stage.task, Split::kTrain, config_.seed, *tokenizer_);
@@ -49,7 +51,12 @@ void RolloutMeans::add(const std::vector<Sample>& group) {
   }
 }
 
-void Trainer::log_rl_step(const UpdateStats& u, bool verified) {
+void Trainer::log_rl_step(const RlBatch& batch, const std::vector<UpdateStats>& updates, bool verified) {
+  auto mean = [&](double UpdateStats::* field) {
+    double sum = 0;
+    for (const UpdateStats& u : updates) sum += u.*field;
+    return sum / static_cast<double>(updates.size());
+  };
   MetricRecord& r = record_ = {};
   r.set("reward", rollout_(&RolloutMeans::reward));
   r.set("accuracy", rollout_(&RolloutMeans::accuracy));
@@ -58,23 +65,28 @@ void Trainer::log_rl_step(const UpdateStats& u, bool verified) {
   r.set("response_length", rollout_(&RolloutMeans::tokens));
   r.set("truncated", rollout_(&RolloutMeans::cut));
   r.set("samples", static_cast<int64_t>(rollout_.samples));
-  r.set("kl", u.kl);
-  r.set("clip_fraction", u.clip_fraction);
-  r.set("entropy", u.entropy);
-  r.set("loss", u.loss);
-  r.set("grad_norm", u.grad_norm);
-  r.set("lr", u.lr);
-  r.set("balance", u.balance);
-  r.set("skipped", int64_t{u.skipped});
+  r.set("kl", mean(&UpdateStats::kl));
+  r.set("clip_fraction", mean(&UpdateStats::clip_fraction));
+  r.set("entropy", mean(&UpdateStats::entropy));
+  r.set("loss", mean(&UpdateStats::loss));
+  if (stage_.rl.mtp_loss_weight > 0) r.set("mtp_loss", mean(&UpdateStats::mtp_loss));
+  if (!batch.tis.empty()) {
+    r.set("importance", batch.mean_importance());
+    r.set("staleness", batch.staleness());
+  }
+  r.set("grad_norm", mean(&UpdateStats::grad_norm));
+  r.set("lr", updates.back().lr);
+  r.set("balance", mean(&UpdateStats::balance));
+  r.set("skipped", static_cast<int64_t>(std::count_if(updates.begin(), updates.end(), [](const UpdateStats& u) { return u.skipped; })));
   if (verified) r.set("logp_diff", state_.max_logp_diff);
   r.set("tokens_generated", state_.tokens_generated);
   r.set("tokens_trained", state_.tokens_trained);
 }
 
-void Trainer::log_sft_step(const UpdateStats& u, const MtpLoss& mtp, int64_t tokens) {
+void Trainer::log_sft_step(const UpdateStats& u, int64_t tokens) {
   MetricRecord& r = record_ = {};
   r.set("loss", u.loss);
-  if (mtp.count > 0) r.set("mtp_loss", mtp.sum.value() / static_cast<double>(mtp.count));
+  if (config_.model.num_nextn_predict_layers > 0 && stage_.sft.mtp_loss_weight > 0) r.set("mtp_loss", u.mtp_loss);
   r.set("entropy", u.entropy);
   r.set("grad_norm", u.grad_norm);
   r.set("lr", u.lr);

@@ -40,7 +40,8 @@ struct TrainState {
   int64_t prompt_cursor = 0;       // next prompt of the stage's stream that is submitted
   int64_t group_cursor = 0;        // next group that is trained on (<= prompt_cursor: the rest is in flight)
   int64_t skipped = 0;             // skipped updates in a row
-  int64_t metric_lines = 0;
+  int64_t metric_lines = 0;        // of metrics.jsonl, and the size of completions.jsonl: what came later is cut off on resume
+  int64_t completion_bytes = 0;
   int64_t tokens_generated = 0, tokens_trained = 0;
   double seconds = 0;
   double max_logp_diff = 0;        // largest |logp_rollout - logp_train| seen
@@ -48,11 +49,10 @@ struct TrainState {
   std::vector<double> norms;       // of the last 100 updates, for spikes
 };
 
-// What one update reports.
+// What one update reports: means over its tokens.
 struct UpdateStats {
-  double loss = 0, kl = 0, clip_fraction = 0, entropy = 0, grad_norm = 0, lr = 0, balance = 1;
-  double logp_diff = 0;
-  bool verified = false, skipped = false;
+  double loss = 0, kl = 0, clip_fraction = 0, entropy = 0, mtp_loss = 0, grad_norm = 0, lr = 0, balance = 1;
+  bool skipped = false;
 };
 
 // Means over every valid sample of one rollout, those of groups that dynamic sampling dropped included.
@@ -62,9 +62,17 @@ struct RolloutMeans {
   double operator()(double RolloutMeans::* field) const { return samples > 0 ? this->*field / samples : 0; }
 };
 
+// A sequence of an update, as a dump of the batch shows it.
+struct BatchLine {
+  const TrainSequence* sequence;
+  const Sample* sample = nullptr;  // RL
+  float advantage = 0;
+};
+
 struct EvalResult {
-  double accuracy = 0, format = 0, reward = 0, mean_tokens = 0;
-  double pass_at_k = 0, maj_at_k = 0;
+  double accuracy = 0, format = 0, reward = 0, mean_tokens = 0;   // means over all samples
+  std::map<int64_t, double> pass_at;  // k -> pass@k, for k = 1, 2, 4, ... and all samples of a problem
+  double maj_at_k = 0;                // share of problems whose majority answer, of all samples, is right
   std::vector<SampleGroup> groups;   // on every rank
 };
 
@@ -79,7 +87,7 @@ class Trainer {
   void sft_step();
   // Samples the current policy on the stage's training prompts and keeps the correct completions as the SFT set (rejection sampling).
   void collect_rejection_set();
-  // Completions of the given prompts, or of held-out problems when there are none.
+  // Completions of the given prompts, or of held-out problems when there are none, sampled as in evaluations.
   std::vector<SampleGroup> generate(const std::vector<std::string>& prompts, int64_t samples);
   EvalResult evaluate(int64_t problems, int64_t samples, float temperature, float top_p);
 
@@ -103,7 +111,7 @@ class Trainer {
   // rollout.cpp: groups on their way through engine and verifiers.
   struct InFlight {
     SampleGroup group;
-    int64_t completed = 0, scored = 0;
+    int64_t completed = 0;
   };
   void submit_group(uint64_t id, const Prompt& prompt, const SampleParams& params, int64_t num_samples, uint32_t step_key);
   bool pump();                                          // one engine step; takes in completions and scores
@@ -113,20 +121,25 @@ class Trainer {
   std::vector<SampleGroup> collect_groups();
   std::vector<SampleGroup> generate_all(const PromptSource& source, int64_t count, int64_t num_samples, const SampleParams& params,
                                         uint64_t first_id, uint32_t step_key);
+  void require_scores(const std::vector<SampleGroup>& groups) const;
+  void drop_in_flight();
 
   // update.cpp
   std::vector<PackedBatch> pack(const std::vector<const TrainSequence*>& sequences) const;
-  void apply_update(double lr, UpdateStats& stats);     // norm, clip, skip, AdamW
+  // Norm, clip, skip, AdamW. The batch is what the gradient comes from: it is written to a file when the update is skipped.
+  void apply_update(double lr, const std::vector<BatchLine>& batch, UpdateStats& stats);
+  void dump_batch(const std::vector<BatchLine>& batch, const std::string& why) const;
   double scheduled_lr(double lr, double lr_min, int64_t warmup, int64_t steps) const;
 
   // step.cpp
-  struct RlBatch;
+  struct RlBatch;   // rl_batch.h
   RlBatch prepare(std::vector<SampleGroup> groups);
   std::vector<std::vector<float>> log_probs(Model& model, const RlBatch& batch);
   void set_advantages(RlBatch& batch);
+  void correct_samples(RlBatch& batch, bool verify);
   UpdateStats update(RlBatch& batch, const std::vector<int32_t>& minibatch, bool verify);
-  void log_rl_step(const UpdateStats& stats, bool verified);
-  void log_sft_step(const UpdateStats& stats, const MtpLoss& mtp, int64_t tokens);
+  void log_rl_step(const RlBatch& batch, const std::vector<UpdateStats>& updates, bool verified);
+  void log_sft_step(const UpdateStats& stats, int64_t tokens);
 
   const RunConfig config_;
   Machine& machine_;
