@@ -28,24 +28,35 @@ class Reader {
   template <class T>
   T value() {
     T v;
-    std::memcpy(&v, take(sizeof(T)), sizeof(T));
+    std::memcpy(&v, take(1, sizeof(T)), sizeof(T));
     return v;
   }
   template <class T>
   std::vector<T> list() {
-    std::vector<T> v(value<uint64_t>());
-    if (!v.empty()) std::memcpy(v.data(), take(v.size() * sizeof(T)), v.size() * sizeof(T));
+    const uint64_t n = value<uint64_t>();
+    const char* from = take(n, sizeof(T));
+    std::vector<T> v(n);
+    if (n > 0) std::memcpy(v.data(), from, n * sizeof(T));
     return v;
   }
   std::string text() {
     const uint64_t n = value<uint64_t>();
-    return std::string(take(n), n);
+    return std::string(take(n, 1), n);
+  }
+  // A number of things that have at least `size` bytes each.
+  uint64_t count(size_t size) {
+    const uint64_t n = value<uint64_t>();
+    require(n, size);
+    return n;
   }
 
  private:
-  const char* take(size_t n) {
-    CHECK(n <= bytes_.size() - at_, "packed samples: {} bytes wanted at {} of {}", n, at_, bytes_.size());
-    return bytes_.data() + std::exchange(at_, at_ + n);
+  void require(uint64_t n, size_t size) const {
+    CHECK(n <= (bytes_.size() - at_) / size, "packed samples are cut short: {} x {} bytes wanted at {} of {}", n, size, at_, bytes_.size());
+  }
+  const char* take(uint64_t n, size_t size) {
+    require(n, size);
+    return bytes_.data() + std::exchange(at_, at_ + n * size);
   }
   const std::string& bytes_;
   size_t& at_;
@@ -78,7 +89,7 @@ std::string pack_samples(uint64_t id, const std::vector<Sample>& samples) {
 std::pair<uint64_t, std::vector<Sample>> unpack_samples(const std::string& bytes, size_t& at) {
   Reader r(bytes, at);
   const uint64_t id = r.value<uint64_t>();
-  std::vector<Sample> samples(r.value<uint64_t>());
+  std::vector<Sample> samples(r.count(sizeof(uint64_t)));
   for (Sample& s : samples) {
     Completion& c = s.completion;
     c.id = r.value<uint64_t>();

@@ -25,7 +25,7 @@ struct SampleGroup {
 
 // Bytes for the exchange between ranks and for checkpoints of batches in flight.
 std::string pack_samples(uint64_t id, const std::vector<Sample>& samples);
-// Reads one packed group at `at` and moves it on.
+// Reads one packed group at `at` and moves it on; Error when the bytes end before it does. A score's id does not travel.
 std::pair<uint64_t, std::vector<Sample>> unpack_samples(const std::string& bytes, size_t& at);
 
 }  // namespace contender
