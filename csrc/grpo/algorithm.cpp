@@ -78,15 +78,15 @@ std::vector<float> token_weights(Aggregation aggregation, const std::vector<int6
   return weights;
 }
 
-float kl_estimate(KlEstimator kind, float logp, float logp_ref) {
-  const float d = logp - logp_ref;
+double kl_estimate(KlEstimator kind, float logp, float logp_ref) {
+  const double d = static_cast<double>(logp) - logp_ref;
   switch (kind) {
     case KlEstimator::kNone: return 0;
     case KlEstimator::kK1: return d;
-    case KlEstimator::kK2: return 0.5f * d * d;
-    case KlEstimator::kK3: return std::exp(-d) + d - 1;
+    case KlEstimator::kK2: return d * d / 2;
+    case KlEstimator::kK3: return std::expm1(-d) + d;
   }
-  return 0;
+  fail(ExitCode::kInternal, "KL estimator {}", static_cast<int>(kind));
 }
 
 }  // namespace contender

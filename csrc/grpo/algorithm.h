@@ -37,6 +37,7 @@ std::vector<float> group_advantages(AdvantageKind kind, const std::vector<float>
 // Weight of each completion's tokens in the loss, so that weights sum to the mean that the aggregation names.
 std::vector<float> token_weights(Aggregation aggregation, const std::vector<int64_t>& lengths, int64_t max_new_tokens);
 
-float kl_estimate(KlEstimator kind, float logp, float logp_ref);
+// KL(policy, reference) from one token that the policy drew: k1, k2, k3 (Schulman, "Approximating KL divergence", 2020).
+double kl_estimate(KlEstimator kind, float logp, float logp_ref);
 
 }  // namespace contender

@@ -93,11 +93,10 @@ void Trainer::set_advantages(RlBatch& b) {
   for (size_t begin = 0, end; begin < b.samples.size(); begin = end) {
     std::vector<float> rewards;
     for (end = begin; end < b.samples.size() && b.group_of[end] == b.group_of[begin]; ++end) {
-      float reward = b.samples[end]->score.reward;
+      double kl = 0;
       if (algorithm_.kl_reward != KlEstimator::kNone)
-        for (size_t t = 0; t < b.logp_old[end].size(); ++t)
-          reward -= static_cast<float>(stage_.rl.kl_beta) * kl_estimate(algorithm_.kl_reward, b.logp_old[end][t], b.logp_ref[end][t]);
-      rewards.push_back(reward);
+        for (size_t t = 0; t < b.logp_old[end].size(); ++t) kl += kl_estimate(algorithm_.kl_reward, b.logp_old[end][t], b.logp_ref[end][t]);
+      rewards.push_back(static_cast<float>(b.samples[end]->score.reward - stage_.rl.kl_beta * kl));
     }
     const std::vector<float> a = group_advantages(algorithm_.advantage, rewards);
     std::copy(a.begin(), a.end(), b.advantage.begin() + static_cast<int64_t>(begin));
