@@ -44,16 +44,15 @@ void train_step(benchmark::State& state, const char* family) {
   const PackedBatch batch = testing_model::packed(t, sequences);
   const std::vector<float> dlogp(batch.head_rows.size(), -1.0f / static_cast<float>(batch.head_rows.size()));
   int64_t step = 0;
-  for (auto _ : state) {
+  const double tokens = static_cast<double>(batch.tokens.num_tokens());
+  bench::time_calls(state, {.flops = 6.0 * model_size(config.model).active * tokens}, [&] {
     t.weights.begin_step();
     t.weights.begin_round();
     t.model.forward_train(batch, 1.0f);
     t.model.backward(dlogp, {});
     t.weights.finish_reduce();
     t.weights.adamw_step({.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0, .grad_scale = 1, .t = ++step});
-  }
-  const double tokens = static_cast<double>(batch.tokens.num_tokens());
-  state.counters["%matrix"] = benchmark::Counter(6e-7 * model_size(config.model).active * tokens / bench::matrix_gflops(), benchmark::Counter::kIsIterationInvariantRate);
+  });
   state.SetItemsProcessed(static_cast<int64_t>(tokens) * state.iterations());
 }
 BENCHMARK_CAPTURE(train_step, gqa, "gqa")->Arg(128)->Arg(512)->Unit(benchmark::kMillisecond);
