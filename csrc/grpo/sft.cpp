@@ -8,13 +8,16 @@
 namespace contender {
 namespace {
 
-TrainSequence solution_sequence(const Prompt& prompt, const Tokenizer& tokenizer) {
+TrainSequence solution_sequence(const Prompt& prompt, const Tokenizer& tokenizer, int64_t max_positions) {
   if (prompt.solution.empty())
     fail(ExitCode::kConfig, "prompt {} of task {} has no worked solution to learn from", prompt.index, prompt.task);
   TrainSequence s{.tokens = prompt.tokens, .first_target = static_cast<int32_t>(prompt.tokens.size())};
   const std::vector<int32_t> solution = tokenizer.encode(prompt.solution);
   s.tokens.insert(s.tokens.end(), solution.begin(), solution.end());
   s.tokens.push_back(tokenizer.eos());
+  if (std::ssize(s.tokens) > max_positions)
+    fail(ExitCode::kConfig, "prompt {} of task {} has {} tokens with its worked solution, model.max_position_embeddings is {}", prompt.index,
+         prompt.task, s.tokens.size(), max_positions);
   return s;
 }
 
@@ -27,7 +30,7 @@ void Trainer::sft_step() {
   for (int64_t i = 0; i < sft.batch_size; ++i) {
     const int64_t at = state_.prompt_cursor++;
     sequences.push_back(rejection_set_.empty()
-                            ? solution_sequence(train_prompt(static_cast<uint64_t>(at)), *tokenizer_)
+                            ? solution_sequence(train_prompt(static_cast<uint64_t>(at)), *tokenizer_, config_.model.max_position_embeddings)
                             : rejection_set_[shuffled_index(config_.seed, static_cast<int64_t>(rejection_set_.size()), at)]);
     sequences.back().id = static_cast<int32_t>(i);
     targets += static_cast<int64_t>(sequences.back().tokens.size()) - sequences.back().first_target;
