@@ -89,7 +89,7 @@ void print_closing(const Run& run, const Json& summary, const Json& samples) {
 }  // namespace
 
 int run_demo(const RunConfig& config, const RunOptions& options) {
-  Run run(config, options);
+  Run run(config, options, Run::Purpose::kTrain);
   run.execute([](const StageConfig&) { return true; });
   Trainer& t = run.trainer();
   const uint64_t hash = t.policy_weights().fingerprint();

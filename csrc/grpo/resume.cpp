@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/log.h"
 #include "base/timer.h"
@@ -47,17 +48,29 @@ void add_weights(const WeightStore& w, const std::string& prefix, std::vector<Sh
   }
 }
 
+// The tensors of the checkpoint are those of the model, one for one, whatever part of them this rank holds.
+void check_model(const Checkpoint& c, const ModelConfig& model) {
+  const auto refuse = [&](const std::string& what) { fail(ExitCode::kConfig, "{}: a checkpoint of another model: {}", c.path(), what); };
+  std::set<std::string> known;
+  for (const ParamSpec& s : param_specs(model, {}))
+    for (const ParamPiece& piece : s.pieces) {
+      known.insert(piece.hf_name);
+      if (!c.has(piece.hf_name)) refuse(fmt::format("it has no {}", piece.hf_name));
+      const Checkpoint::Shape shape = c.shape(piece.hf_name);
+      if (shape.rows != piece.hf_rows || shape.cols != piece.hf_cols)
+        refuse(fmt::format("{} is {} x {}, the model has {} x {}", piece.hf_name, shape.rows, shape.cols, piece.hf_rows, piece.hf_cols));
+    }
+  for (const std::string& name : c.names()) {
+    const bool of_trainer = name.starts_with("opt.") || name.starts_with("ref/") || name.starts_with("state/");
+    if (!of_trainer && !known.contains(name)) refuse(fmt::format("the model has no {}", name));
+  }
+}
+
 void read_weights(const Checkpoint& c, WeightStore& w, const std::string& prefix) {
   for (int p = 0; p < static_cast<int>(w.specs().size()); ++p) {
     const Tensor master = w.master(p);
-    for (const ParamPiece& piece : w.specs()[p].pieces) {
-      const std::string name = prefix + piece.hf_name;
-      const Checkpoint::Shape shape = c.shape(name);
-      if (shape.rows != piece.hf_rows || shape.cols != piece.hf_cols)
-        fail(ExitCode::kConfig, "{}: {} is {} x {}, the model has {} x {}: a checkpoint of another model", c.path(), name, shape.rows, shape.cols,
-             piece.hf_rows, piece.hf_cols);
-      c.read_region(name, piece.hf_row, piece.rows, piece.hf_col, piece.cols, master.row(piece.local_row), master.ld);
-    }
+    for (const ParamPiece& piece : w.specs()[p].pieces)
+      c.read_region(prefix + piece.hf_name, piece.hf_row, piece.rows, piece.hf_col, piece.cols, master.row(piece.local_row), master.ld);
   }
   w.repack();
 }
@@ -83,7 +96,7 @@ void for_shard_rectangles(const WeightStore& w, F f) {
 
 Json state_json(const TrainState& s, double last_accuracy, const std::string& stage_before) {
   return {{"stage", s.stage}, {"step", s.step}, {"global_step", s.global_step}, {"updates", s.updates}, {"prompt_cursor", s.prompt_cursor},
-          {"group_cursor", s.group_cursor}, {"skipped", s.skipped}, {"metric_lines", s.metric_lines}, {"tokens_generated", s.tokens_generated},
+          {"group_cursor", s.group_cursor}, {"skipped", s.skipped}, {"metric_lines", s.metric_lines}, {"completion_bytes", s.completion_bytes}, {"tokens_generated", s.tokens_generated},
           {"tokens_trained", s.tokens_trained}, {"seconds", s.seconds}, {"max_logp_diff", s.max_logp_diff},
           {"reference_version", s.reference_version}, {"norms", s.norms}, {"last_accuracy", last_accuracy}, {"stage_before", stage_before}};
 }
@@ -92,7 +105,7 @@ TrainState parse_state(const Json& j) {
   TrainState s;
   s.stage = j.at("stage"), s.step = j.at("step"), s.global_step = j.at("global_step"), s.updates = j.at("updates");
   s.prompt_cursor = j.at("prompt_cursor"), s.group_cursor = j.at("group_cursor"), s.skipped = j.at("skipped");
-  s.metric_lines = j.at("metric_lines"), s.tokens_generated = j.at("tokens_generated"), s.tokens_trained = j.at("tokens_trained");
+  s.metric_lines = j.at("metric_lines"), s.completion_bytes = j.at("completion_bytes"), s.tokens_generated = j.at("tokens_generated"), s.tokens_trained = j.at("tokens_trained");
   s.seconds = j.at("seconds"), s.max_logp_diff = j.at("max_logp_diff"), s.reference_version = j.at("reference_version");
   s.norms = j.at("norms").get<std::vector<double>>();
   return s;
@@ -111,9 +124,6 @@ void Run::save() {
   WeightStore& w = trainer_->policy_weights();
   const MeshShape& m = mesh.shape();
   TrainState& state = trainer_->state();
-  int64_t lines = state.metric_lines;
-  mesh.world().broadcast("metric_lines", &lines, sizeof lines);
-  state.metric_lines = lines;
   const AllGather all_gather = [&](const std::string& s) { return mesh.world().all_gather_bytes("save", s); };
   try {
     CheckpointWriter writer(config_.dir,
@@ -145,38 +155,44 @@ void Run::save() {
   }
 }
 
-bool Run::load(const std::string& checkpoint, bool required) {
-  Mesh& mesh = *machine_->mesh;
-  // One rank looks and verifies; the others take its answer.
-  std::string found = checkpoint, problem;
-  if (leader() && checkpoint.empty()) {
+void Run::begin() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch().count();
+  run_id_ = machine_->mesh->world().all_gather_bytes("run_id", fmt::format("{:x}-{:x}", now, ::getpid()))[0];
+}
+
+// One rank looks and verifies; the others take its answer.
+std::string Run::newest_checkpoint() {
+  std::string found, problem;
+  if (leader()) {
     try {
       found = find_checkpoint(config_.dir).value_or("");
     } catch (const Error& e) {
       problem = e.what();
     }
   }
-  found = mesh.world().all_gather_bytes("find_checkpoint", leader() ? found : "")[0];
-  problem = mesh.world().all_gather_bytes("find_checkpoint", problem)[0];
+  found = machine_->mesh->world().all_gather_bytes("find_checkpoint", found)[0];
+  problem = machine_->mesh->world().all_gather_bytes("find_checkpoint", problem)[0];
   if (!problem.empty()) throw Error(ExitCode::kNoCheckpoint, problem);
-  if (found.empty()) {
-    if (required) fail(ExitCode::kNoCheckpoint, "no checkpoint in \"{}\" to go on from", config_.dir);
-    run_id_ = mesh.world().all_gather_bytes("run_id", fmt::format("{:x}-{:x}", std::chrono::system_clock::now().time_since_epoch().count(), ::getpid()))[0];
-    return false;
-  }
-  const Checkpoint c(found);
-  WeightStore& w = trainer_->policy_weights();
-  read_weights(c, w, "");
-  run_id_ = c.info().run_id;
-  if (!checkpoint.empty()) return true;  // weights only: evaluation and generation
+  return found;
+}
 
+void Run::load_weights(const Checkpoint& c) {
+  check_model(c, config_.model);
+  read_weights(c, trainer_->policy_weights(), "");
+}
+
+void Run::load(const std::string& path) {
+  const Checkpoint c(path);
   if (c.info().config_hash != config_fingerprint(config_))
-    fail(ExitCode::kConfig, "{} was written with another configuration; choose another run.dir, or start over with --no-resume", found);
-  if (c.info().tokenizer_hash != trainer_->tokenizer().fingerprint()) fail(ExitCode::kConfig, "{} was written with another tokenizer", found);
+    fail(ExitCode::kConfig, "{} was written with another configuration; choose another run.dir, or start over with --no-resume", path);
+  if (c.info().tokenizer_hash != trainer_->tokenizer().fingerprint()) fail(ExitCode::kConfig, "{} was written with another tokenizer", path);
+  load_weights(c);
+  run_id_ = c.info().run_id;
   const Json state = Json::parse(c.info().state);
   trainer_->state() = parse_state(state);
   last_accuracy_ = state.at("last_accuracy");
   stage_before_ = state.at("stage_before");
+  WeightStore& w = trainer_->policy_weights();
   for_shard_rectangles(w, [&](const Rectangle& r, int64_t at) {
     std::vector<float> values(r.rows * r.cols);
     for (const char* which : {"opt.m/", "opt.v/"}) {
@@ -198,9 +214,8 @@ bool Run::load(const std::string& checkpoint, bool required) {
   }
   if (leader()) {
     const CheckpointLayout& l = c.info().layout;
-    log_info("going on from {}: step {}, written by {} ranks (tp {}, dp {}, ep {})", found, s.global_step, l.np, l.tp, l.dp, l.ep);
+    log_info("going on from {}: step {}, written by {} ranks (tp {}, dp {}, ep {})", path, s.global_step, l.np, l.tp, l.dp, l.ep);
   }
-  return true;
 }
 
 }  // namespace contender

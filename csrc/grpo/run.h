@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/checkpoint.h"
 #include "grpo/app.h"
 #include "grpo/trainer.h"
 #include "report/metrics.h"
@@ -23,9 +24,10 @@ struct StageResult {
 
 class Run {
  public:
-  // Opens run.dir (exit 10 when it holds a run of another configuration), loads the newest checkpoint when there is one and
-  // options.resume allows it.
-  Run(const RunConfig& config, const RunOptions& options);
+  enum class Purpose : uint8_t { kTrain, kSample };
+  // kTrain opens run.dir (exit 10 when it holds a run of another configuration) and loads the newest checkpoint when there is one and
+  // options.resume allows it. kSample takes the weights alone, of options.checkpoint or of the newest in run.dir, and writes nothing.
+  Run(const RunConfig& config, const RunOptions& options, Purpose purpose);
   ~Run();
 
   // All stages for which `wanted` is true. Throws Error(kStopped) after SIGUSR1, with everything saved.
@@ -46,9 +48,14 @@ class Run {
   double evaluate_into(StageResult& result, bool before);
   void write_completions(const StageConfig& stage);
   bool stop_requested();
+  bool due(int64_t every, int64_t before, int64_t now) const { return every > 0 && now / every > before / every; }
+  void cut_completions();
   // resume.cpp
+  void begin();
   void save();
-  bool load(const std::string& checkpoint, bool required);
+  std::string newest_checkpoint();  // of run.dir, the same on every rank; "" when there is none
+  void load_weights(const Checkpoint& checkpoint);
+  void load(const std::string& path);
 
   const RunConfig config_;
   const RunOptions& options_;

@@ -1,6 +1,8 @@
 // One optimizer update: packs, global norm, the decision to skip (the same on every rank), AdamW.
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <numbers>
 
 #include "base/job.h"
@@ -34,7 +36,27 @@ double Trainer::scheduled_lr(double lr, double lr_min, int64_t warmup, int64_t s
   return lr_min + 0.5 * (lr - lr_min) * (1 + std::cos(std::numbers::pi * std::min(1.0, progress)));
 }
 
-void Trainer::apply_update(double lr, UpdateStats& stats) {
+// bad_batch_<step>.jsonl in run.dir: what the update was made of, for a person to look at. Rank 0.
+void Trainer::dump_batch(const std::vector<BatchLine>& batch, const std::string& why) const {
+  const std::string path = fmt::format("{}/bad_batch_{}.jsonl", config_.dir, state_.global_step);
+  std::ofstream out(path, std::ios::binary);
+  for (const BatchLine& line : batch) {
+    const std::vector<int32_t>& tokens = line.sequence->tokens;
+    const auto split = tokens.begin() + line.sequence->first_target;
+    nlohmann::ordered_json j = {{"step", state_.global_step}, {"why", why}, {"prompt", tokenizer_->decode({tokens.begin(), split})},
+                                {"completion", tokenizer_->decode({split, tokens.end()})}};
+    if (line.sample) {  // a number that is not finite becomes null
+      j["reward"] = line.sample->score.reward;
+      j["status"] = line.sample->score.status;
+      j["advantage"] = line.advantage;
+    }
+    out << j.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+  }
+  if (!out.flush()) log_error("cannot write {}", path);  // the update is lost already: that is no reason to lose the run
+}
+
+void Trainer::apply_update(double lr, const std::vector<BatchLine>& batch, UpdateStats& stats) {
+  job_position().step = state_.global_step;  // several updates of one rollout
   const int rank = machine_.mesh->rank();
   WeightStore& w = *policy_weights_;
   {
@@ -54,9 +76,11 @@ void Trainer::apply_update(double lr, UpdateStats& stats) {
   if (!finite || (config_.train.spike_factor > 0 && norm > limit)) {
     stats.skipped = true;
     ++state_.skipped;
-    if (rank == 0)
-      log_warn("step {}: update skipped: {} (gradient norm {:.3g}, loss {:.3g}); {} in a row", state_.global_step,
-               finite ? "spike" : "non-finite values", norm, stats.loss, state_.skipped);
+    const std::string why = fmt::format("{} (gradient norm {:.3g}, loss {:.3g})", finite ? "spike" : "non-finite values", norm, stats.loss);
+    if (rank == 0) {
+      dump_batch(batch, why);
+      log_warn("step {}: update skipped: {}; {} in a row; its batch is in bad_batch_{}.jsonl", state_.global_step, why, state_.skipped, state_.global_step);
+    }
     if (state_.skipped >= config_.train.max_skipped)
       fail(ExitCode::kNonFinite, "{} updates in a row skipped (train.max_skipped): the last one had gradient norm {:.3g} and loss {:.3g}",
            state_.skipped, norm, stats.loss);
