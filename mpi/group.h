@@ -1,16 +1,20 @@
-// Group: the collectives of one axis of the mesh, written as point-to-point messages so that the order of every sum is ours, every
-// exchange can be left in flight, and a missing peer is known by name.
+// Group: the collectives of one axis of the mesh, written as point-to-point messages so that the order of
+// every sum is ours, every exchange can be left in flight, and a missing peer is known by name.
 //
-// Sums are made in the fixed binary tree over group ranks ((0+1)+(2+3))+... for every element, whatever the size of the message: with the
-// trees inside the ranks this continues one tree over virtual slices or slots. Group sizes are powers of two.
+// Sums are made in the fixed binary tree over group ranks ((0+1)+(2+3))+... for every element, whatever the
+// size of the message: with the trees inside the ranks this continues one tree over virtual slices or slots.
+// Group sizes are powers of two.
 //
-// Every call takes a name ("dispatch", "reduce.layer3"): it appears in the trace (lane comm: from begin until done), in the log and in the
-// watchdog's message. A call that waits longer than the watchdog's limit prints
+// Every call takes a name ("dispatch", "reduce.layer3"): it appears in the trace (lane comm: from begin until
+// done), in the log and in the watchdog's message. A call that waits longer than the watchdog's limit prints
 //   rank 2 waited 60.0 s for rank 1 in "dispatch" (collective 1234, step 17, phase update): peer lost or hung
-// and ends the job with exit code 18; it names the rank at the root, not one that waits itself (see watchdog.h). Collectives are numbered within their group. Names are string literals, the same on all members.
+// and ends the job with exit code 18; it names the rank at the root, not one that waits itself (see
+// watchdog.h). Collectives are numbered within their group. Names are string literals, the same on all
+// members.
 //
-// Every member makes the same calls in the same order; several may be in flight and may be waited for in any order. Memory given to a
-// call stays untouched until it is done. Rows are contiguous (ld = cols). A group of one copies and sends nothing.
+// Every member makes the same calls in the same order; several may be in flight and may be waited for in any
+// order. Memory given to a call stays untouched until it is done. Rows are contiguous (ld = cols). A group of
+// one copies and sends nothing.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +29,8 @@
 
 namespace contender {
 
-// An exchange in flight. wait() completes it (results are valid after), and is called by the destructor unless unwinding.
-// poke() lets MPI make progress without blocking; call it between pieces of computation.
+// An exchange in flight. wait() completes it (results are valid after), and is called by the destructor
+// unless unwinding. poke() lets MPI make progress without blocking; call it between pieces of computation.
 class Pending {
  public:
   struct Impl;
@@ -43,9 +47,10 @@ class Pending {
   std::unique_ptr<Impl> impl_;
 };
 
-// One message per peer: `header_len` int32 and some rows. The rows for peer p are contiguous in `send_rows`, peers in order. What comes
-// from peer p lands at rows [p * capacity, p * capacity + recv_counts[p]) of recv_rows. More rows than capacity is an error
-// (exit 1 naming peer, rows, capacity and the setting), never a drop.
+// One message per peer: `header_len` int32 and some rows. The rows for peer p are contiguous in `send_rows`,
+// peers in order. What comes from peer p lands at rows [p * capacity, p * capacity + recv_counts[p]) of
+// recv_rows. More rows than capacity is an error (exit 1 naming peer, rows, capacity and the setting), never
+// a drop.
 struct ExchangeArgs {
   const char* name = "";
   Tensor send_rows;                      // [sum(send_counts), H]
@@ -68,19 +73,20 @@ class Group {
   int size() const;
   int world_rank(int member) const;
 
-  // Rows of all members, in rank order: out = [x_0; x_1; ...], counts[p] rows from p. x may lie inside out at its place.
+  // Rows of all members, in rank order: out = [x_0; x_1; ...], counts[p] rows from p. x may lie inside out at
+  // its place.
   Pending all_gather_rows(const char* name, const Tensor& x, const Tensor& out, const int64_t* counts);
-  // out = tree sum over members of their rows [offset(rank), + counts[rank]) of x; x has sum(counts) rows on every member.
-  // out may be the own part of x.
+  // out = tree sum over members of their rows [offset(rank), + counts[rank]) of x; x has sum(counts) rows on
+  // every member. out may be the own part of x.
   Pending reduce_scatter_rows(const char* name, const Tensor& x, const Tensor& out, const int64_t* counts);
   // Flat versions over [n] floats cut into shard(n) contiguous pieces (see shard_range).
   Pending reduce_scatter_flat(const char* name, const float* x, int64_t n, float* out);
   Pending all_gather_flat(const char* name, const float* shard, int64_t n, float* out);
   Pending exchange(const ExchangeArgs& args);
-  // The way back of an exchange: rows at [p * capacity, + send_counts[p]) of send_rows return to peer p; recv_rows is contiguous by
-  // peer with recv_counts[p] rows each. Counts are known on both sides.
-  Pending exchange_back(const char* name, const Tensor& send_rows, const int32_t* send_counts, int64_t capacity,
-                        const Tensor& recv_rows, const int32_t* recv_counts);
+  // The way back of an exchange: rows at [p * capacity, + send_counts[p]) of send_rows return to peer p;
+  // recv_rows is contiguous by peer with recv_counts[p] rows each. Counts are known on both sides.
+  Pending exchange_back(const char* name, const Tensor& send_rows, const int32_t* send_counts,
+                        int64_t capacity, const Tensor& recv_rows, const int32_t* recv_counts);
 
   void all_reduce_tree(const char* name, float* x, int64_t n);
   void all_reduce_sum(const char* name, int64_t* x, int64_t n);
@@ -91,18 +97,21 @@ class Group {
   std::vector<std::string> all_gather_bytes(const char* name, const std::string& mine);
   void barrier(const char* name);
 
-  // Memory held for received pieces and headers (a reduce-scatter needs as much as the other members' pieces), reused by later calls.
+  // Memory held for received pieces and headers (a reduce-scatter needs as much as the other members'
+  // pieces), reused by later calls.
   int64_t scratch_bytes() const;
 
  private:
   std::unique_ptr<Impl> impl_;
 };
 
-// [begin, end) of member `rank`'s shard of n elements: equal pieces, multiples of 16 elements, the last ones shorter or empty.
+// [begin, end) of member `rank`'s shard of n elements: equal pieces, multiples of 16 elements, the last ones
+// shorter or empty.
 std::pair<int64_t, int64_t> shard_range(int64_t n, int rank, int size);
 
-// Limit of every wait, seconds (a config key; 3 s in tests). The default is 60 s. set_step_seconds gives the median step time:
-// the limit is max(watchdog_s, 10 x median). When it is reached, the last collectives of the rank are written to dump_path (its own), if given.
+// Limit of every wait, seconds (a config key; 3 s in tests). The default is 60 s. set_step_seconds gives the
+// median step time: the limit is max(watchdog_s, 10 x median). When it is reached, the last collectives of
+// the rank are written to dump_path (its own), if given.
 void set_watchdog(double watchdog_s, const std::string& dump_path = "");
 void set_step_seconds(double median_step_s);
 // Bytes sent by this rank to others since the last call (for `contender plan`'s check and the metrics).

@@ -1,10 +1,12 @@
-// The mesh: one set of ranks, two views. Attention: pp x cp x tp x dp. Experts: pp x etp x ep x edp. Equal products, so expert
-// parallelism is folded into the others and np = pp cp tp dp. pp = cp = etp = 1 today; the axes exist so that blocks run as ranges.
+// The mesh: one set of ranks, two views. Attention: pp x cp x tp x dp. Experts: pp x etp x ep x edp. Equal
+// products, so expert parallelism is folded into the others and np = pp cp tp dp. pp = cp = etp = 1 today;
+// the axes exist so that blocks run as ranges.
 //
-// rank = d * tp + t: the ranks of a tp group are neighbours, an ep group is `ep` consecutive ranks. All sizes are powers of two.
-// Tokens are owned by virtual data slots: rank r owns slots [r * S / np, (r + 1) * S / np) and does all token-wise work for them; a
-// tp group sees the slots of its members together, an ep group likewise. Sums over slots are made in one binary tree,
-// which every group's range of slots is a subtree of: that is why layouts are bit-equal.
+// rank = d * tp + t: the ranks of a tp group are neighbours, an ep group is `ep` consecutive ranks. All sizes
+// are powers of two. Tokens are owned by virtual data slots: rank r owns slots [r * S / np, (r + 1) * S / np)
+// and does all token-wise work for them; a tp group sees the slots of its members together, an ep group
+// likewise. Sums over slots are made in one binary tree, which every group's range of slots is a subtree of:
+// that is why layouts are bit-equal.
 #pragma once
 
 #include <memory>
@@ -37,8 +39,8 @@ class Mesh {
   std::unique_ptr<Group> world_, tp_, dp_, ep_, edp_;
 };
 
-// MPI start and end. init_mpi ignores SIGPIPE, sets the error handler so that MPI errors become Error(kPeerLost), and returns
-// {rank, size}. Without mpirun it starts as a single rank.
+// MPI start and end. init_mpi ignores SIGPIPE, sets the error handler so that MPI errors become
+// Error(kPeerLost), and returns {rank, size}. Without mpirun it starts as a single rank.
 struct MpiInfo {
   int rank = 0;
   int size = 1;

@@ -1,5 +1,6 @@
-// Training on one rank: forward, backward and AdamW of a pack, against the measured matrix rate. The flops are those of the products with
-// the active parameters: 2 per weight and token forward, 4 backward; attention and everything else count as overhead.
+// Training on one rank: forward, backward and AdamW of a pack, against the measured matrix rate. The flops
+// are those of the products with the active parameters: 2 per weight and token forward, 4 backward; attention
+// and everything else count as overhead.
 #include <benchmark/benchmark.h>
 
 #include "bench/cpu/op_bench.h"
@@ -51,7 +52,13 @@ void train_step(benchmark::State& state, const char* family) {
     t.model.forward_train(batch, 1.0f);
     t.model.backward(dlogp, {});
     t.weights.finish_reduce();
-    t.weights.adamw_step({.lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0, .grad_scale = 1, .t = ++step});
+    t.weights.adamw_step({.lr = 1e-4f,
+                          .beta1 = 0.9f,
+                          .beta2 = 0.95f,
+                          .eps = 1e-8f,
+                          .weight_decay = 0,
+                          .grad_scale = 1,
+                          .t = ++step});
   });
   state.SetItemsProcessed(static_cast<int64_t>(tokens) * state.iterations());
 }

@@ -298,6 +298,12 @@ class Checker {
       add({key(v, "rl.overlong_buffer"), key(v, "rl.max_new_tokens")}, "{} is more than max_new_tokens = {}",
           v.rl.overlong_buffer, v.rl.max_new_tokens);
     }
+    const int64_t updates = v.rl.steps_per_rollout * v.rl.inner_epochs;
+    if (v.rl.max_staleness > 0 && v.rl.max_staleness < updates) {
+      add({key(v, "rl.max_staleness"), key(v, "rl.steps_per_rollout"), key(v, "rl.inner_epochs")},
+          "{} is less than the {} updates (steps_per_rollout x inner_epochs) that the next rollout waits for: nothing could run ahead",
+          v.rl.max_staleness, updates);
+    }
     if (v.rl.top_k > m_.vocab_size) {
       add({key(v, "rl.top_k"), "model.vocab_size"}, "{} is more than vocab_size = {}", v.rl.top_k,
           m_.vocab_size);

@@ -51,7 +51,8 @@ int64_t div_exact(int64_t a, int64_t b);
 template <class To, class From>
 To narrow(From v) {
   const To r = static_cast<To>(v);
-  if (static_cast<From>(r) != v || ((r < To{}) != (v < From{}))) fail(ExitCode::kInternal, "narrow: {} does not fit", v);
+  if (static_cast<From>(r) != v || ((r < To{}) != (v < From{})))
+    fail(ExitCode::kInternal, "narrow: {} does not fit", v);
   return r;
 }
 
@@ -61,8 +62,8 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 }  // namespace contender
 
 // CHECK(rows == m, "rows {} m {}", rows, m): file:line, the expression and the values.
-#define CHECK(cond, ...)                                                                              \
-  do {                                                                                                \
-    if (!(cond)) [[unlikely]]                                                                         \
-      ::contender::fail_check(__FILE__, __LINE__, #cond, ::fmt::format("" __VA_ARGS__));              \
+#define CHECK(cond, ...)                                                                 \
+  do {                                                                                   \
+    if (!(cond)) [[unlikely]]                                                            \
+      ::contender::fail_check(__FILE__, __LINE__, #cond, ::fmt::format("" __VA_ARGS__)); \
   } while (0)

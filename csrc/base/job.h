@@ -7,12 +7,13 @@
 namespace contender {
 
 struct JobPosition {
-  int64_t step = 0;          // training step being computed
+  int64_t step = 0;             // training step being computed
   const char* phase = "start";  // name of the innermost timer scope of the step ("gen", "update", ...)
 };
 JobPosition& job_position();
 
-// `--fault kind@step:rank[:param]`, repeatable; rank may be `*`. Drills for users, and how every row of the fault tests is made.
+// `--fault kind@step:rank[:param]`, repeatable; rank may be `*`. Drills for users, and how every row of the
+// fault tests is made.
 //   kill, segv, exit        at the start of the step: SIGKILL, SIGSEGV, exit(0)
 //   hang                    SIGSTOP at the start of the step
 //   skip                    this rank leaves out its next collective
@@ -26,7 +27,8 @@ void add_fault(const std::string& spec);
 
 // True when `kind` is planned for (job_position().step, rank). One-shot kinds are consumed; `delay` is not.
 bool fault_fires(const char* kind, int rank);
-// Parameter of the last fault that fired, e.g. "2ms"; and of `delay`: nanoseconds added to exchanges now, 0 when none.
+// Parameter of the last fault that fired, e.g. "2ms"; and of `delay`: nanoseconds added to exchanges now, 0
+// when none.
 std::string fault_param(const char* kind);
 int64_t fault_delay_ns(int rank);
 

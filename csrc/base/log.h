@@ -17,12 +17,20 @@ bool stdout_is_terminal();  // colours and bars only then; NO_COLOR and TERM=dum
 void log_message(LogLevel level, const std::string& message);
 
 template <class... A>
-void log_info(fmt::format_string<A...> f, A&&... a) { log_message(LogLevel::kInfo, fmt::format(f, std::forward<A>(a)...)); }
+void log_info(fmt::format_string<A...> f, A&&... a) {
+  log_message(LogLevel::kInfo, fmt::format(f, std::forward<A>(a)...));
+}
 template <class... A>
-void log_warn(fmt::format_string<A...> f, A&&... a) { log_message(LogLevel::kWarn, fmt::format(f, std::forward<A>(a)...)); }
+void log_warn(fmt::format_string<A...> f, A&&... a) {
+  log_message(LogLevel::kWarn, fmt::format(f, std::forward<A>(a)...));
+}
 template <class... A>
-void log_error(fmt::format_string<A...> f, A&&... a) { log_message(LogLevel::kError, fmt::format(f, std::forward<A>(a)...)); }
+void log_error(fmt::format_string<A...> f, A&&... a) {
+  log_message(LogLevel::kError, fmt::format(f, std::forward<A>(a)...));
+}
 template <class... A>
-void log_debug(fmt::format_string<A...> f, A&&... a) { log_message(LogLevel::kDebug, fmt::format(f, std::forward<A>(a)...)); }
+void log_debug(fmt::format_string<A...> f, A&&... a) {
+  log_message(LogLevel::kDebug, fmt::format(f, std::forward<A>(a)...));
+}
 
 }  // namespace contender

@@ -1,4 +1,5 @@
-// Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
+// Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+// SC'11).
 //
 // A draw is a pure function of (seed, stream, counters): never of rank, batch slot, thread or call order.
 #pragma once
@@ -10,7 +11,15 @@
 namespace contender {
 
 // One namespace per consumer, so that two uses of the same counters never meet.
-enum class RandomStream : uint32_t { kInit = 1, kSample = 2, kPrompts = 3, kShuffle = 4, kTask = 5, kTest = 6, kFault = 7 };
+enum class RandomStream : uint32_t {
+  kInit = 1,
+  kSample = 2,
+  kPrompts = 3,
+  kShuffle = 4,
+  kTask = 5,
+  kTest = 6,
+  kFault = 7
+};
 
 using PhiloxBlock = std::array<uint32_t, 4>;
 
@@ -28,7 +37,8 @@ inline PhiloxBlock philox4x32(PhiloxBlock ctr, uint32_t k0, uint32_t k1) {
 
 // Four words for (seed, stream, c0, c1, c2). The stream and the high half of the seed share one key word.
 inline PhiloxBlock philox(uint64_t seed, RandomStream stream, uint64_t c0, uint32_t c1 = 0, uint32_t c2 = 0) {
-  return philox4x32({static_cast<uint32_t>(c0), static_cast<uint32_t>(c0 >> 32), c1, c2}, static_cast<uint32_t>(seed),
+  return philox4x32({static_cast<uint32_t>(c0), static_cast<uint32_t>(c0 >> 32), c1, c2},
+                    static_cast<uint32_t>(seed),
                     static_cast<uint32_t>(seed >> 32) ^ (static_cast<uint32_t>(stream) * 0x85EBCA6Bu));
 }
 

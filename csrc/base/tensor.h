@@ -1,5 +1,6 @@
 // Tensor: a non-owning view of a row-major matrix. Everything the operators see is tokens x features (or
-// rows x columns of a weight); higher ranks are written as rows x (heads * dim) and stated in the Args comment.
+// rows x columns of a weight); higher ranks are written as rows x (heads * dim) and stated in the Args
+// comment.
 #pragma once
 
 #include <cstddef>
@@ -27,20 +28,36 @@ constexpr int64_t dtype_size(DType t) {
 }
 constexpr const char* dtype_name(DType t) {
   switch (t) {
-    case DType::kF32: return "F32";
-    case DType::kBF16: return "BF16";
-    case DType::kF16: return "F16";
-    case DType::kE4M3: return "F8_E4M3";
-    case DType::kI32: return "I32";
-    case DType::kU8: return "U8";
+    case DType::kF32:
+      return "F32";
+    case DType::kBF16:
+      return "BF16";
+    case DType::kF16:
+      return "F16";
+    case DType::kE4M3:
+      return "F8_E4M3";
+    case DType::kI32:
+      return "I32";
+    case DType::kU8:
+      return "U8";
   }
   return "?";
 }
 
-template <class T> struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType value = DType::kF32; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::kI32; };
-template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::kU8; };
+template <class T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kF32;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::kI32;
+};
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType value = DType::kU8;
+};
 
 struct Tensor {
   void* data = nullptr;
@@ -51,7 +68,8 @@ struct Tensor {
 
   Tensor() = default;
   Tensor(void* d, DType t, int64_t r, int64_t c) : data(d), dtype(t), rows(r), cols(c), ld(c) {}
-  Tensor(void* d, DType t, int64_t r, int64_t c, int64_t stride) : data(d), dtype(t), rows(r), cols(c), ld(stride) {}
+  Tensor(void* d, DType t, int64_t r, int64_t c, int64_t stride)
+      : data(d), dtype(t), rows(r), cols(c), ld(stride) {}
 
   explicit operator bool() const { return data != nullptr; }
   int64_t numel() const { return rows * cols; }
@@ -77,6 +95,8 @@ struct Tensor {
 };
 
 inline Tensor f32_tensor(float* data, int64_t rows, int64_t cols) { return {data, DType::kF32, rows, cols}; }
-inline Tensor i32_tensor(int32_t* data, int64_t rows, int64_t cols) { return {data, DType::kI32, rows, cols}; }
+inline Tensor i32_tensor(int32_t* data, int64_t rows, int64_t cols) {
+  return {data, DType::kI32, rows, cols};
+}
 
 }  // namespace contender

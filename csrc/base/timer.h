@@ -1,4 +1,5 @@
-// Timer scopes. One line, `TimerScope scope("gen");`, gives the NVTX range, the log column and the Chrome trace event.
+// Timer scopes. One line, `TimerScope scope("gen");`, gives the NVTX range, the log column and the Chrome
+// trace event.
 //
 // Scopes nest; a thread has one lane ("compute"); exchanges in flight are recorded on the lane "comm" with
 // `trace_span`. Names are string literals. Times are seconds of the monotonic clock.
@@ -34,8 +35,8 @@ void trace_span(const char* name, Lane lane, int64_t start_ns, int64_t end_ns);
 // Seconds per scope name since the last call, and a reset (the step's log columns). Main thread.
 std::map<std::string, double> take_phase_seconds();
 
-// From `start_trace` on every scope is kept and `write_trace` writes Chrome trace JSON (chrome://tracing, Perfetto):
-// pid = rank, tid = lane. At most `max_events`; later ones are counted, not kept.
+// From `start_trace` on every scope is kept and `write_trace` writes Chrome trace JSON (chrome://tracing,
+// Perfetto): pid = rank, tid = lane. At most `max_events`; later ones are counted, not kept.
 void start_trace(int rank, int64_t max_events = 2'000'000);
 void write_trace(const std::string& path);
 

@@ -1,6 +1,8 @@
-// Prompts: what the policy is asked, what the verifier knows, and (procedural tasks) a worked solution for SFT.
+// Prompts: what the policy is asked, what the verifier knows, and (procedural tasks) a worked solution for
+// SFT.
 //
-// A source is a pure function of an index: resuming is remembering a number, and any rank can make any prompt.
+// A source is a pure function of an index: resuming is remembering a number, and any rank can make any
+// prompt.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +16,13 @@
 namespace contender {
 
 struct Prompt {
-  uint32_t index = 0;        // in its source; the `prompt` of sampling keys
-  std::string task;          // verifier: addition, countdown, reverse, sort, ...
-  std::string text;          // the prompt as the model sees it, template applied
-  std::string answer;        // what the verifier compares with (for countdown: "target: n1 n2 n3")
-  std::string solution;      // completion for SFT: <think>...</think><answer>...</answer>; empty when unknown
-  std::string canonical;     // problem up to symmetry (37+85 == 85+37); train and held-out sets are disjoint by it
+  uint32_t index = 0;    // in its source; the `prompt` of sampling keys
+  std::string task;      // verifier: addition, countdown, reverse, sort, ...
+  std::string text;      // the prompt as the model sees it, template applied
+  std::string answer;    // what the verifier compares with (for countdown: "target: n1 n2 n3")
+  std::string solution;  // completion for SFT: <think>...</think><answer>...</answer>; empty when unknown
+  std::string
+      canonical;  // problem up to symmetry (37+85 == 85+37); train and held-out sets are disjoint by it
   std::vector<int32_t> tokens;
 };
 
@@ -33,8 +36,8 @@ class PromptSource {
 
 enum class Split { kTrain, kHeldOut };
 
-// Throws Error(kConfig) naming file and line for malformed JSONL (bad UTF-8, duplicate keys, missing prompt or answer, a line over 8 MiB),
-// an empty set, or a prompt longer than task.max_prompt_tokens.
+// Throws Error(kConfig) naming file and line for malformed JSONL (bad UTF-8, duplicate keys, missing prompt
+// or answer, a line over 8 MiB), an empty set, or a prompt longer than task.max_prompt_tokens.
 std::unique_ptr<PromptSource> make_prompt_source(const TaskConfig& task, Split split, uint64_t seed,
                                                  const Tokenizer& tokenizer);
 

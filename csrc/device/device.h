@@ -17,18 +17,18 @@ struct Event;   // opaque, owned by the device
 class Device {
  public:
   virtual ~Device() = default;
-  virtual std::string name() const = 0;          // "CPU (AMD EPYC ...)", "NVIDIA H800"
-  virtual int64_t memory_bytes() const = 0;      // total memory usable by one rank
-  // 64-byte aligned; `what` is named in the out-of-memory message (exit 19): write the setting that sizes it into it,
-  // "KV cache (rollout.kv_tokens)".
+  virtual std::string name() const = 0;      // "CPU (AMD EPYC ...)", "NVIDIA H800"
+  virtual int64_t memory_bytes() const = 0;  // total memory usable by one rank
+  // 64-byte aligned; `what` is named in the out-of-memory message (exit 19): write the setting that sizes it
+  // into it, "KV cache (rollout.kv_tokens)".
   virtual void* alloc(int64_t bytes, const char* what) = 0;
   virtual void free(void* p) = 0;
   virtual Stream* compute_stream() = 0;
   virtual void copy(Stream* s, void* dst, const void* src, int64_t bytes) = 0;
   virtual void zero(Stream* s, void* dst, int64_t bytes) = 0;
   virtual void synchronize(Stream* s) = 0;
-  virtual int64_t allocated_bytes() const = 0;   // now
-  virtual int64_t peak_bytes() const = 0;        // highest so far
+  virtual int64_t allocated_bytes() const = 0;  // now
+  virtual int64_t peak_bytes() const = 0;       // highest so far
 };
 
 std::unique_ptr<Device> make_cpu_device();
@@ -59,8 +59,9 @@ class Buffer {
   int64_t bytes_ = 0;
 };
 
-// Activation arena: a bump allocator with marks. Allocation is a pointer increment; `release(mark)` frees everything
-// allocated after the mark. Sized once, by the same functions the planner uses; overflow is exit 19 naming the setting.
+// Activation arena: a bump allocator with marks. Allocation is a pointer increment; `release(mark)` frees
+// everything allocated after the mark. Sized once, by the same functions the planner uses; overflow is exit
+// 19 naming the setting.
 class Arena {
  public:
   Arena() = default;

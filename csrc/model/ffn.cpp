@@ -8,12 +8,14 @@ namespace {
 template <class F>
 void for_slices(const Pass& p, const Tensor& gate_up, const Tensor& act, F f) {
   const int64_t i = act.cols / p.slices;
-  for (int64_t s = 0; s < p.slices; ++s) f(gate_up.col_range(2 * s * i, 2 * (s + 1) * i), act.col_range(s * i, (s + 1) * i));
+  for (int64_t s = 0; s < p.slices; ++s)
+    f(gate_up.col_range(2 * s * i, 2 * (s + 1) * i), act.col_range(s * i, (s + 1) * i));
 }
 
 Tensor activate(const Pass& p, Arena& out, const Tensor& gate_up) {
   const Tensor act = out.f32(gate_up.rows, gate_up.cols / 2);
-  for_slices(p, gate_up, act, [&](const Tensor& g, const Tensor& a) { p.ops.swiglu(p.exec, {.gate_up = g, .y = a}); });
+  for_slices(p, gate_up, act,
+             [&](const Tensor& g, const Tensor& a) { p.ops.swiglu(p.exec, {.gate_up = g, .y = a}); });
   return act;
 }
 
@@ -41,7 +43,8 @@ void ffn_backward(const Pass& p, const BlockParams& b, const FfnSaved& s, const 
   const Tensor dgate_up = temp.f32(s.gate_up.rows, s.gate_up.cols);
   const int64_t i = act.cols / p.slices;
   for (int64_t k = 0; k < p.slices; ++k)
-    p.ops.swiglu_bwd(p.exec, {.dy = dact.col_range(k * i, (k + 1) * i), .gate_up = s.gate_up.col_range(2 * k * i, 2 * (k + 1) * i),
+    p.ops.swiglu_bwd(p.exec, {.dy = dact.col_range(k * i, (k + 1) * i),
+                              .gate_up = s.gate_up.col_range(2 * k * i, 2 * (k + 1) * i),
                               .dgate_up = dgate_up.col_range(2 * k * i, 2 * (k + 1) * i)});
   const Tensor dy_all = temp.f32(p.rows, p.m.hidden_size);
   linear_backward(p, dgate_up, y_all, b.gate_up, dy_all, p.group_leaves(), p.slices);

@@ -25,7 +25,8 @@ AttentionShape attention_shape(const ModelConfig& m, int tp, int64_t page_size) 
     s.d_qk = m.kv_lora_rank + m.qk_rope_head_dim;
     s.d_v = m.kv_lora_rank;
     s.row_width = s.k_stride = s.d_qk;
-    s.scale = static_cast<float>(yarn_softmax_scale(rope_config(m)) / std::sqrt(double(m.qk_nope_head_dim + m.qk_rope_head_dim)));
+    s.scale = static_cast<float>(yarn_softmax_scale(rope_config(m)) /
+                                 std::sqrt(double(m.qk_nope_head_dim + m.qk_rope_head_dim)));
   } else {
     s.num_kv_heads = div_exact(m.num_key_value_heads, tp);
     s.d_qk = s.d_v = s.k_stride = s.v_stride = m.head_dim;
@@ -41,9 +42,12 @@ int64_t KvCache::bytes(const ModelConfig& m, int tp, int64_t num_pages, int64_t 
 }
 
 KvCache::KvCache(Device* device, const ModelConfig& m, int tp, int64_t num_pages, int64_t page_size)
-    : buffer_(device, bytes(m, tp, num_pages, page_size), "KV cache"), num_pages_(num_pages), page_size_(page_size) {
+    : buffer_(device, bytes(m, tp, num_pages, page_size), "KV cache"),
+      num_pages_(num_pages),
+      page_size_(page_size) {
   const int64_t rows = num_pages * page_size, width = attention_shape(m, tp, page_size).row_width;
-  for (int64_t l = 0; l < m.num_hidden_layers; ++l) layers_.push_back(f32_tensor(buffer_.f32() + l * rows * width, rows, width));
+  for (int64_t l = 0; l < m.num_hidden_layers; ++l)
+    layers_.push_back(f32_tensor(buffer_.f32() + l * rows * width, rows, width));
 }
 
 }  // namespace contender

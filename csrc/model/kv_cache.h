@@ -1,4 +1,5 @@
-// Paged key/value cache of one rank: one matrix of rows per layer; pages are handed out by the rollout engine.
+// Paged key/value cache of one rank: one matrix of rows per layer; pages are handed out by the rollout
+// engine.
 #pragma once
 
 #include <vector>
@@ -10,7 +11,8 @@
 
 namespace contender {
 
-// Cache row of one token in one layer. MLA: [latent kv_lora | rope]; GQA: [k of local kv heads | v of local kv heads].
+// Cache row of one token in one layer. MLA: [latent kv_lora | rope]; GQA: [k of local kv heads | v of local
+// kv heads].
 RopeConfig rope_config(const ModelConfig& model);
 AttentionShape attention_shape(const ModelConfig& model, int tp, int64_t page_size);
 

@@ -41,9 +41,10 @@ Tensor linear(const Pass& p, Arena& out, const Tensor& x, int param, int32_t sli
   return y;
 }
 
-void linear_backward(const Pass& p, const Tensor& dy, const Tensor& x, int param, const Tensor& dx, const RowSegments& leaves,
-                     int32_t slices, bool accumulate) {
-  p.ops.linear_dgrad(p.exec, {.dy = dy, .w = p.w.view(param), .dx = dx, .slices = slices, .accumulate = accumulate});
+void linear_backward(const Pass& p, const Tensor& dy, const Tensor& x, int param, const Tensor& dx,
+                     const RowSegments& leaves, int32_t slices, bool accumulate) {
+  p.ops.linear_dgrad(p.exec,
+                     {.dy = dy, .w = p.w.view(param), .dx = dx, .slices = slices, .accumulate = accumulate});
   p.ops.linear_wgrad(p.exec, {.dy = dy, .x = x, .dw = p.w.grad(param), .segments = leaves});
 }
 
@@ -53,19 +54,32 @@ Tensor norm(const Pass& p, Arena& out, const Tensor& x, const Tensor& delta, int
   return y;
 }
 
-void norm_into(const Pass& p, const Tensor& x, const Tensor& delta, int param, const Tensor& y, Tensor* rstd) {
+void norm_into(const Pass& p, const Tensor& x, const Tensor& delta, int param, const Tensor& y,
+               Tensor* rstd) {
   if (rstd && p.train) *rstd = p.arena().f32(1, x.rows);
-  p.ops.rms_norm(p.exec, {.x = x, .delta = delta, .gamma = p.w.master(param), .eps = static_cast<float>(p.m.rms_norm_eps),
-                          .y = y, .rstd = rstd && p.train ? rstd->f32() : nullptr});
+  p.ops.rms_norm(p.exec, {.x = x,
+                          .delta = delta,
+                          .gamma = p.w.master(param),
+                          .eps = static_cast<float>(p.m.rms_norm_eps),
+                          .y = y,
+                          .rstd = rstd && p.train ? rstd->f32() : nullptr});
 }
 
-void norm_backward(const Pass& p, const Tensor& dy, const Tensor& x, const Tensor& rstd, int param, const Tensor& dx,
-                   bool accumulate, const RowSegments& leaves, int use) {
-  p.ops.rms_norm_bwd(p.exec, {.dy = dy, .x = x, .gamma = p.w.master(param), .rstd = rstd.f32(), .dx = dx,
-                              .accumulate = accumulate, .dgamma = p.w.grad(param, use), .segments = leaves});
+void norm_backward(const Pass& p, const Tensor& dy, const Tensor& x, const Tensor& rstd, int param,
+                   const Tensor& dx, bool accumulate, const RowSegments& leaves, int use) {
+  p.ops.rms_norm_bwd(p.exec, {.dy = dy,
+                              .x = x,
+                              .gamma = p.w.master(param),
+                              .rstd = rstd.f32(),
+                              .dx = dx,
+                              .accumulate = accumulate,
+                              .dgamma = p.w.grad(param, use),
+                              .segments = leaves});
 }
 
-void copy(const Pass& p, const Tensor& from, const Tensor& to) { p.ops.gather_rows(p.exec, {.x = from, .y = to}); }
+void copy(const Pass& p, const Tensor& from, const Tensor& to) {
+  p.ops.gather_rows(p.exec, {.x = from, .y = to});
+}
 
 Tensor gather_rows(const Pass& p, Arena& out, const Tensor& own) {
   if (p.batch.counts.size() == 1) return own;
@@ -81,7 +95,8 @@ Tensor reduce_rows(const Pass& p, Arena& out, const Tensor& rows) {
   return own;
 }
 
-Tensor block_forward(const Pass& p, int64_t layer, const BlockParams& b, const Tensor& x, const Tensor& kv, BlockSaved& s) {
+Tensor block_forward(const Pass& p, int64_t layer, const BlockParams& b, const Tensor& x, const Tensor& kv,
+                     BlockSaved& s) {
   const ArenaScope scope(p.temp());
   s.input = x;
   const Tensor attn = p.m.mla() ? mla_forward(p, b, x, kv, s.attn) : gqa_forward(p, b, x, kv, s.attn);
@@ -90,13 +105,15 @@ Tensor block_forward(const Pass& p, int64_t layer, const BlockParams& b, const T
     h = p.arena().f32(x.rows, x.cols);
     copy(p, x, h);
   }
-  const Tensor out = p.m.moe_layer(layer) ? moe_forward(p, b, h, attn, s.moe) : ffn_forward(p, b, h, attn, s.ffn);
+  const Tensor out =
+      p.m.moe_layer(layer) ? moe_forward(p, b, h, attn, s.moe) : ffn_forward(p, b, h, attn, s.ffn);
   const Tensor y = p.train ? p.arena().f32(x.rows, x.cols) : h;
   p.ops.add(p.exec, {.a = h, .b = out, .y = y});
   return y;
 }
 
-void block_backward(const Pass& p, int64_t layer, const BlockParams& b, const BlockSaved& s, const Tensor& dx) {
+void block_backward(const Pass& p, int64_t layer, const BlockParams& b, const BlockSaved& s,
+                    const Tensor& dx) {
   if (p.m.moe_layer(layer)) {
     moe_backward(p, b, s.moe, dx);
   } else {

@@ -1,78 +1,127 @@
 // Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 //
-// Absorbed form (exact, the same in rollout and training): queries are taken into the latent space by W_UK, attend to [latent | rope key]
-// rows shared by all heads, and W_UV takes the latent outputs to values. Expanded form (fast path of full sequences): keys and values are
-// made for every head, with d_qk = nope + rope and d_v = v.
+// Absorbed form (exact, the same in rollout and training): queries are taken into the latent space by W_UK,
+// attend to [latent | rope key] rows shared by all heads, and W_UV takes the latent outputs to values.
+// Expanded form (fast path of full sequences): keys and values are made for every head, with d_qk = nope +
+// rope and d_v = v.
 #include "model/layers.h"
 
 namespace contender {
 namespace {
 
 struct MlaDims {
-  int64_t heads, q_lora, latent, rope, nope, v, q, q_attn;  // q, q_attn: columns per head of the query and of the absorbed query
+  int64_t heads, q_lora, latent, rope, nope, v, q,
+      q_attn;  // q, q_attn: columns per head of the query and of the absorbed query
   int64_t kv_end() const { return q_lora + latent; }
 };
 MlaDims dims(const Pass& p) {
   const ModelConfig& m = p.m;
-  return {m.num_attention_heads / p.rt.mesh->shape().tp, m.q_lora_rank, m.kv_lora_rank, m.qk_rope_head_dim, m.qk_nope_head_dim,
-          m.v_head_dim, m.qk_nope_head_dim + m.qk_rope_head_dim, m.kv_lora_rank + m.qk_rope_head_dim};
+  return {m.num_attention_heads / p.rt.mesh->shape().tp,
+          m.q_lora_rank,
+          m.kv_lora_rank,
+          m.qk_rope_head_dim,
+          m.qk_nope_head_dim,
+          m.v_head_dim,
+          m.qk_nope_head_dim + m.qk_rope_head_dim,
+          m.kv_lora_rank + m.qk_rope_head_dim};
 }
 
 // The rotated part of each head, from one head layout to another.
-void copy_rope_part(const Pass& p, const MlaDims& d, const Tensor& from, int64_t from_stride, int64_t from_offset,
-                    const Tensor& to, int64_t to_stride, int64_t to_offset) {
+void copy_rope_part(const Pass& p, const MlaDims& d, const Tensor& from, int64_t from_stride,
+                    int64_t from_offset, const Tensor& to, int64_t to_stride, int64_t to_offset) {
   for (int64_t h = 0; h < d.heads; ++h) {
     const int64_t a = h * from_stride + from_offset, b = h * to_stride + to_offset;
     copy(p, from.col_range(a, a + d.rope), to.col_range(b, b + d.rope));
   }
 }
 
-RopeArgs rope_args(const Pass& p, const Tensor& x, const int32_t* positions, int64_t heads, int64_t stride, int64_t offset, bool inverse) {
-  return {.x = x, .positions = positions, .table = p.rope_table, .num_heads = heads, .head_stride = stride, .offset = offset,
-          .interleaved = true, .inverse = inverse};
+RopeArgs rope_args(const Pass& p, const Tensor& x, const int32_t* positions, int64_t heads, int64_t stride,
+                   int64_t offset, bool inverse) {
+  return {.x = x,
+          .positions = positions,
+          .table = p.rope_table,
+          .num_heads = heads,
+          .head_stride = stride,
+          .offset = offset,
+          .interleaved = true,
+          .inverse = inverse};
 }
 
 AttentionArgs attention_args(const Pass& p, const AttentionSaved& s, const AttentionShape& shape) {
-  return {.shape = shape, .q = s.q_attn, .kv = s.kv, .seqs = p.batch.seqs.data(), .num_seqs = int64_t(p.batch.seqs.size()),
-          .page_ids = p.batch.page_ids.data(), .o = s.o_attn, .lse = s.lse};
+  return {.shape = shape,
+          .q = s.q_attn,
+          .kv = s.kv,
+          .seqs = p.batch.seqs.data(),
+          .num_seqs = int64_t(p.batch.seqs.size()),
+          .page_ids = p.batch.page_ids.data(),
+          .o = s.o_attn,
+          .lse = s.lse};
 }
-AttentionBwdArgs attention_bwd_args(const Pass& p, const AttentionSaved& s, const AttentionShape& shape, const Tensor& dout, const Tensor& dq,
-                                    const Tensor& dkv) {
-  return {.shape = shape, .q = s.q_attn, .kv = s.kv, .seqs = p.batch.seqs.data(), .num_seqs = int64_t(p.batch.seqs.size()),
-          .page_ids = p.batch.page_ids.data(), .o = s.o_attn, .lse = s.lse, .dout = dout, .dq = dq, .dkv = dkv, .head_slices = p.slices};
+AttentionBwdArgs attention_bwd_args(const Pass& p, const AttentionSaved& s, const AttentionShape& shape,
+                                    const Tensor& dout, const Tensor& dq, const Tensor& dkv) {
+  return {.shape = shape,
+          .q = s.q_attn,
+          .kv = s.kv,
+          .seqs = p.batch.seqs.data(),
+          .num_seqs = int64_t(p.batch.seqs.size()),
+          .page_ids = p.batch.page_ids.data(),
+          .o = s.o_attn,
+          .lse = s.lse,
+          .dout = dout,
+          .dq = dq,
+          .dkv = dkv,
+          .head_slices = p.slices};
 }
 
 // From s.q (rotated) and the cache to s.o.
 void attend_absorbed(const Pass& p, const BlockParams& b, const MlaDims& d, AttentionSaved& s) {
   s.q_attn = p.keep().f32(p.rows, d.heads * d.q_attn);
-  p.ops.heads_linear(p.exec, {.x = s.q, .x_stride = d.q, .w = p.w.view(b.w_uk), .y = s.q_attn, .y_stride = d.q_attn, .transposed = true});
+  p.ops.heads_linear(p.exec, {.x = s.q,
+                              .x_stride = d.q,
+                              .w = p.w.view(b.w_uk),
+                              .y = s.q_attn,
+                              .y_stride = d.q_attn,
+                              .transposed = true});
   copy_rope_part(p, d, s.q, d.q, d.nope, s.q_attn, d.q_attn, d.latent);
-  p.ops.scatter_rows(p.exec, {.x = s.latents_all.col_range(d.q_lora, d.kv_end() + d.rope), .index = p.batch.cache_rows.data(), .y = s.kv});
+  p.ops.scatter_rows(p.exec, {.x = s.latents_all.col_range(d.q_lora, d.kv_end() + d.rope),
+                              .index = p.batch.cache_rows.data(),
+                              .y = s.kv});
   s.o_attn = p.keep().f32(p.rows, d.heads * d.latent);
   s.lse = p.keep().f32(p.rows, d.heads);
   p.ops.attention(p.exec, attention_args(p, s, p.attention));
   s.o = p.keep().f32(p.rows, d.heads * d.v);
-  p.ops.heads_linear(p.exec, {.x = s.o_attn, .x_stride = d.latent, .w = p.w.view(b.w_uv), .y = s.o, .y_stride = d.v});
+  p.ops.heads_linear(p.exec,
+                     {.x = s.o_attn, .x_stride = d.latent, .w = p.w.view(b.w_uv), .y = s.o, .y_stride = d.v});
 }
 
 // From d_o to dq (of the rotated query) and the gradient of the [latent | rope key] columns of dlatents_all.
-void attend_absorbed_backward(const Pass& p, const BlockParams& b, const MlaDims& d, const AttentionSaved& s, const Tensor& d_o,
-                              const Tensor& dq, const Tensor& dkey) {
+void attend_absorbed_backward(const Pass& p, const BlockParams& b, const MlaDims& d, const AttentionSaved& s,
+                              const Tensor& d_o, const Tensor& dq, const Tensor& dkey) {
   Arena& temp = p.temp();
   const RowSegments leaves = p.group_leaves();
   const Tensor d_o_attn = temp.f32(p.rows, s.o_attn.cols);
-  p.ops.heads_linear(p.exec, {.x = d_o, .x_stride = d.v, .w = p.w.view(b.w_uv), .y = d_o_attn, .y_stride = d.latent, .transposed = true});
+  p.ops.heads_linear(p.exec, {.x = d_o,
+                              .x_stride = d.v,
+                              .w = p.w.view(b.w_uv),
+                              .y = d_o_attn,
+                              .y_stride = d.latent,
+                              .transposed = true});
   for (int64_t h = 0; h < d.heads; ++h)
-    p.ops.linear_wgrad(p.exec, {.dy = d_o.col_range(h * d.v, (h + 1) * d.v), .x = s.o_attn.col_range(h * d.latent, (h + 1) * d.latent),
-                                .dw = p.w.grad(b.w_uv).row_range(h * d.v, (h + 1) * d.v), .segments = leaves});
+    p.ops.linear_wgrad(p.exec, {.dy = d_o.col_range(h * d.v, (h + 1) * d.v),
+                                .x = s.o_attn.col_range(h * d.latent, (h + 1) * d.latent),
+                                .dw = p.w.grad(b.w_uv).row_range(h * d.v, (h + 1) * d.v),
+                                .segments = leaves});
   const Tensor dq_attn = temp.f32(p.rows, s.q_attn.cols), dkv = temp.f32(s.kv.rows, s.kv.cols);
   p.ops.attention_bwd(p.exec, attention_bwd_args(p, s, p.attention, d_o_attn, dq_attn, dkv));
   p.ops.gather_rows(p.exec, {.x = dkv, .index = p.batch.cache_rows.data(), .y = dkey});
-  p.ops.heads_linear(p.exec, {.x = dq_attn, .x_stride = d.q_attn, .w = p.w.view(b.w_uk), .y = dq, .y_stride = d.q});
+  p.ops.heads_linear(p.exec,
+                     {.x = dq_attn, .x_stride = d.q_attn, .w = p.w.view(b.w_uk), .y = dq, .y_stride = d.q});
   copy_rope_part(p, d, dq_attn, d.q_attn, d.latent, dq, d.q, d.nope);
   for (int64_t h = 0; h < d.heads; ++h)
-    p.ops.linear_wgrad(p.exec, {.dy = s.q.col_range(h * d.q, h * d.q + d.nope), .x = dq_attn.col_range(h * d.q_attn, h * d.q_attn + d.latent),
-                                .dw = p.w.grad(b.w_uk).row_range(h * d.nope, (h + 1) * d.nope), .segments = leaves});
+    p.ops.linear_wgrad(p.exec, {.dy = s.q.col_range(h * d.q, h * d.q + d.nope),
+                                .x = dq_attn.col_range(h * d.q_attn, h * d.q_attn + d.latent),
+                                .dw = p.w.grad(b.w_uk).row_range(h * d.nope, (h + 1) * d.nope),
+                                .segments = leaves});
 }
 
 AttentionShape expanded_shape(const Pass& p, const MlaDims& d) {
@@ -88,11 +137,21 @@ AttentionShape expanded_shape(const Pass& p, const MlaDims& d) {
 // Keys and values of every head, in cache rows of their own.
 void attend_expanded(const Pass& p, const BlockParams& b, const MlaDims& d, AttentionSaved& s) {
   const AttentionShape shape = expanded_shape(p, d);
-  const Tensor rows = p.temp().f32(p.rows, shape.row_width), latent = s.latents_all.col_range(d.q_lora, d.kv_end());
-  p.ops.heads_linear(p.exec, {.x = latent, .x_stride = 0, .w = p.w.view(b.w_uk), .y = rows.col_range(0, shape.v_offset), .y_stride = d.q});
+  const Tensor rows = p.temp().f32(p.rows, shape.row_width),
+               latent = s.latents_all.col_range(d.q_lora, d.kv_end());
+  p.ops.heads_linear(p.exec, {.x = latent,
+                              .x_stride = 0,
+                              .w = p.w.view(b.w_uk),
+                              .y = rows.col_range(0, shape.v_offset),
+                              .y_stride = d.q});
   for (int64_t h = 0; h < d.heads; ++h)
-    copy(p, s.latents_all.col_range(d.kv_end(), d.kv_end() + d.rope), rows.col_range(h * d.q + d.nope, (h + 1) * d.q));
-  p.ops.heads_linear(p.exec, {.x = latent, .x_stride = 0, .w = p.w.view(b.w_uv), .y = rows.col_range(shape.v_offset, shape.row_width), .y_stride = d.v});
+    copy(p, s.latents_all.col_range(d.kv_end(), d.kv_end() + d.rope),
+         rows.col_range(h * d.q + d.nope, (h + 1) * d.q));
+  p.ops.heads_linear(p.exec, {.x = latent,
+                              .x_stride = 0,
+                              .w = p.w.view(b.w_uv),
+                              .y = rows.col_range(shape.v_offset, shape.row_width),
+                              .y_stride = d.v});
   s.kv = p.keep().f32(s.kv.rows, shape.row_width);
   p.ops.scatter_rows(p.exec, {.x = rows, .index = p.batch.cache_rows.data(), .y = s.kv});
   s.q_attn = s.q;
@@ -101,8 +160,8 @@ void attend_expanded(const Pass& p, const BlockParams& b, const MlaDims& d, Atte
   p.ops.attention(p.exec, attention_args(p, s, shape));
 }
 
-void attend_expanded_backward(const Pass& p, const BlockParams& b, const MlaDims& d, const AttentionSaved& s, const Tensor& d_o,
-                              const Tensor& dq, const Tensor& dkey) {
+void attend_expanded_backward(const Pass& p, const BlockParams& b, const MlaDims& d, const AttentionSaved& s,
+                              const Tensor& d_o, const Tensor& dq, const Tensor& dkey) {
   Arena& temp = p.temp();
   const RowSegments leaves = p.group_leaves();
   const AttentionShape shape = expanded_shape(p, d);
@@ -112,30 +171,46 @@ void attend_expanded_backward(const Pass& p, const BlockParams& b, const MlaDims
   const Tensor latent = s.latents_all.col_range(d.q_lora, d.kv_end());
   // The latent and the rope key serve all heads: their gradients are sums over heads, in head order.
   for (int64_t h = 0; h < d.heads; ++h) {
-    const Tensor dk = rows.col_range(h * d.q, h * d.q + d.nope), dv = rows.col_range(shape.v_offset + h * d.v, shape.v_offset + (h + 1) * d.v);
-    const Tensor drope = rows.col_range(h * d.q + d.nope, (h + 1) * d.q), rope_sum = dkey.col_range(d.latent, d.latent + d.rope);
-    p.ops.linear_dgrad(p.exec, {.dy = dk, .w = p.w.view(b.w_uk).group(h), .dx = dkey.col_range(0, d.latent), .accumulate = h > 0});
-    p.ops.linear_dgrad(p.exec, {.dy = dv, .w = p.w.view(b.w_uv).group(h), .dx = dkey.col_range(0, d.latent), .accumulate = true});
+    const Tensor dk = rows.col_range(h * d.q, h * d.q + d.nope),
+                 dv = rows.col_range(shape.v_offset + h * d.v, shape.v_offset + (h + 1) * d.v);
+    const Tensor drope = rows.col_range(h * d.q + d.nope, (h + 1) * d.q),
+                 rope_sum = dkey.col_range(d.latent, d.latent + d.rope);
+    p.ops.linear_dgrad(
+        p.exec,
+        {.dy = dk, .w = p.w.view(b.w_uk).group(h), .dx = dkey.col_range(0, d.latent), .accumulate = h > 0});
+    p.ops.linear_dgrad(
+        p.exec,
+        {.dy = dv, .w = p.w.view(b.w_uv).group(h), .dx = dkey.col_range(0, d.latent), .accumulate = true});
     h == 0 ? copy(p, drope, rope_sum) : p.ops.add(p.exec, {.a = rope_sum, .b = drope, .y = rope_sum});
-    p.ops.linear_wgrad(p.exec, {.dy = dk, .x = latent, .dw = p.w.grad(b.w_uk).row_range(h * d.nope, (h + 1) * d.nope), .segments = leaves});
-    p.ops.linear_wgrad(p.exec, {.dy = dv, .x = latent, .dw = p.w.grad(b.w_uv).row_range(h * d.v, (h + 1) * d.v), .segments = leaves});
+    p.ops.linear_wgrad(p.exec, {.dy = dk,
+                                .x = latent,
+                                .dw = p.w.grad(b.w_uk).row_range(h * d.nope, (h + 1) * d.nope),
+                                .segments = leaves});
+    p.ops.linear_wgrad(p.exec, {.dy = dv,
+                                .x = latent,
+                                .dw = p.w.grad(b.w_uv).row_range(h * d.v, (h + 1) * d.v),
+                                .segments = leaves});
   }
 }
 
 }  // namespace
 
-Tensor mla_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& kv, AttentionSaved& s) {
+Tensor mla_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& kv,
+                   AttentionSaved& s) {
   const MlaDims d = dims(p);
   s.x = x;
   s.kv = kv;
   s.y = norm(p, p.keep(true), x, {}, b.attn_norm, &s.rstd);
 
-  // Token-wise: both down-projections, their norms, the rope key. Then every tp rank gets the latents of all rows.
+  // Token-wise: both down-projections, their norms, the rope key. Then every tp rank gets the latents of all
+  // rows.
   s.latents = linear(p, p.keep(), s.y, b.qkv_a);
   const Tensor normed = (p.batch.counts.size() == 1 ? p.keep() : p.temp()).f32(p.own, s.latents.cols);
   const int64_t kv_end = d.kv_end();
-  if (d.q_lora > 0) norm_into(p, s.latents.col_range(0, d.q_lora), {}, b.q_a_norm, normed.col_range(0, d.q_lora), &s.q_rstd);
-  norm_into(p, s.latents.col_range(d.q_lora, kv_end), {}, b.kv_a_norm, normed.col_range(d.q_lora, kv_end), &s.kv_rstd);
+  if (d.q_lora > 0)
+    norm_into(p, s.latents.col_range(0, d.q_lora), {}, b.q_a_norm, normed.col_range(0, d.q_lora), &s.q_rstd);
+  norm_into(p, s.latents.col_range(d.q_lora, kv_end), {}, b.kv_a_norm, normed.col_range(d.q_lora, kv_end),
+            &s.kv_rstd);
   copy(p, s.latents.col_range(kv_end, kv_end + d.rope), normed.col_range(kv_end, kv_end + d.rope));
   p.ops.rope(p.exec, rope_args(p, normed, p.own_positions(), 1, normed.cols, kv_end, false));
   s.latents_all = gather_rows(p, p.keep(), normed);
@@ -160,13 +235,15 @@ void mla_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, 
   linear_backward(p, dout, s.o, b.o, d_o, leaves);
   const Tensor dq = temp.f32(p.rows, s.q.cols), dlatents_all = temp.f32(p.rows, kv_end + d.rope);
   const Tensor dkey = dlatents_all.col_range(d.q_lora, kv_end + d.rope);
-  p.expanded ? attend_expanded_backward(p, b, d, s, d_o, dq, dkey) : attend_absorbed_backward(p, b, d, s, d_o, dq, dkey);
+  p.expanded ? attend_expanded_backward(p, b, d, s, d_o, dq, dkey)
+             : attend_absorbed_backward(p, b, d, s, d_o, dq, dkey);
   p.ops.rope(p.exec, rope_args(p, dq, p.batch.positions.data(), d.heads, d.q, d.nope, true));
 
   const Tensor y = p.recompute == Recompute::kSelective ? norm(p, temp, s.x, {}, b.attn_norm, nullptr) : s.y;
   Tensor dy_q;
   if (d.q_lora > 0) {
-    linear_backward(p, dq, s.latents_all.col_range(0, d.q_lora), b.q_b, dlatents_all.col_range(0, d.q_lora), leaves, p.slices);
+    linear_backward(p, dq, s.latents_all.col_range(0, d.q_lora), b.q_b, dlatents_all.col_range(0, d.q_lora),
+                    leaves, p.slices);
   } else {
     const Tensor dy_all = temp.f32(p.rows, p.m.hidden_size);
     linear_backward(p, dq, p.batch.counts.size() == 1 ? y : s.y_all, b.q_b, dy_all, leaves, p.slices);
@@ -179,8 +256,8 @@ void mla_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, 
   if (d.q_lora > 0)
     norm_backward(p, dnormed.col_range(0, d.q_lora), s.latents.col_range(0, d.q_lora), s.q_rstd, b.q_a_norm,
                   dlatents.col_range(0, d.q_lora), false, p.own_leaves());
-  norm_backward(p, dnormed.col_range(d.q_lora, kv_end), s.latents.col_range(d.q_lora, kv_end), s.kv_rstd, b.kv_a_norm,
-                dlatents.col_range(d.q_lora, kv_end), false, p.own_leaves());
+  norm_backward(p, dnormed.col_range(d.q_lora, kv_end), s.latents.col_range(d.q_lora, kv_end), s.kv_rstd,
+                b.kv_a_norm, dlatents.col_range(d.q_lora, kv_end), false, p.own_leaves());
   copy(p, dnormed.col_range(kv_end, kv_end + d.rope), dlatents.col_range(kv_end, kv_end + d.rope));
   linear_backward(p, dlatents, y, b.qkv_a, dy, p.own_leaves());
   if (dy_q) p.ops.add(p.exec, {.a = dy, .b = dy_q, .y = dy});

@@ -1,8 +1,10 @@
-// The policy: one forward for rollout, one forward and backward for training, over the same operators and weights.
+// The policy: one forward for rollout, one forward and backward for training, over the same operators and
+// weights.
 //
-// A forward works on the tokens of a whole tp group: attention and dense products see all of them with this rank's heads or columns;
-// token-wise work (norms, latent down-projections, router, experts' dispatch, residual stream) is done for the rows this rank
-// owns: counts[tp_rank] rows, contiguous, in tp-rank order (sequence parallelism between blocks).
+// A forward works on the tokens of a whole tp group: attention and dense products see all of them with this
+// rank's heads or columns; token-wise work (norms, latent down-projections, router, experts' dispatch,
+// residual stream) is done for the rows this rank owns: counts[tp_rank] rows, contiguous, in tp-rank order
+// (sequence parallelism between blocks).
 #pragma once
 
 #include <cstdint>
@@ -24,16 +26,18 @@ struct Runtime {
   Device* device = nullptr;
   const Ops* ops = nullptr;
   Mesh* mesh = nullptr;
-  Arena* arena = nullptr;     // activations kept for the backward, and results
-  Arena* temp = nullptr;      // scratch of one sublayer
-  Exec exec;                  // stream and workspace
+  Arena* arena = nullptr;  // activations kept for the backward, and results
+  Arena* temp = nullptr;   // scratch of one sublayer
+  Exec exec;               // stream and workspace
 };
 
-// Tokens of one forward, the same on every rank of the tp group. Zero tokens are allowed (a rank that only takes part in exchanges).
+// Tokens of one forward, the same on every rank of the tp group. Zero tokens are allowed (a rank that only
+// takes part in exchanges).
 struct TokenBatch {
   std::vector<int32_t> tokens;      // [T]
   std::vector<int32_t> positions;   // [T] position in the sequence
-  std::vector<int32_t> cache_rows;  // [T] row of the KV cache the token's key/value is written to: page_id * page_size + offset
+  std::vector<int32_t> cache_rows;  // [T] row of the KV cache the token's key/value is written to: page_id *
+                                    // page_size + offset
   std::vector<AttentionSeq> seqs;   // q_begin ascending, covering all T rows
   std::vector<int32_t> page_ids;    // page tables of all sequences, AttentionSeq::page_table indexes into it
   std::vector<int64_t> counts;      // [tp] rows owned by each tp rank, sum T
@@ -42,7 +46,8 @@ struct TokenBatch {
 // counts = T cut evenly over tp ranks (rollout).
 void split_rows_evenly(TokenBatch& batch, int tp);
 
-// Training tokens: the packs of the tp group's data slots, one after the other. Sequences whole, each in its own cache pages.
+// Training tokens: the packs of the tp group's data slots, one after the other. Sequences whole, each in its
+// own cache pages.
 struct PackedBatch {
   TokenBatch tokens;
   std::vector<int32_t> slot_offsets;  // [slots of the tp group + 1] rows
@@ -57,14 +62,16 @@ struct TrainSequence {
   int32_t first_target = 1;
   int32_t id = 0;
 };
-// Packs of the slots of one tp group (slots[i] lists sequences), ready for a forward; `tp` ranks own equal numbers of slots.
+// Packs of the slots of one tp group (slots[i] lists sequences), ready for a forward; `tp` ranks own equal
+// numbers of slots.
 PackedBatch make_packed_batch(const std::vector<std::vector<const TrainSequence*>>& slots, int tp);
 
-// The MTP module's loss in SFT and RL: weight of its mean cross-entropy, and the number of targets it is the mean over.
+// The MTP module's loss in SFT and RL: weight of its mean cross-entropy, and the number of targets it is the
+// mean over.
 struct MtpLoss {
   float weight = 0;
-  ExactSum sum;             // out: += cross-entropies of this rank's tp group
-  int64_t count = 0;        // out: += its targets
+  ExactSum sum;       // out: += cross-entropies of this rank's tp group
+  int64_t count = 0;  // out: += its targets
 };
 
 class Model {
@@ -72,21 +79,25 @@ class Model {
   Model(const RunConfig& config, const Runtime& runtime, WeightStore* weights);
   ~Model();
 
-  // Rollout. Runs the blocks, writes the cache, and returns the logits [rows.size(), V] of the given rows of the batch, on every rank of the tp
-  // group. The result lives in the arena until the caller releases it. Collective over the tp and ep groups: every rank of an ep group
-  // must call it the same number of times (with an empty batch when it has nothing to do).
+  // Rollout. Runs the blocks, writes the cache, and returns the logits [rows.size(), V] of the given rows of
+  // the batch, on every rank of the tp group. The result lives in the arena until the caller releases it.
+  // Collective over the tp and ep groups: every rank of an ep group must call it the same number of times
+  // (with an empty batch when it has nothing to do).
   Tensor forward_logits(const TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows);
 
-  // log p(target), entropy of every head row, by a full-sequence forward that keeps nothing. The same on every rank of the tp group.
+  // log p(target), entropy of every head row, by a full-sequence forward that keeps nothing. The same on
+  // every rank of the tp group.
   std::vector<HeadStats> forward_logp(const PackedBatch& batch, float inv_temperature);
   // The same, keeping what `backward` needs. The batch must live until then.
   const std::vector<HeadStats>& forward_train(const PackedBatch& batch, float inv_temperature);
-  // Fills the gradient planes from dL/dlogp and dL/dentropy (or empty) of the head rows and starts the reduction of each layer as it is
-  // complete (WeightStore::finish_reduce ends it). `mtp`: adds the MTP loss, `mtp->weight / total_targets` per target.
-  void backward(const std::vector<float>& dlogp, const std::vector<float>& dentropy, MtpLoss* mtp = nullptr, int64_t total_targets = 0);
+  // Fills the gradient planes from dL/dlogp and dL/dentropy (or empty) of the head rows and starts the
+  // reduction of each layer as it is complete (WeightStore::finish_reduce ends it). `mtp`: adds the MTP loss,
+  // `mtp->weight / total_targets` per target.
+  void backward(const std::vector<float>& dlogp, const std::vector<float>& dentropy, MtpLoss* mtp = nullptr,
+                int64_t total_targets = 0);
 
-  // Aux-loss-free balancing: moves the selection bias of every MoE layer by the sign of (mean load - load) over all ranks' tokens since
-  // the last call. Returns max load / mean load of the worst layer.
+  // Aux-loss-free balancing: moves the selection bias of every MoE layer by the sign of (mean load - load)
+  // over all ranks' tokens since the last call. Returns max load / mean load of the worst layer.
   double update_router_bias(double speed);
 
   const ModelConfig& config() const;

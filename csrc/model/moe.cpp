@@ -1,8 +1,10 @@
-// The mixture-of-experts sublayer (DeepSeek-V3, arXiv 2412.19437, section 2.1.2): shared experts on the rank's own tokens, routed experts
-// spread over the ep group. Tokens travel in `moe_chunks` chunks: while one is on its way, others are computed.
+// The mixture-of-experts sublayer (DeepSeek-V3, arXiv 2412.19437, section 2.1.2): shared experts on the
+// rank's own tokens, routed experts spread over the ep group. Tokens travel in `moe_chunks` chunks: while one
+// is on its way, others are computed.
 //
-// Rows of a chunk are sent sorted by (expert, token); what arrives is sorted by (expert, peer, token), which is (expert, slot, token), because
-// peers own ascending slots. The first message carries the counts of all chunks, so that everything can be laid out at once.
+// Rows of a chunk are sent sorted by (expert, token); what arrives is sorted by (expert, peer, token), which
+// is (expert, slot, token), because peers own ascending slots. The first message carries the counts of all
+// chunks, so that everything can be laid out at once.
 #include <algorithm>
 #include <utility>
 
@@ -16,12 +18,15 @@ struct MoeDims {
 };
 MoeDims dims(const Pass& p) {
   const MeshConfig& mc = p.mesh_config;
-  const int64_t ep = p.rt.mesh->ep().size(), experts = p.m.n_routed_experts / ep, top_k = p.m.num_experts_per_tok;
+  const int64_t ep = p.rt.mesh->ep().size(), experts = p.m.n_routed_experts / ep,
+                top_k = p.m.num_experts_per_tok;
   const int64_t chunk_tokens = ceil_div(p.max_own, mc.moe_chunks);
   int64_t capacity = chunk_tokens * std::min(top_k, experts);
   if (mc.capacity_factor > 0)
-    capacity = std::min(capacity, static_cast<int64_t>(mc.capacity_factor * double(chunk_tokens * top_k) / double(ep)) + 1);
-  return {p.m.hidden_size, p.m.moe_intermediate_size, top_k, ep, experts, int64_t(p.own_slots.size()) - 1, mc.moe_chunks, capacity};
+    capacity = std::min(
+        capacity, static_cast<int64_t>(mc.capacity_factor * double(chunk_tokens * top_k) / double(ep)) + 1);
+  return {p.m.hidden_size, p.m.moe_intermediate_size,       top_k,         ep,
+          experts,         int64_t(p.own_slots.size()) - 1, mc.moe_chunks, capacity};
 }
 
 int64_t chunk_row(int64_t rows, int64_t c, int64_t chunks) { return rows * c / chunks; }
@@ -37,8 +42,9 @@ RouterShape router_shape(const ModelConfig& m) {
           .scale = static_cast<float>(m.routed_scaling_factor)};
 }
 
-// The sending order: for each chunk, (token, j) sorted by expert, then token. Fills pos, source, send_counts, and the header with the number of
-// rows per (chunk, expert, slot) for each peer: [ep][chunks][experts][slots].
+// The sending order: for each chunk, (token, j) sorted by expert, then token. Fills pos, source, send_counts,
+// and the header with the number of rows per (chunk, expert, slot) for each peer:
+// [ep][chunks][experts][slots].
 std::vector<int32_t> plan_sending(const Pass& p, const MoeDims& d, MoeSaved& s) {
   const int64_t all_experts = d.ep * d.experts;
   const int32_t* expert = s.expert.i32();
@@ -73,7 +79,8 @@ std::vector<int32_t> plan_sending(const Pass& p, const MoeDims& d, MoeSaved& s) 
   return header;
 }
 
-// From the headers of all peers, [ep][chunks][experts][slots]: the sorted order of what arrives, and its (expert, slot) leaves.
+// From the headers of all peers, [ep][chunks][experts][slots]: the sorted order of what arrives, and its
+// (expert, slot) leaves.
 void plan_arrival(const MoeDims& d, const std::vector<int32_t>& header, MoeSaved& s) {
   auto count = [&](int64_t peer, int64_t c, int64_t e, int64_t slot) {
     return header[((peer * d.chunks + c) * d.experts + e) * d.slots + slot];
@@ -93,14 +100,17 @@ void plan_arrival(const MoeDims& d, const std::vector<int32_t>& header, MoeSaved
           const int32_t n = count(peer, c, e, slot), begin = static_cast<int32_t>(s.arrival.size());
           if (n == 0) continue;
           for (int32_t i = 0; i < n; ++i) s.arrival.push_back(static_cast<int32_t>(at[peer]++));
-          s.segments.push_back({begin, begin + n, static_cast<int32_t>(e), static_cast<int32_t>(peer * d.slots + slot)});
+          s.segments.push_back(
+              {begin, begin + n, static_cast<int32_t>(e), static_cast<int32_t>(peer * d.slots + slot)});
         }
       }
     }
     for (int64_t peer = 0; peer < d.ep; ++peer) {
       s.recv_counts[c * d.ep + peer] = static_cast<int32_t>(at[peer] - peer * d.capacity);
       if (at[peer] - peer * d.capacity > d.capacity)
-        fail(ExitCode::kInternal, "expert exchange: {} rows from member {} exceed the capacity of {}; raise mesh.capacity_factor (0: worst case)",
+        fail(ExitCode::kInternal,
+             "expert exchange: {} rows from member {} exceed the capacity of {}; raise mesh.capacity_factor "
+             "(0: worst case)",
              at[peer] - peer * d.capacity, peer, d.capacity);
     }
     s.offsets.push_back(static_cast<int32_t>(s.arrival.size()) - s.chunk_begin.back());
@@ -117,25 +127,30 @@ struct Flight {
   Tensor recv;
   Pending pending;
 };
-Flight send_chunk(const Pass& p, const MoeDims& d, const MoeSaved& s, int64_t c, const char* name, const Tensor& rows,
-                  const std::vector<int32_t>* header, std::vector<int32_t>* recv_header, std::vector<int32_t>& recv_counts) {
+Flight send_chunk(const Pass& p, const MoeDims& d, const MoeSaved& s, int64_t c, const char* name,
+                  const Tensor& rows, const std::vector<int32_t>* header, std::vector<int32_t>* recv_header,
+                  std::vector<int32_t>& recv_counts) {
   Flight f{p.temp().f32(d.ep * d.capacity, d.h), {}};
   recv_counts.assign(d.ep, 0);
-  f.pending = p.rt.mesh->ep().exchange({.name = name,
-                                        .send_rows = rows,
-                                        .send_counts = s.send_counts.data() + c * d.ep,
-                                        .send_header = header ? header->data() : nullptr,
-                                        .header_len = header ? static_cast<int32_t>(header->size() / d.ep) : 0,
-                                        .recv_rows = f.recv,
-                                        .capacity = d.capacity,
-                                        .recv_counts = recv_counts.data(),
-                                        .recv_header = recv_header ? recv_header->data() : nullptr});
+  f.pending =
+      p.rt.mesh->ep().exchange({.name = name,
+                                .send_rows = rows,
+                                .send_counts = s.send_counts.data() + c * d.ep,
+                                .send_header = header ? header->data() : nullptr,
+                                .header_len = header ? static_cast<int32_t>(header->size() / d.ep) : 0,
+                                .recv_rows = f.recv,
+                                .capacity = d.capacity,
+                                .recv_counts = recv_counts.data(),
+                                .recv_header = recv_header ? recv_header->data() : nullptr});
   return f;
 }
 
-Tensor chunk(const MoeSaved& s, const Tensor& x, int64_t c) { return x.row_range(s.chunk_begin[c], s.chunk_begin[c + 1]); }
+Tensor chunk(const MoeSaved& s, const Tensor& x, int64_t c) {
+  return x.row_range(s.chunk_begin[c], s.chunk_begin[c + 1]);
+}
 
-void shared_forward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& out, int64_t begin, int64_t end) {
+void shared_forward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& out, int64_t begin,
+                    int64_t end) {
   if (b.shared_gate_up < 0 || begin == end) return;
   const Tensor gate_up = s.shared_gate_up.row_range(begin, end), act = s.shared_act.row_range(begin, end);
   p.ops.linear(p.exec, {.x = s.y.row_range(begin, end), .w = p.w.view(b.shared_gate_up), .y = gate_up});
@@ -143,8 +158,8 @@ void shared_forward(const Pass& p, const BlockParams& b, const MoeSaved& s, cons
   p.ops.linear(p.exec, {.x = act, .w = p.w.view(b.shared_down), .y = out.row_range(begin, end)});
 }
 
-void experts_forward(const Pass& p, const MoeDims& d, const BlockParams& b, const MoeSaved& s, int64_t c, const Tensor& recv,
-                     const Tensor& back) {
+void experts_forward(const Pass& p, const MoeDims& d, const BlockParams& b, const MoeSaved& s, int64_t c,
+                     const Tensor& recv, const Tensor& back) {
   const int32_t* offsets = s.offsets.data() + c * (d.experts + 1);
   const int32_t* arrival = s.arrival.data() + s.chunk_begin[c];
   const Tensor x = chunk(s, s.x_in, c), gate_up = chunk(s, s.gate_up, c), act = chunk(s, s.act, c);
@@ -171,8 +186,12 @@ Tensor moe_forward(const Pass& p, const BlockParams& b, const Tensor& x, const T
   s.expert = p.keep().i32(n, d.top_k);
   s.weight = p.keep().f32(n, d.top_k);
   s.pos = p.keep().i32(n, d.top_k);
-  p.ops.router(p.exec, {.shape = router_shape(p.m), .logits = logits, .bias = b.router_bias >= 0 ? p.w.master(b.router_bias).f32() : nullptr,
-                        .scores = s.scores, .expert = s.expert, .weight = s.weight});
+  p.ops.router(p.exec, {.shape = router_shape(p.m),
+                        .logits = logits,
+                        .bias = b.router_bias >= 0 ? p.w.master(b.router_bias).f32() : nullptr,
+                        .scores = s.scores,
+                        .expert = s.expert,
+                        .weight = s.weight});
   const std::vector<int32_t> header = plan_sending(p, d, s);
   std::vector<int32_t> recv_header(header.size());
   const Tensor out = p.temp().f32(n, d.h);
@@ -191,7 +210,8 @@ Tensor moe_forward(const Pass& p, const BlockParams& b, const Tensor& x, const T
     const int64_t begin = chunk_row(n, c, d.chunks) * d.top_k, end = chunk_row(n, c + 1, d.chunks) * d.top_k;
     const Tensor rows = p.temp().f32(end - begin, d.h);
     p.ops.gather_rows(p.exec, {.x = s.y, .index = s.source.data() + begin, .y = rows});
-    there.push_back(send_chunk(p, d, s, c, "dispatch", rows, c == 0 ? &header : nullptr, c == 0 ? &recv_header : nullptr, counts[c]));
+    there.push_back(send_chunk(p, d, s, c, "dispatch", rows, c == 0 ? &header : nullptr,
+                               c == 0 ? &recv_header : nullptr, counts[c]));
   }
   shared_forward(p, b, s, out, 0, chunk_row(n, 1, d.chunks));
   for (int64_t c = 0; c < d.chunks; ++c) {
@@ -205,37 +225,46 @@ Tensor moe_forward(const Pass& p, const BlockParams& b, const Tensor& x, const T
       for (Flight& f : back) f.recv = p.temp().f32(d.ep * d.capacity, d.h);
     }
     experts_forward(p, d, b, s, c, there[c].recv, back[c].recv);
-    back[c].pending = p.rt.mesh->ep().exchange_back("combine", back[c].recv, s.recv_counts.data() + c * d.ep, d.capacity,
-                                                    s.returned.row_range(chunk_row(n, c, d.chunks) * d.top_k, chunk_row(n, c + 1, d.chunks) * d.top_k),
-                                                    s.send_counts.data() + c * d.ep);
+    back[c].pending = p.rt.mesh->ep().exchange_back(
+        "combine", back[c].recv, s.recv_counts.data() + c * d.ep, d.capacity,
+        s.returned.row_range(chunk_row(n, c, d.chunks) * d.top_k, chunk_row(n, c + 1, d.chunks) * d.top_k),
+        s.send_counts.data() + c * d.ep);
   }
   shared_forward(p, b, s, out, chunk_row(n, 1, d.chunks), n);
   for (int64_t c = 0; c < d.chunks; ++c) {
     back[c].pending.wait();
     const int64_t begin = chunk_row(n, c, d.chunks), end = chunk_row(n, c + 1, d.chunks);
-    p.ops.combine(p.exec, {.x = s.returned, .pos = s.pos.row_range(begin, end), .weight = s.weight.row_range(begin, end),
-                           .y = out.row_range(begin, end), .accumulate = true});
+    p.ops.combine(p.exec, {.x = s.returned,
+                           .pos = s.pos.row_range(begin, end),
+                           .weight = s.weight.row_range(begin, end),
+                           .y = out.row_range(begin, end),
+                           .accumulate = true});
   }
   return out;
 }
 
 namespace {
 
-// dx_in of one chunk from the gradient of its expert outputs; keeps d(gate_up) and d(out) for the weight gradients.
-void experts_backward(const Pass& p, const MoeDims& d, const BlockParams& b, const MoeSaved& s, int64_t c, const Tensor& recv, const Tensor& dout, const Tensor& dgate_up, const Tensor& back) {
+// dx_in of one chunk from the gradient of its expert outputs; keeps d(gate_up) and d(out) for the weight
+// gradients.
+void experts_backward(const Pass& p, const MoeDims& d, const BlockParams& b, const MoeSaved& s, int64_t c,
+                      const Tensor& recv, const Tensor& dout, const Tensor& dgate_up, const Tensor& back) {
   const int32_t* offsets = s.offsets.data() + c * (d.experts + 1);
   const int32_t* arrival = s.arrival.data() + s.chunk_begin[c];
   const ArenaScope scope(p.temp());
   const Tensor dy = chunk(s, dout, c), dg = chunk(s, dgate_up, c);
   const Tensor dact = p.temp().f32(dy.rows, d.i), dx = p.temp().f32(dy.rows, d.h);
   p.ops.gather_rows(p.exec, {.x = recv, .index = arrival, .y = dy});
-  p.ops.grouped_linear_dgrad(p.exec, {.dy = dy, .w = p.w.view(b.experts_down), .dx = dact, .offsets = offsets});
+  p.ops.grouped_linear_dgrad(p.exec,
+                             {.dy = dy, .w = p.w.view(b.experts_down), .dx = dact, .offsets = offsets});
   p.ops.swiglu_bwd(p.exec, {.dy = dact, .gate_up = chunk(s, s.gate_up, c), .dgate_up = dg});
-  p.ops.grouped_linear_dgrad(p.exec, {.dy = dg, .w = p.w.view(b.experts_gate_up), .dx = dx, .offsets = offsets});
+  p.ops.grouped_linear_dgrad(p.exec,
+                             {.dy = dg, .w = p.w.view(b.experts_gate_up), .dx = dx, .offsets = offsets});
   p.ops.scatter_rows(p.exec, {.x = dx, .index = arrival, .y = back});
 }
 
-Tensor shared_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& y, const Tensor& dx, const Tensor& dy) {
+Tensor shared_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& y,
+                       const Tensor& dx, const Tensor& dy) {
   const ArenaScope scope(p.temp());
   Tensor act = s.shared_act;
   if (p.recompute == Recompute::kSelective) {
@@ -259,20 +288,31 @@ void moe_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const 
   const bool again = p.recompute == Recompute::kSelective;
   const Tensor y = again ? norm(p, temp, s.x, {}, b.ffn_norm, nullptr) : s.y;
 
-  // The same journey backwards: gradients of the outputs go to the experts, gradients of their inputs come back.
+  // The same journey backwards: gradients of the outputs go to the experts, gradients of their inputs come
+  // back.
   const Tensor dreturned = temp.f32(n * d.top_k, d.h), dweight = temp.f32(n, d.top_k);
   std::vector<Flight> there, back(d.chunks);
   std::vector<std::vector<int32_t>> counts(d.chunks);
   for (int64_t c = 0; c < d.chunks; ++c) {
     const int64_t begin = chunk_row(n, c, d.chunks), end = chunk_row(n, c + 1, d.chunks);
-    p.ops.combine_bwd(p.exec, {.dy = dx.row_range(begin, end), .x = s.returned, .pos = s.pos.row_range(begin, end),
-                               .weight = s.weight.row_range(begin, end), .dx = dreturned, .dweight = dweight.row_range(begin, end)});
-    there.push_back(send_chunk(p, d, s, c, "dispatch_grad", dreturned.row_range(begin * d.top_k, end * d.top_k), nullptr, nullptr, counts[c]));
+    p.ops.combine_bwd(p.exec, {.dy = dx.row_range(begin, end),
+                               .x = s.returned,
+                               .pos = s.pos.row_range(begin, end),
+                               .weight = s.weight.row_range(begin, end),
+                               .dx = dreturned,
+                               .dweight = dweight.row_range(begin, end)});
+    there.push_back(send_chunk(p, d, s, c, "dispatch_grad",
+                               dreturned.row_range(begin * d.top_k, end * d.top_k), nullptr, nullptr,
+                               counts[c]));
   }
 
   // Meanwhile the token-wise parts: router and shared experts.
   const Tensor dy = temp.f32(n, d.h), dlogits = temp.f32(n, p.m.n_routed_experts);
-  p.ops.router_bwd(p.exec, {.shape = router_shape(p.m), .scores = s.scores, .expert = s.expert, .dweight = dweight, .dlogits = dlogits});
+  p.ops.router_bwd(p.exec, {.shape = router_shape(p.m),
+                            .scores = s.scores,
+                            .expert = s.expert,
+                            .dweight = dweight,
+                            .dlogits = dlogits});
   linear_backward(p, dlogits, y, b.router, dy, p.own_leaves());
   if (b.shared_gate_up >= 0) {
     const Tensor part = shared_backward(p, b, s, y, dx, temp.f32(n, d.h));
@@ -290,13 +330,20 @@ void moe_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const 
     there[c].pending.wait();
     back[c].recv = temp.f32(d.ep * d.capacity, d.h);
     experts_backward(p, d, b, s, c, there[c].recv, dout, dgate_up, back[c].recv);
-    back[c].pending = p.rt.mesh->ep().exchange_back("combine_grad", back[c].recv, s.recv_counts.data() + c * d.ep, d.capacity,
-                                                    dsent.row_range(chunk_row(n, c, d.chunks) * d.top_k, chunk_row(n, c + 1, d.chunks) * d.top_k),
-                                                    s.send_counts.data() + c * d.ep);
+    back[c].pending = p.rt.mesh->ep().exchange_back(
+        "combine_grad", back[c].recv, s.recv_counts.data() + c * d.ep, d.capacity,
+        dsent.row_range(chunk_row(n, c, d.chunks) * d.top_k, chunk_row(n, c + 1, d.chunks) * d.top_k),
+        s.send_counts.data() + c * d.ep);
   }
   const RowSegments leaves{s.segments.data(), int32_t(s.segments.size()), int32_t(d.ep * d.slots)};
-  p.ops.linear_wgrad(p.exec, {.dy = dout, .x = act, .dw = p.w.grad(b.experts_down), .segments = leaves, .num_groups = d.experts});
-  p.ops.linear_wgrad(p.exec, {.dy = dgate_up, .x = s.x_in, .dw = p.w.grad(b.experts_gate_up), .segments = leaves, .num_groups = d.experts});
+  p.ops.linear_wgrad(
+      p.exec,
+      {.dy = dout, .x = act, .dw = p.w.grad(b.experts_down), .segments = leaves, .num_groups = d.experts});
+  p.ops.linear_wgrad(p.exec, {.dy = dgate_up,
+                              .x = s.x_in,
+                              .dw = p.w.grad(b.experts_gate_up),
+                              .segments = leaves,
+                              .num_groups = d.experts});
 
   const Tensor ones = temp.f32(n, d.top_k);
   std::fill_n(ones.f32(), ones.numel(), 1.0f);

@@ -7,7 +7,8 @@
 namespace contender {
 namespace {
 
-// Collects the parameters of one rank. Each function names one weight of the paper with its Hugging Face tensors.
+// Collects the parameters of one rank. Each function names one weight of the paper with its Hugging Face
+// tensors.
 class SpecList {
  public:
   SpecList(const ModelConfig& m, const ShardPlace& p) : m_(m), p_(p) {}
@@ -36,7 +37,8 @@ class SpecList {
     return s;
   }
   // Rows (output features) split over tp.
-  ParamSpec& column_parallel(const std::string& name, const std::string& hf, int64_t layer, int64_t n, int64_t k) {
+  ParamSpec& column_parallel(const std::string& name, const std::string& hf, int64_t layer, int64_t n,
+                             int64_t k) {
     const int64_t local = div_exact(n, p_.tp);
     ParamSpec& s = add(name, ParamKind::kTensor, layer, local, k);
     s.packed = true;
@@ -44,7 +46,8 @@ class SpecList {
     return s;
   }
   // Columns (input features) split over tp.
-  ParamSpec& row_parallel(const std::string& name, const std::string& hf, int64_t layer, int64_t n, int64_t k) {
+  ParamSpec& row_parallel(const std::string& name, const std::string& hf, int64_t layer, int64_t n,
+                          int64_t k) {
     const int64_t local = div_exact(k, p_.tp);
     ParamSpec& s = add(name, ParamKind::kTensor, layer, n, local);
     s.packed = true;
@@ -52,16 +55,19 @@ class SpecList {
     return s;
   }
 
-  // Several column-parallel tensors [rows, k] as one product. Rows are ordered by virtual slice, [a_s | b_s | ...] for each slice s of the
-  // output dimension: a rank holds whole slices, and the sum over the outputs (dgrad) has the same order in every layout.
-  ParamSpec& sliced(const std::string& name, int64_t layer, const std::vector<std::pair<std::string, int64_t>>& parts, int64_t k) {
+  // Several column-parallel tensors [rows, k] as one product. Rows are ordered by virtual slice, [a_s | b_s |
+  // ...] for each slice s of the output dimension: a rank holds whole slices, and the sum over the outputs
+  // (dgrad) has the same order in every layout.
+  ParamSpec& sliced(const std::string& name, int64_t layer,
+                    const std::vector<std::pair<std::string, int64_t>>& parts, int64_t k) {
     const int64_t slices = virtual_slices(m_), local_slices = div_exact(slices, p_.tp);
     ParamSpec& s = add(name, ParamKind::kTensor, layer, 0, k);
     s.packed = true;
     for (int64_t i = 0; i < local_slices; ++i) {
       for (const auto& [hf, rows] : parts) {
         const int64_t slice_rows = div_exact(rows, slices);
-        s.pieces.push_back({hf, rows, k, (p_.tp_rank * local_slices + i) * slice_rows, 0, s.n, slice_rows, k});
+        s.pieces.push_back(
+            {hf, rows, k, (p_.tp_rank * local_slices + i) * slice_rows, 0, s.n, slice_rows, k});
         s.n += slice_rows;
       }
     }
@@ -70,7 +76,8 @@ class SpecList {
 
   void attention_mla(const std::string& name, const std::string& hf, int64_t layer) {
     const int64_t h = m_.hidden_size, heads = m_.num_attention_heads, local_heads = div_exact(heads, p_.tp);
-    const int64_t latent = m_.kv_lora_rank, rope = m_.qk_rope_head_dim, nope = m_.qk_nope_head_dim, v = m_.v_head_dim;
+    const int64_t latent = m_.kv_lora_rank, rope = m_.qk_rope_head_dim, nope = m_.qk_nope_head_dim,
+                  v = m_.v_head_dim;
     const int64_t q_lora = m_.q_lora_rank;
     // Both down-projections are one product on the rank's own tokens.
     ParamSpec& a = add(name + ".qkv_a", ParamKind::kTokenWise, layer, q_lora + latent + rope, h);
@@ -84,7 +91,8 @@ class SpecList {
       column_parallel(name + ".q_b", hf + ".q_proj.weight", layer, heads * (nope + rope), h);
     }
     norm(name + ".kv_a_norm", hf + ".kv_a_layernorm.weight", layer, latent);
-    // kv_b_proj holds [k_nope; v] of each head; W_UK and W_UV are stored apart because the absorbed form uses them apart.
+    // kv_b_proj holds [k_nope; v] of each head; W_UK and W_UV are stored apart because the absorbed form uses
+    // them apart.
     const std::string kv_b = hf + ".kv_b_proj.weight";
     ParamSpec& uk = add(name + ".w_uk", ParamKind::kTensor, layer, nope, latent);
     uk.groups = local_heads;
@@ -105,13 +113,17 @@ class SpecList {
   void attention_gqa(const std::string& name, const std::string& hf, int64_t layer) {
     const int64_t h = m_.hidden_size, d = m_.head_dim;
     const int64_t q = m_.num_attention_heads * d, kv = m_.num_key_value_heads * d;
-    sliced(name + ".qkv", layer, {{hf + ".q_proj.weight", q}, {hf + ".k_proj.weight", kv}, {hf + ".v_proj.weight", kv}}, h);
+    sliced(name + ".qkv", layer,
+           {{hf + ".q_proj.weight", q}, {hf + ".k_proj.weight", kv}, {hf + ".v_proj.weight", kv}}, h);
     if (m_.attention_bias) {
-      ParamSpec& b = sliced(name + ".qkv_bias", layer, {{hf + ".q_proj.bias", q}, {hf + ".k_proj.bias", kv}, {hf + ".v_proj.bias", kv}}, 1);
+      ParamSpec& b =
+          sliced(name + ".qkv_bias", layer,
+                 {{hf + ".q_proj.bias", q}, {hf + ".k_proj.bias", kv}, {hf + ".v_proj.bias", kv}}, 1);
       b.packed = b.decay = false;
       b.zeros = true;
     }
-    if (m_.qk_norm) {  // one gamma for all heads: each head is a use of its own, so that heads on other ranks sum in head order
+    if (m_.qk_norm) {  // one gamma for all heads: each head is a use of its own, so that heads on other ranks
+                       // sum in head order
       norm(name + ".q_norm", hf + ".q_norm.weight", layer, d);
       list.back().uses = m_.num_attention_heads;
       norm(name + ".k_norm", hf + ".k_norm.weight", layer, d);
@@ -187,13 +199,16 @@ class SpecList {
 std::vector<ParamSpec> param_specs(const ModelConfig& m, const ShardPlace& place) {
   SpecList s(m, place);
   const int64_t h = m.hidden_size, layers = m.num_hidden_layers, mtp = m.num_nextn_predict_layers;
-  // The embedding and the head are used once by the model and once by the MTP module; a tied table serves as both.
+  // The embedding and the head are used once by the model and once by the MTP module; a tied table serves as
+  // both.
   ParamSpec& embed = s.column_parallel("embed", "model.embed_tokens.weight", -1, m.vocab_size, h);
   embed.packed = m.tie_word_embeddings;
   embed.uses = (1 + mtp) * (m.tie_word_embeddings ? 2 : 1);
-  for (int64_t l = 0; l < layers; ++l) s.block(fmt::format("layers.{}", l), fmt::format("model.layers.{}", l), l);
+  for (int64_t l = 0; l < layers; ++l)
+    s.block(fmt::format("layers.{}", l), fmt::format("model.layers.{}", l), l);
   s.norm("final_norm", "model.norm.weight", layers, h);
-  if (!m.tie_word_embeddings) s.column_parallel("head", "lm_head.weight", layers, m.vocab_size, h).uses = 1 + mtp;
+  if (!m.tie_word_embeddings)
+    s.column_parallel("head", "lm_head.weight", layers, m.vocab_size, h).uses = 1 + mtp;
   if (mtp > 0) {
     const std::string hf = fmt::format("model.layers.{}", layers);
     s.norm("mtp.hidden_norm", hf + ".hnorm.weight", layers + 1, h);

@@ -1,5 +1,6 @@
-// Every parameter of a model on one rank: its local shape, who shares its gradient, and where its pieces live in the Hugging Face
-// tensors. Weights, checkpoints, initialisation, export and the planner all read this one list.
+// Every parameter of a model on one rank: its local shape, who shares its gradient, and where its pieces live
+// in the Hugging Face tensors. Weights, checkpoints, initialisation, export and the planner all read this one
+// list.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,8 @@
 
 namespace contender {
 
-// Who holds the same parameter, hence over whom its gradient is summed and its optimizer state is sharded (ZeRO-2).
+// Who holds the same parameter, hence over whom its gradient is summed and its optimizer state is sharded
+// (ZeRO-2).
 enum class ParamKind : uint8_t {
   kTokenWise,  // on every rank, applied to the rank's own tokens: reduced over the world
   kTensor,     // a slice per tp rank, applied to the tokens of the tp group: reduced over dp
@@ -18,7 +20,8 @@ enum class ParamKind : uint8_t {
 };
 inline constexpr int kNumParamKinds = 3;
 
-// Rows [local_row, +rows) x columns [0, cols) of the local storage are rows [hf_row, +rows) x columns [hf_col, +cols) of tensor `hf_name`.
+// Rows [local_row, +rows) x columns [0, cols) of the local storage are rows [hf_row, +rows) x columns
+// [hf_col, +cols) of tensor `hf_name`.
 struct ParamPiece {
   std::string hf_name;
   int64_t hf_rows = 0, hf_cols = 0;  // whole tensor
@@ -28,18 +31,19 @@ struct ParamPiece {
 };
 
 struct ParamSpec {
-  std::string name;              // "layers.3.experts.gate_up"
+  std::string name;  // "layers.3.experts.gate_up"
   ParamKind kind = ParamKind::kTokenWise;
-  int64_t layer = 0;             // -1 embedding, 0..L-1 blocks, L final norm and head, L+1 MTP
-  int64_t groups = 1;            // local experts or heads, each [n, k]
+  int64_t layer = 0;   // -1 embedding, 0..L-1 blocks, L final norm and head, L+1 MTP
+  int64_t groups = 1;  // local experts or heads, each [n, k]
   int64_t n = 0, k = 0;
-  int64_t uses = 1;              // gradient planes: independent uses whose gradients are summed after the reduction
-  bool packed = false;           // read by products (has forward / backward packed forms)
-  bool forward_transposed = false;  // the forward reads the backward form too (MLA's W_UK, absorbed into the query)
-  bool decay = true;             // weight decay
-  bool ones = false;             // initialised to 1 (norms); otherwise N(0, initializer_range)
-  bool zeros = false;            // initialised to 0
-  bool frozen = false;           // no gradient: changed by a rule of its own (the router's selection bias)
+  int64_t uses = 1;     // gradient planes: independent uses whose gradients are summed after the reduction
+  bool packed = false;  // read by products (has forward / backward packed forms)
+  bool forward_transposed =
+      false;            // the forward reads the backward form too (MLA's W_UK, absorbed into the query)
+  bool decay = true;    // weight decay
+  bool ones = false;    // initialised to 1 (norms); otherwise N(0, initializer_range)
+  bool zeros = false;   // initialised to 0
+  bool frozen = false;  // no gradient: changed by a rule of its own (the router's selection bias)
   std::vector<ParamPiece> pieces;
   int64_t rows() const { return groups * n; }
   int64_t numel() const { return groups * n * k; }

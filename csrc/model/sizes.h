@@ -1,4 +1,5 @@
-// Sizes of the scratch memory of a run, from the same list of tensors that the layers make: the run sizes its arenas
+// Sizes of the scratch memory of a run, from the same list of tensors that the layers make: the run sizes its
+// arenas
 #pragma once
 
 #include <cstdint>
@@ -7,7 +8,6 @@
 #include "mpi/mesh.h"
 
 namespace contender {
-
 
 // Tokens one rank may own in a forward, and rows its tp group may see.
 int64_t max_own_tokens(const RunConfig& config, int np);

@@ -38,11 +38,14 @@ std::vector<Bucket> make_buckets(const std::vector<ParamSpec>& specs) {
   return buckets;
 }
 
-bool needs_backward_form(const ParamSpec& s, StoreRole role) { return s.packed && (role == StoreRole::kTrain || s.forward_transposed); }
+bool needs_backward_form(const ParamSpec& s, StoreRole role) {
+  return s.packed && (role == StoreRole::kTrain || s.forward_transposed);
+}
 
 int64_t packed_bytes(const ParamSpec& s, StoreRole role) {
   if (!s.packed) return 0;
-  return s.groups * (packed_forward_bytes(s.n, s.k) + (needs_backward_form(s, role) ? packed_backward_bytes(s.n, s.k) : 0));
+  return s.groups * (packed_forward_bytes(s.n, s.k) +
+                     (needs_backward_form(s, role) ? packed_backward_bytes(s.n, s.k) : 0));
 }
 
 uint16_t float_to_bf16(float f) {  // values come from BF16 memory: exact
@@ -53,8 +56,8 @@ uint16_t float_to_bf16(float f) {  // values come from BF16 memory: exact
 
 }  // namespace
 
-WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops, const Exec& exec, Mesh* mesh,
-                         StoreRole role)
+WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops, const Exec& exec,
+                         Mesh* mesh, StoreRole role)
     : config_(&config), device_(device), ops_(ops), exec_(exec), mesh_(mesh), role_(role) {
   specs_ = param_specs(config.model, place_of(*mesh));
   moment_dtype_ = config.train.moment_dtype == "bf16" ? DType::kBF16 : DType::kF32;
@@ -62,7 +65,8 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   int64_t packed = 0;
   for (const ParamSpec& s : specs_) {
     forward_offset_.push_back(s.packed ? packed : -1);
-    backward_offset_.push_back(needs_backward_form(s, role) ? packed + s.groups * packed_forward_bytes(s.n, s.k) : -1);
+    backward_offset_.push_back(
+        needs_backward_form(s, role) ? packed + s.groups * packed_forward_bytes(s.n, s.k) : -1);
     packed += packed_bytes(s, role);
   }
   const char* what = role == StoreRole::kTrain ? "weights" : "reference weights";
@@ -76,7 +80,8 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   int64_t planes = 0;
   for (const Bucket& b : buckets_) planes += b.uses * b.shard_n;
   scratch_ = Buffer(device, planes * 4, "gradient shards");
-  for (Buffer* b : {&grad_, &grad_shard_, &moment_m_, &moment_v_}) device->zero(exec.stream, b->data(), b->bytes());
+  for (Buffer* b : {&grad_, &grad_shard_, &moment_m_, &moment_v_})
+    device->zero(exec.stream, b->data(), b->bytes());
 }
 
 void WeightStore::layout_buckets() {
@@ -114,9 +119,12 @@ int WeightStore::find(const std::string& name) const {
 
 Group& WeightStore::group_of(ParamKind kind) const {
   switch (kind) {
-    case ParamKind::kTokenWise: return mesh_->world();
-    case ParamKind::kTensor: return mesh_->dp();
-    case ParamKind::kExpert: return mesh_->edp();
+    case ParamKind::kTokenWise:
+      return mesh_->world();
+    case ParamKind::kTensor:
+      return mesh_->dp();
+    case ParamKind::kExpert:
+      return mesh_->edp();
   }
   fail(ExitCode::kInternal, "parameter kind {}", static_cast<int>(kind));
 }
@@ -138,7 +146,9 @@ WeightView WeightStore::view(int p) const {
   const char* base = static_cast<const char*>(packed_.data());
   return {.forward = base + forward_offset_[p],
           .backward = backward_offset_[p] < 0 ? nullptr : base + backward_offset_[p],
-          .n = s.n, .k = s.k, .num_groups = s.groups};
+          .n = s.n,
+          .k = s.k,
+          .num_groups = s.groups};
 }
 
 void WeightStore::initialize(uint64_t seed) {
@@ -150,14 +160,16 @@ void WeightStore::initialize(uint64_t seed) {
       std::fill_n(w.f32(), w.numel(), s.ones ? 1.0f : 0.0f);
       continue;
     }
-    // An element is a function of its tensor's name and of its place in the whole tensor: the same in every layout.
+    // An element is a function of its tensor's name and of its place in the whole tensor: the same in every
+    // layout.
     for (const ParamPiece& piece : s.pieces) {
       const uint64_t key = fnv1a(piece.hf_name);
       for (int64_t r = 0; r < piece.rows; ++r) {
         float* row = w.row(piece.local_row + r);
         for (int64_t c = 0; c < piece.cols; ++c) {
           const uint64_t at = static_cast<uint64_t>((piece.hf_row + r) * piece.hf_cols + piece.hf_col + c);
-          const PhiloxBlock x = philox(seed, RandomStream::kInit, key, static_cast<uint32_t>(at), static_cast<uint32_t>(at >> 32));
+          const PhiloxBlock x = philox(seed, RandomStream::kInit, key, static_cast<uint32_t>(at),
+                                       static_cast<uint32_t>(at >> 32));
           row[c] = std_dev * normal01(x[0], x[1]);
         }
       }
@@ -174,7 +186,9 @@ void WeightStore::repack() {
     ops_->pack_weight(exec_, {.master = master(p),
                               .forward = base + forward_offset_[p],
                               .backward = backward_offset_[p] < 0 ? nullptr : base + backward_offset_[p],
-                              .n = s.n, .k = s.k, .num_groups = s.groups});
+                              .n = s.n,
+                              .k = s.k,
+                              .num_groups = s.groups});
   }
 }
 
@@ -200,8 +214,9 @@ void WeightStore::reduce_bucket(int index) {
   for (int i = 0; i < index; ++i) at += buckets_[i].uses * buckets_[i].shard_n;
   InFlight f{index, {}};
   for (int64_t u = 0; u < b.uses; ++u)
-    f.planes.push_back(group_of(b.kind).reduce_scatter_flat("reduce", grad_.f32() + b.grad_offset + u * round_up(b.n, 16), b.n,
-                                                            scratch_.f32() + at + u * b.shard_n));
+    f.planes.push_back(
+        group_of(b.kind).reduce_scatter_flat("reduce", grad_.f32() + b.grad_offset + u * round_up(b.n, 16),
+                                             b.n, scratch_.f32() + at + u * b.shard_n));
   in_flight_.push_back(std::move(f));
 }
 
@@ -211,9 +226,11 @@ void WeightStore::finish_reduce() {
     int64_t at = 0;
     for (int i = 0; i < f.bucket; ++i) at += buckets_[i].uses * buckets_[i].shard_n;
     float* shard = grad_shard_.f32() + b.shard_offset;
-    for (size_t u = 0; u < f.planes.size(); ++u) {  // uses in order, so that the sum does not depend on the layout
+    for (size_t u = 0; u < f.planes.size();
+         ++u) {  // uses in order, so that the sum does not depend on the layout
       f.planes[u].wait();
-      const Tensor plane = f32_tensor(scratch_.f32() + at + static_cast<int64_t>(u) * b.shard_n, 1, b.shard_n);
+      const Tensor plane =
+          f32_tensor(scratch_.f32() + at + static_cast<int64_t>(u) * b.shard_n, 1, b.shard_n);
       const Tensor sum = f32_tensor(shard, 1, b.shard_n);
       if (b.shard_n > 0) ops_->add(exec_, {.a = sum, .b = plane, .y = sum});
     }
@@ -234,21 +251,27 @@ void WeightStore::adamw_step(const AdamwStep& step) {
   for (const Bucket& b : buckets_) {
     int64_t place = 0;
     for (int p : b.params) {
-      const int64_t begin = std::max(place, b.shard_begin), end = std::min(place + specs_[p].numel(), b.shard_begin + b.shard_n);
+      const int64_t begin = std::max(place, b.shard_begin),
+                    end = std::min(place + specs_[p].numel(), b.shard_begin + b.shard_n);
       place += specs_[p].numel();
       if (begin >= end || specs_[p].frozen) continue;
       const int64_t s = b.shard_offset + begin - b.shard_begin;
-      ops_->adamw(exec_, {.n = end - begin,
-                          .master = master_.f32() + b.offset + begin,
-                          .grad = grad_shard_.f32() + s,
-                          .m = static_cast<char*>(moment_m_.data()) + s * dtype_size(moment_dtype_),
-                          .v = static_cast<char*>(moment_v_.data()) + s * dtype_size(moment_dtype_),
-                          .moment_dtype = moment_dtype_,
-                          .grad_scale = &step.grad_scale,
-                          .lr = step.lr, .beta1 = step.beta1, .beta2 = step.beta2, .eps = step.eps,
-                          .weight_decay = specs_[p].decay ? step.weight_decay : 0.0f,
-                          .bias_correction1 = static_cast<float>(1.0 - std::pow(double{step.beta1}, double(step.t))),
-                          .bias_correction2 = static_cast<float>(1.0 - std::pow(double{step.beta2}, double(step.t)))});
+      ops_->adamw(
+          exec_,
+          {.n = end - begin,
+           .master = master_.f32() + b.offset + begin,
+           .grad = grad_shard_.f32() + s,
+           .m = static_cast<char*>(moment_m_.data()) + s * dtype_size(moment_dtype_),
+           .v = static_cast<char*>(moment_v_.data()) + s * dtype_size(moment_dtype_),
+           .moment_dtype = moment_dtype_,
+           .grad_scale = &step.grad_scale,
+           .lr = step.lr,
+           .beta1 = step.beta1,
+           .beta2 = step.beta2,
+           .eps = step.eps,
+           .weight_decay = specs_[p].decay ? step.weight_decay : 0.0f,
+           .bias_correction1 = static_cast<float>(1.0 - std::pow(double{step.beta1}, double(step.t))),
+           .bias_correction2 = static_cast<float>(1.0 - std::pow(double{step.beta2}, double(step.t)))});
     }
     float* whole = master_.f32() + b.offset;
     gathers.push_back(group_of(b.kind).all_gather_flat("gather_weights", whole + b.shard_begin, b.n, whole));
@@ -291,16 +314,20 @@ uint64_t WeightStore::fingerprint() const {
   return static_cast<uint64_t>(total);
 }
 
-int64_t WeightStore::bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role, const MeshShape& mesh) {
+int64_t WeightStore::bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role,
+                           const MeshShape& mesh) {
   const int64_t moment = config.train.moment_dtype == "bf16" ? 2 : 4;
   int64_t total = 0;
   for (const ParamSpec& s : specs) total += packed_bytes(s, role);
   for (const Bucket& b : make_buckets(specs)) {
     total += 4 * round_up(b.n, 16);
     if (role == StoreRole::kReference) continue;
-    const int sharers = b.kind == ParamKind::kTokenWise ? mesh.np() : b.kind == ParamKind::kTensor ? mesh.dp : mesh.edp;
+    const int sharers = b.kind == ParamKind::kTokenWise ? mesh.np()
+                        : b.kind == ParamKind::kTensor  ? mesh.dp
+                                                        : mesh.edp;
     const auto [begin, end] = shard_range(b.n, 0, sharers);
-    total += 4 * b.uses * round_up(b.n, 16) + round_up(end - begin, 16) * (4 + 2 * moment) + 4 * b.uses * (end - begin);
+    total += 4 * b.uses * round_up(b.n, 16) + round_up(end - begin, 16) * (4 + 2 * moment) +
+             4 * b.uses * (end - begin);
   }
   return total;
 }

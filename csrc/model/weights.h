@@ -1,5 +1,6 @@
-// WeightStore: the one owner of a model's parameters on a rank: FP32 master, packed forms for products, gradients, and the ZeRO-2
-// sharded optimizer. Rollout, training, reference and checkpoints read the same views; `version` counts the updates.
+// WeightStore: the one owner of a model's parameters on a rank: FP32 master, packed forms for products,
+// gradients, and the ZeRO-2 sharded optimizer. Rollout, training, reference and checkpoints read the same
+// views; `version` counts the updates.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@
 
 namespace contender {
 
-// Parameters of one (layer, kind, uses), contiguous in the flat buffers: the unit of reduction and of the all-gather.
+// Parameters of one (layer, kind, uses), contiguous in the flat buffers: the unit of reduction and of the
+// all-gather.
 struct Bucket {
   int64_t layer = 0;
   ParamKind kind = ParamKind::kTokenWise;
@@ -33,39 +35,41 @@ enum class StoreRole : uint8_t { kTrain, kReference };  // a reference has maste
 
 class WeightStore {
  public:
-  WeightStore(const RunConfig& config, Device* device, const Ops* ops, const Exec& exec, Mesh* mesh, StoreRole role);
+  WeightStore(const RunConfig& config, Device* device, const Ops* ops, const Exec& exec, Mesh* mesh,
+              StoreRole role);
 
   const std::vector<ParamSpec>& specs() const { return specs_; }
-  int find(const std::string& name) const;             // index, or Error
-  Tensor master(int param) const;                      // [groups * n, k]
-  WeightView view(int param) const;                    // packed forms
-  Tensor grad(int param, int use = 0) const;           // [groups * n, k], written by the backward
+  int find(const std::string& name) const;    // index, or Error
+  Tensor master(int param) const;             // [groups * n, k]
+  WeightView view(int param) const;           // packed forms
+  Tensor grad(int param, int use = 0) const;  // [groups * n, k], written by the backward
   const std::vector<Bucket>& buckets() const { return buckets_; }
   Group& group_of(ParamKind kind) const;
 
-  void initialize(uint64_t seed);                      // layout-independent random weights
-  void repack();                                       // packed forms from the masters; every change of a master ends with it
-  void copy_from(const WeightStore& other);            // masters, then repack (reference := policy)
+  void initialize(uint64_t seed);  // layout-independent random weights
+  void repack();                   // packed forms from the masters; every change of a master ends with it
+  void copy_from(const WeightStore& other);  // masters, then repack (reference := policy)
   int64_t version() const { return version_; }
   void set_version(int64_t v) { version_ = v; }
 
-  // Training. begin_step; then per round: begin_round, the backward fills the gradient planes and starts the reduction of each layer as
-  // soon as it is complete, finish_reduce adds the reduced planes to the shards. Then the norm, and AdamW on the shards, all-gather
-  // of the masters, repack.
-  void begin_step();                                   // gradient shards := 0
-  void begin_round();                                  // gradient planes := 0
-  void reduce_layer(int64_t layer);                    // starts the reduction of the layer's buckets
+  // Training. begin_step; then per round: begin_round, the backward fills the gradient planes and starts the
+  // reduction of each layer as soon as it is complete, finish_reduce adds the reduced planes to the shards.
+  // Then the norm, and AdamW on the shards, all-gather of the masters, repack.
+  void begin_step();                 // gradient shards := 0
+  void begin_round();                // gradient planes := 0
+  void reduce_layer(int64_t layer);  // starts the reduction of the layer's buckets
   void finish_reduce();
-  ExactSum grad_square_sum(const Exec& exec);          // over all ranks, each parameter once
+  ExactSum grad_square_sum(const Exec& exec);  // over all ranks, each parameter once
   struct AdamwStep {
     float lr, beta1, beta2, eps, weight_decay, grad_scale;
-    int64_t t;                                         // 1-based count of updates, for bias correction
+    int64_t t;  // 1-based count of updates, for bias correction
   };
-  void adamw_step(const AdamwStep& step);              // version() + 1
+  void adamw_step(const AdamwStep& step);  // version() + 1
   float* grad_shard() { return grad_shard_.f32(); }
   int64_t shard_numel() const { return shard_numel_; }
 
-  // Moments of this rank's shard: elements [at, at + rows * cols) of the shard buffers as a matrix, and back from FP32.
+  // Moments of this rank's shard: elements [at, at + rows * cols) of the shard buffers as a matrix, and back
+  // from FP32.
   Tensor moment_m(int64_t at, int64_t rows, int64_t cols) const { return moment(moment_m_, at, rows, cols); }
   Tensor moment_v(int64_t at, int64_t rows, int64_t cols) const { return moment(moment_v_, at, rows, cols); }
   void set_moments(bool first, int64_t at, const std::vector<float>& values);
@@ -90,8 +94,9 @@ class WeightStore {
   StoreRole role_;
   std::vector<ParamSpec> specs_;
   std::vector<Bucket> buckets_;
-  std::vector<int64_t> param_offset_, param_bucket_, param_place_;  // element offsets in master; bucket; place in the bucket
-  std::vector<int64_t> forward_offset_, backward_offset_;           // bytes in packed_, -1 when not packed
+  std::vector<int64_t> param_offset_, param_bucket_,
+      param_place_;  // element offsets in master; bucket; place in the bucket
+  std::vector<int64_t> forward_offset_, backward_offset_;  // bytes in packed_, -1 when not packed
   Buffer master_, grad_, grad_shard_, moment_m_, moment_v_, packed_, scratch_;
   int64_t master_numel_ = 0, grad_numel_ = 0, shard_numel_ = 0;
   int64_t version_ = 0;

@@ -1,4 +1,5 @@
-// Token embedding over a vocabulary shard: rows outside [vocab_begin, vocab_begin + V_local) give zeros, so shards sum to the whole.
+// Token embedding over a vocabulary shard: rows outside [vocab_begin, vocab_begin + V_local) give zeros, so
+// shards sum to the whole.
 #pragma once
 
 #include "ops/exec.h"
@@ -9,14 +10,14 @@ struct EmbeddingArgs {
   const int32_t* tokens = nullptr;  // [T]
   Tensor table;                     // [V_local, H]
   int64_t vocab_begin = 0;
-  Tensor y;                         // [T, H]
+  Tensor y;  // [T, H]
 };
 // dtable overwritten; canonical sum over tokens by segments (group 0).
 struct EmbeddingBwdArgs {
   const int32_t* tokens = nullptr;  // [T]
   Tensor dy;                        // [T, H]
   int64_t vocab_begin = 0;
-  Tensor dtable;                    // [V_local, H]
+  Tensor dtable;  // [V_local, H]
   RowSegments segments;
 };
 int64_t embedding_bwd_workspace_bytes(int64_t vocab_local, int64_t h, int32_t num_leaves);

@@ -1,5 +1,5 @@
-// What every operator gets besides its Args: where to run, and scratch memory. Operators never allocate, synchronise,
-// read a config or ask for a rank.
+// What every operator gets besides its Args: where to run, and scratch memory. Operators never allocate,
+// synchronise, read a config or ask for a rank.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@ struct Stream;
 
 struct Exec {
   Stream* stream = nullptr;
-  void* workspace = nullptr;      // 64-byte aligned, contents undefined before and after
-  int64_t workspace_bytes = 0;    // at least <op>_workspace_bytes(args); checked by the operator
+  void* workspace = nullptr;    // 64-byte aligned, contents undefined before and after
+  int64_t workspace_bytes = 0;  // at least <op>_workspace_bytes(args); checked by the operator
 };
 
-// Work and traffic of one call, for benches, the planner and the log: multiply-adds count two flops; bytes are the
-// compulsory reads and writes of the operands.
+// Work and traffic of one call, for benches, the planner and the log: multiply-adds count two flops; bytes
+// are the compulsory reads and writes of the operands.
 struct Cost {
   double flops = 0;
   double bytes = 0;
@@ -28,10 +28,11 @@ struct Cost {
   }
 };
 
-// Rows [begin, end) of the token dimension that belong to `group` (expert; 0 where there is one) and `leaf` (virtual data
-// slot). Sums over tokens are made in a canonical order that no layout changes:
-//   within a (group, leaf): one chain of fused multiply-adds over its segments, in list order, rows ascending, from 0;
-//   over leaves: the fixed binary tree ((0+1)+(2+3))+..., num_leaves a power of two, an absent leaf counts as +0.
+// Rows [begin, end) of the token dimension that belong to `group` (expert; 0 where there is one) and `leaf`
+// (virtual data slot). Sums over tokens are made in a canonical order that no layout changes:
+//   within a (group, leaf): one chain of fused multiply-adds over its segments, in list order, rows
+//   ascending, from 0; over leaves: the fixed binary tree ((0+1)+(2+3))+..., num_leaves a power of two, an
+//   absent leaf counts as +0.
 // Segments are sorted by (group, leaf).
 struct RowSegment {
   int32_t begin = 0;
@@ -42,7 +43,7 @@ struct RowSegment {
 struct RowSegments {
   const RowSegment* data = nullptr;  // [count], host memory
   int32_t count = 0;
-  int32_t num_leaves = 1;            // power of two
+  int32_t num_leaves = 1;  // power of two
 };
 
 }  // namespace contender

@@ -1,10 +1,11 @@
 // Matrix products: y = x w^T and its two gradients; plain, grouped by expert, and batched over heads.
 //
-// Contract (all backends in `exact` mode): an element of the result is one chain of fused multiply-adds in ascending order of
-// the contracted index, from +0; it does not depend on M, on the row's place, or on its neighbours. With `slices` > 1 the
-// contracted dimension is cut into that many equal virtual slices, each one chain, summed in the fixed binary tree
-// ((0+1)+(2+3)): so a product whose contracted dimension is sharded over tensor-parallel ranks (slices / tp local ones each,
-// tree continued across ranks) has the same bits in every layout.
+// Contract (all backends in `exact` mode): an element of the result is one chain of fused multiply-adds in
+// ascending order of the contracted index, from +0; it does not depend on M, on the row's place, or on its
+// neighbours. With `slices` > 1 the contracted dimension is cut into that many equal virtual slices, each one
+// chain, summed in the fixed binary tree
+// ((0+1)+(2+3)): so a product whose contracted dimension is sharded over tensor-parallel ranks (slices / tp
+// local ones each, tree continued across ranks) has the same bits in every layout.
 #pragma once
 
 #include "ops/exec.h"
@@ -22,7 +23,8 @@ struct WeightView {
   WeightView group(int64_t g) const;  // view of one group; defined by packed_weight_bytes
 };
 
-// A packed form is a row of panels of this many output columns, each [contracted index][kWeightPanel], zero-padded.
+// A packed form is a row of panels of this many output columns, each [contracted index][kWeightPanel],
+// zero-padded.
 inline constexpr int64_t kWeightPanel = 32;
 
 // Bytes of ONE packed form of one [n, k] group, a multiple of 64. `forward` and `backward` forms may differ.
@@ -30,7 +32,7 @@ int64_t packed_forward_bytes(int64_t n, int64_t k);
 int64_t packed_backward_bytes(int64_t n, int64_t k);
 
 struct PackWeightArgs {
-  Tensor master;           // [num_groups * n, k]
+  Tensor master;             // [num_groups * n, k]
   void* forward = nullptr;   // num_groups * packed_forward_bytes(n, k), or null
   void* backward = nullptr;  // num_groups * packed_backward_bytes(n, k), or null
   int64_t n = 0;
@@ -39,52 +41,55 @@ struct PackWeightArgs {
 };
 
 struct LinearArgs {
-  Tensor x;           // [M, K]
-  WeightView w;       // [N, K]
-  Tensor y;           // [M, N]
+  Tensor x;                     // [M, K]
+  WeightView w;                 // [N, K]
+  Tensor y;                     // [M, N]
   const float* bias = nullptr;  // [N], added last, or null
   int32_t slices = 1;           // virtual slices of K; K % slices == 0
   bool accumulate = false;      // y += result (one rounding) instead of y = result
 };
 
 struct LinearDgradArgs {
-  Tensor dy;          // [M, N]
-  WeightView w;       // [N, K]
-  Tensor dx;          // [M, K]
-  int32_t slices = 1;           // virtual slices of N; N % slices == 0
+  Tensor dy;           // [M, N]
+  WeightView w;        // [N, K]
+  Tensor dx;           // [M, K]
+  int32_t slices = 1;  // virtual slices of N; N % slices == 0
   bool accumulate = false;
 };
 
-// dw[g] = sum over the rows r of group g of dy[r]^T x[r], in the canonical order of RowSegments. Groups without rows get 0.
+// dw[g] = sum over the rows r of group g of dy[r]^T x[r], in the canonical order of RowSegments. Groups
+// without rows get 0.
 struct LinearWgradArgs {
-  Tensor dy;          // [M, N]
-  Tensor x;           // [M, K]
-  Tensor dw;          // [num_groups * N, K], overwritten
+  Tensor dy;  // [M, N]
+  Tensor x;   // [M, K]
+  Tensor dw;  // [num_groups * N, K], overwritten
   RowSegments segments;
   int64_t num_groups = 1;
 };
 
 // Rows sorted by group (expert): rows [offsets[g], offsets[g+1]) are multiplied with group g of w.
 struct GroupedLinearArgs {
-  Tensor x;           // [M, K]
-  WeightView w;       // [G][N, K]
-  Tensor y;           // [M, N]
+  Tensor x;                          // [M, K]
+  WeightView w;                      // [G][N, K]
+  Tensor y;                          // [M, N]
   const int32_t* offsets = nullptr;  // [G + 1], offsets[0] = 0, offsets[G] = M; empty groups allowed
 };
 struct GroupedLinearDgradArgs {
-  Tensor dy;          // [M, N]
-  WeightView w;       // [G][N, K]
-  Tensor dx;          // [M, K]
+  Tensor dy;     // [M, N]
+  WeightView w;  // [G][N, K]
+  Tensor dx;     // [M, K]
   const int32_t* offsets = nullptr;
 };
 
-// One small product per head on strided columns: y[:, h*y_stride : +N] = x[:, h*x_stride : +K] w[h]^T   (transposed = false)
-//                                               y[:, h*y_stride : +K] = x[:, h*x_stride : +N] w[h]     (transposed = true)
+// One small product per head on strided columns: y[:, h*y_stride : +N] = x[:, h*x_stride : +K] w[h]^T
+// (transposed = false)
+//                                               y[:, h*y_stride : +K] = x[:, h*x_stride : +N] w[h]
+//                                               (transposed = true)
 // MLA's absorbed form: q_nope -> latent space (transposed, w = W_UK), latent output -> v (w = W_UV).
 struct HeadsLinearArgs {
   Tensor x;
   int64_t x_stride = 0;
-  WeightView w;       // [heads][N, K]
+  WeightView w;  // [heads][N, K]
   Tensor y;
   int64_t y_stride = 0;
   bool transposed = false;

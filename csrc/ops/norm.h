@@ -1,4 +1,5 @@
-// RMSNorm: y = x * rstd * gamma, rstd = 1 / sqrt(mean(x^2) + eps). Fused with the residual addition and with quantisation.
+// RMSNorm: y = x * rstd * gamma, rstd = 1 / sqrt(mean(x^2) + eps). Fused with the residual addition and with
+// quantisation.
 #pragma once
 
 #include "ops/exec.h"
@@ -7,22 +8,22 @@
 namespace contender {
 
 struct RmsNormArgs {
-  Tensor x;        // [M, H]
-  Tensor delta;    // [M, H] or empty: the residual stream is updated first, x += delta in place, then normed
-  Tensor gamma;    // [1, H]
+  Tensor x;      // [M, H]
+  Tensor delta;  // [M, H] or empty: the residual stream is updated first, x += delta in place, then normed
+  Tensor gamma;  // [1, H]
   float eps = 1e-6f;
-  Tensor y;        // [M, H]
+  Tensor y;               // [M, H]
   float* rstd = nullptr;  // [M] or null, saved for the backward
 };
 
 struct RmsNormBwdArgs {
-  Tensor dy;       // [M, H]
-  Tensor x;        // [M, H] the normed input (after the residual addition)
-  Tensor gamma;    // [1, H]
+  Tensor dy;                    // [M, H]
+  Tensor x;                     // [M, H] the normed input (after the residual addition)
+  Tensor gamma;                 // [1, H]
   const float* rstd = nullptr;  // [M]
-  Tensor dx;       // [M, H]; dx += when accumulate (the residual stream's gradient), else overwritten
+  Tensor dx;  // [M, H]; dx += when accumulate (the residual stream's gradient), else overwritten
   bool accumulate = false;
-  Tensor dgamma;   // [1, H] overwritten, canonical sum over rows by segments (group 0)
+  Tensor dgamma;  // [1, H] overwritten, canonical sum over rows by segments (group 0)
   RowSegments segments;
 };
 

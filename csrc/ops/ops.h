@@ -1,4 +1,5 @@
-// Ops: the table of functions through which the model calls a backend, filled once at start. There is no other way to a kernel.
+// Ops: the table of functions through which the model calls a backend, filled once at start. There is no
+// other way to a kernel.
 #pragma once
 
 #include "ops/attention.h"
@@ -21,8 +22,8 @@ template <class Args>
 using Op = void (*)(const Exec&, const Args&);
 
 struct Ops {
-  const char* name = "";            // "cpu", "cuda"
-  DType activation = DType::kF32;   // dtype of activation tensors
+  const char* name = "";           // "cpu", "cuda"
+  DType activation = DType::kF32;  // dtype of activation tensors
 
   Op<PackWeightArgs> pack_weight = nullptr;
   Op<LinearArgs> linear = nullptr;

@@ -8,25 +8,26 @@ namespace contender {
 
 struct AdamwArgs {
   int64_t n = 0;
-  float* master = nullptr;        // [n] FP32 weights, updated
-  const float* grad = nullptr;    // [n]
-  void* m = nullptr;              // [n] first moment, moment_dtype
-  void* v = nullptr;              // [n] second moment, moment_dtype
+  float* master = nullptr;           // [n] FP32 weights, updated
+  const float* grad = nullptr;       // [n]
+  void* m = nullptr;                 // [n] first moment, moment_dtype
+  void* v = nullptr;                 // [n] second moment, moment_dtype
   DType moment_dtype = DType::kF32;  // or kBF16 (stored round-to-nearest-even, arithmetic in FP32)
-  const float* grad_scale = nullptr;  // device scalar: gradient clip factor; 0 with skip leaves everything untouched
-  const int32_t* skip = nullptr;      // device flag or null: non-zero means do nothing (non-finite step)
+  const float* grad_scale =
+      nullptr;  // device scalar: gradient clip factor; 0 with skip leaves everything untouched
+  const int32_t* skip = nullptr;  // device flag or null: non-zero means do nothing (non-finite step)
   float lr = 0;
   float beta1 = 0.9f;
   float beta2 = 0.95f;
   float eps = 1e-8f;
-  float weight_decay = 0;         // decoupled: w -= lr * weight_decay * w
-  float bias_correction1 = 1;     // 1 - beta1^t
-  float bias_correction2 = 1;     // 1 - beta2^t
+  float weight_decay = 0;      // decoupled: w -= lr * weight_decay * w
+  float bias_correction1 = 1;  // 1 - beta1^t
+  float bias_correction2 = 1;  // 1 - beta2^t
 };
 struct SquareSumArgs {
   const float* x = nullptr;
   int64_t n = 0;
-  ExactSum* sum = nullptr;        // host memory on the CPU; += squares
+  ExactSum* sum = nullptr;  // host memory on the CPU; += squares
 };
 Cost adamw_cost(int64_t n, DType moment_dtype);
 

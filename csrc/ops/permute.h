@@ -19,19 +19,19 @@ struct ScatterRowsArgs {
 };
 // y[t] = sum_j weight[t, j] * x[pos[t, j]], j ascending, from 0 (or from y when accumulate), one fma each.
 struct CombineArgs {
-  Tensor x;                 // [R, H]
-  Tensor pos;               // [T, k] I32 rows of x
-  Tensor weight;            // [T, k]
-  Tensor y;                 // [T, H]
+  Tensor x;       // [R, H]
+  Tensor pos;     // [T, k] I32 rows of x
+  Tensor weight;  // [T, k]
+  Tensor y;       // [T, H]
   bool accumulate = false;
 };
 // dx[pos[t, j]] = weight[t, j] * dy[t];  dweight[t, j] = dy[t] . x[pos[t, j]]
 struct CombineBwdArgs {
-  Tensor dy;                // [T, H]
-  Tensor x;                 // [R, H]
-  Tensor pos, weight;       // [T, k]
-  Tensor dx;                // [R, H] rows named by pos overwritten
-  Tensor dweight;           // [T, k] overwritten
+  Tensor dy;           // [T, H]
+  Tensor x;            // [R, H]
+  Tensor pos, weight;  // [T, k]
+  Tensor dx;           // [R, H] rows named by pos overwritten
+  Tensor dweight;      // [T, k] overwritten
 };
 // y = a + b elementwise (y may be a or b).
 struct AddArgs {
@@ -39,8 +39,8 @@ struct AddArgs {
 };
 // dbias[n] = sum over rows of dy[r, n], canonical order by segments (group 0), overwritten.
 struct ColumnSumArgs {
-  Tensor dy;                // [M, N]
-  Tensor sum;               // [1, N]
+  Tensor dy;   // [M, N]
+  Tensor sum;  // [1, N]
   RowSegments segments;
 };
 Cost rows_cost(int64_t rows, int64_t cols, double passes);

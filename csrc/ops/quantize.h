@@ -1,5 +1,5 @@
-// Block-scaled FP8 (E4M3) quantisation, DeepSeek-V3 section 3.3 (arXiv 2412.19437): scale = amax / 448 of each block,
-// FP32, 1 where the block is all zero; data = round-to-nearest-even(x / scale), saturating.
+// Block-scaled FP8 (E4M3) quantisation, DeepSeek-V3 section 3.3 (arXiv 2412.19437): scale = amax / 448 of
+// each block, FP32, 1 where the block is all zero; data = round-to-nearest-even(x / scale), saturating.
 #pragma once
 
 #include "ops/exec.h"
@@ -8,7 +8,8 @@ namespace contender {
 
 enum class QLayout : uint8_t {
   k1x128,    // activations: one scale per row and 128 columns; scale [rows, ceil(cols/128)]
-  k128x1,    // activations re-quantised for wgrad: one scale per 128 rows and column; scale [ceil(rows/128), cols]
+  k128x1,    // activations re-quantised for wgrad: one scale per 128 rows and column; scale [ceil(rows/128),
+             // cols]
   k128x128,  // weights: scale [ceil(rows/128), ceil(cols/128)]
 };
 
@@ -19,12 +20,12 @@ struct QTensor {
 };
 
 struct QuantizeArgs {
-  Tensor x;      // [rows, cols]
-  QTensor q;     // data and scale overwritten
+  Tensor x;   // [rows, cols]
+  QTensor q;  // data and scale overwritten
 };
 struct DequantizeArgs {
   QTensor q;
-  Tensor y;      // [rows, cols] F32
+  Tensor y;  // [rows, cols] F32
 };
 Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout);
 

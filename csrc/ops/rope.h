@@ -8,9 +8,9 @@
 namespace contender {
 
 struct RopeConfig {
-  int64_t dim = 0;              // rotated dimensions, even
+  int64_t dim = 0;  // rotated dimensions, even
   double theta = 10000.0;
-  double yarn_factor = 1.0;     // 1: plain RoPE
+  double yarn_factor = 1.0;  // 1: plain RoPE
   double original_max_position = 4096;
   double beta_fast = 32;
   double beta_slow = 1;
@@ -25,9 +25,9 @@ std::vector<float> rope_table(const RopeConfig& config, int64_t max_position);
 double yarn_softmax_scale(const RopeConfig& config);
 
 struct RopeArgs {
-  Tensor x;                 // [T, num_heads * head_stride], rotated in place: columns [h*head_stride + offset, + dim)
+  Tensor x;  // [T, num_heads * head_stride], rotated in place: columns [h*head_stride + offset, + dim)
   const int32_t* positions = nullptr;  // [T]
-  Tensor table;             // [max_position, dim] from rope_table
+  Tensor table;                        // [max_position, dim] from rope_table
   int64_t num_heads = 1;
   int64_t head_stride = 0;
   int64_t offset = 0;

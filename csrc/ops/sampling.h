@@ -1,5 +1,5 @@
-// Sampling: temperature, then top-k, top-p, min-p, then one draw by inverse CDF in ascending token order; Philox keyed by
-// (seed, step, prompt, sample, position), so a token does not depend on batch, rank or time.
+// Sampling: temperature, then top-k, top-p, min-p, then one draw by inverse CDF in ascending token order;
+// Philox keyed by (seed, step, prompt, sample, position), so a token does not depend on batch, rank or time.
 #pragma once
 
 #include "ops/exec.h"
@@ -17,17 +17,20 @@ struct SampleKey {
   uint32_t step = 0;
   uint32_t prompt = 0;
   uint32_t sample = 0;
-  uint32_t position = 0;     // index of the token in the completion
+  uint32_t position = 0;  // index of the token in the completion
 };
 struct SampleArgs {
-  Tensor logits;                       // [B, V]
+  Tensor logits;                         // [B, V]
   const SampleParams* params = nullptr;  // [B]
   const SampleKey* keys = nullptr;       // [B]
-  int32_t slices = 1;                  // virtual vocabulary slices, as in the head; V % slices == 0
-  int64_t vocab_limit = 0;             // ids >= limit (padding of the table) are never drawn; they stay in the softmax. 0: V
-  int32_t* token = nullptr;            // [B] out
-  float* logp = nullptr;               // [B] out: log softmax(logits / T)[token], untruncated; bit-equal to the head's logp
-  // [B] out: log-prob after truncation; equal to logp, bit for bit, when nothing is cut (vocab_limit < V cuts), 0 when greedy
+  int32_t slices = 1;                    // virtual vocabulary slices, as in the head; V % slices == 0
+  int64_t vocab_limit =
+      0;  // ids >= limit (padding of the table) are never drawn; they stay in the softmax. 0: V
+  int32_t* token = nullptr;  // [B] out
+  float* logp =
+      nullptr;  // [B] out: log softmax(logits / T)[token], untruncated; bit-equal to the head's logp
+  // [B] out: log-prob after truncation; equal to logp, bit for bit, when nothing is cut (vocab_limit < V
+  // cuts), 0 when greedy
   float* logp_sampled = nullptr;
 };
 int64_t sample_workspace_bytes(int64_t vocab);

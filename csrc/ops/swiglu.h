@@ -1,4 +1,5 @@
-// SwiGLU: y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). Gate and up are the two halves of one product's output.
+// SwiGLU: y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). Gate and up are the two halves of one product's
+// output.
 #pragma once
 
 #include "ops/exec.h"
@@ -11,9 +12,9 @@ struct SwigluArgs {
   Tensor y;        // [M, I]
 };
 struct SwigluBwdArgs {
-  Tensor dy;       // [M, I]
-  Tensor gate_up;  // [M, 2I]
-  Tensor dgate_up; // [M, 2I] overwritten
+  Tensor dy;        // [M, I]
+  Tensor gate_up;   // [M, 2I]
+  Tensor dgate_up;  // [M, 2I] overwritten
 };
 struct SwigluQuantizeArgs {
   SwigluArgs swiglu;  // y may be empty

@@ -71,7 +71,8 @@ TEST_P(ModelGradient, EveryParameterAgreesWithFiniteDifferences) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Forms, ModelGradient,
-                         ::testing::Values("moe", "expanded", "mla_no_q_lora", "softmax", "dense", "gqa", "gqa_bias", "gqa_qk_norm", "gqa_tied"));
+                         ::testing::Values("moe", "expanded", "mla_no_q_lora", "softmax", "dense", "gqa",
+                                           "gqa_bias", "gqa_qk_norm", "gqa_tied"));
 
 // The MTP module has its own forward inside the backward: its cross-entropy is what backward() reports.
 double mtp_sum(TinyModel& t, const PackedBatch& batch) {
@@ -95,8 +96,9 @@ TEST(ModelMtp, GradientsReachModuleEmbeddingHeadAndModel) {
   const auto sequences = random_sequences(6, 11);
   const PackedBatch batch = packed(t, sequences);
   mtp_sum(t, batch);
-  for (const char* name : {"embed", "head", "mtp.proj", "mtp.hidden_norm", "mtp.embed_norm", "mtp.block.attn.q_b", "mtp.block.moe.experts_down",
-                           "mtp.final_norm", "layers.1.moe.shared_down", "layers.0.ffn.gate_up"}) {
+  for (const char* name :
+       {"embed", "head", "mtp.proj", "mtp.hidden_norm", "mtp.embed_norm", "mtp.block.attn.q_b",
+        "mtp.block.moe.experts_down", "mtp.final_norm", "layers.1.moe.shared_down", "layers.0.ffn.gate_up"}) {
     const int p = t.weights.find(name);
     Tensor w = t.weights.master(p);
     mtp_sum(t, batch);

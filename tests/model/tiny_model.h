@@ -53,8 +53,10 @@ inline RunConfig tiny_config(const std::string& form) {
 
 struct TinyModel {
   explicit TinyModel(const RunConfig& c)
-      : config(c), machine(config, cpu_ops(), make_cpu_device()),
-        weights(config, machine.device.get(), machine.ops, machine.runtime().exec, machine.mesh.get(), StoreRole::kTrain),
+      : config(c),
+        machine(config, cpu_ops(), make_cpu_device()),
+        weights(config, machine.device.get(), machine.ops, machine.runtime().exec, machine.mesh.get(),
+                StoreRole::kTrain),
         model(config, machine.runtime(), &weights) {
     weights.initialize(7);
   }
