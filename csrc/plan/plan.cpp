@@ -98,8 +98,9 @@ class StagePlanner {
       tokens_.sequences = static_cast<double>(rl.prompts_per_step * rl.group_size);
       generate();
       const bool truncated = rl.top_k > 0 || rl.top_p < 1 || rl.min_p > 0;
+      const bool expanded = c_.model.mla() && c_.model.mla_form == "expanded";
       if (rl.kl_beta > 0) log_probs("ref");
-      if (rl.max_staleness > 0 || truncated) log_probs("old_logp");
+      if (rl.max_staleness > 0 || truncated || expanded) log_probs("old_logp");
       update(rl.mtp_loss_weight > 0);
     } else {
       const SftConfig& sft = stage_.sft;

@@ -389,6 +389,9 @@ TEST(Config, RecipesThatCannotWork) {
             Lines{"run.toml:2: sft.stop_at_accuracy: without sft.eval_every nothing measures it"});
   EXPECT_EQ(problems("[rl]\noverlong_buffer = 65\n"),
             Lines{"run.toml:2: rl.overlong_buffer: 65 is more than max_new_tokens = 64"});
+  EXPECT_EQ(problems("[rl]\nmax_staleness = 1\nsteps_per_rollout = 4\n"),
+            Lines{"run.toml:2: rl.max_staleness: 1 is less than the 4 updates (steps_per_rollout x inner_epochs) that "
+                  "the next rollout waits for: nothing could run ahead"});
   EXPECT_EQ(problems("[rl]\nmtp_loss_weight = 0.1\n"),
             Lines{"run.toml:2: rl.mtp_loss_weight: the model has no MTP module"});
   EXPECT_EQ(problems("[eval]\nproblems = 513\n"),

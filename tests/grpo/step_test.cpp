@@ -14,10 +14,12 @@ namespace {
 using namespace testing_trainer;
 using Logps = std::vector<std::vector<float>>;
 
-double weighted_sum(const Logps& logp, const std::vector<double>& coefficient) {
+using Coefficients = std::vector<std::vector<double>>;  // of every token's logp
+
+double weighted_sum(const Logps& logp, const Coefficients& coefficient) {
   double sum = 0;
   for (size_t i = 0; i < logp.size(); ++i)
-    for (float l : logp[i]) sum += coefficient[i] * l;
+    for (size_t t = 0; t < logp[i].size(); ++t) sum += coefficient[i].at(t) * logp[i][t];
   return sum;
 }
 
@@ -40,7 +42,7 @@ int64_t num_tokens(const std::vector<SampleGroup>& groups) {
 
 // The first AdamW update moves every weight by lr times the sign of its gradient g, so a small one raises J = sum of coefficient * logp by
 // lr * |g|_1 exactly when the step's gradient is that of J. The first moments hold g.
-void expect_step_climbs(TinyTrainer& t, const std::vector<SampleGroup>& groups, const std::vector<double>& coefficient) {
+void expect_step_climbs(TinyTrainer& t, const std::vector<SampleGroup>& groups, const Coefficients& coefficient) {
   plant(t.trainer, groups);
   const double before = weighted_sum(logps(t.trainer, groups), coefficient);
   t->rl_step();
@@ -76,15 +78,16 @@ TEST_P(GrpoStep, FollowsTheGradientOfTheObjective) {
   RunConfig c = small_step_run();
   c.rl.algorithm = GetParam().name;
   const std::vector<SampleGroup> groups = first_groups(c);
-  std::vector<double> coefficient = advantages_of(groups, GetParam().advantage);
+  const std::vector<double> advantage = advantages_of(groups, GetParam().advantage);
   const Aggregation aggregation = make_algorithm(c.rl).aggregation;
-  size_t i = 0;
+  const double samples = static_cast<double>(advantage.size());
+  Coefficients coefficient;
   for (const SampleGroup& g : groups)
     for (const Sample& s : g.samples) {
-      const double length = static_cast<double>(s.completion.tokens.size()), samples = static_cast<double>(coefficient.size());
-      coefficient[i++] /= aggregation == Aggregation::kToken      ? static_cast<double>(num_tokens(groups))
-                          : aggregation == Aggregation::kSequence ? samples * length
-                                                                  : samples * static_cast<double>(c.rl.max_new_tokens);
+      const double length = static_cast<double>(s.completion.tokens.size()), a = advantage[coefficient.size()];
+      coefficient.emplace_back(s.completion.tokens.size(), aggregation == Aggregation::kToken      ? a / static_cast<double>(num_tokens(groups))
+                                                           : aggregation == Aggregation::kSequence ? a / (samples * length)
+                                                                                                   : a / (samples * static_cast<double>(c.rl.max_new_tokens)));
     }
   TinyTrainer t(c);
   expect_step_climbs(t, groups, coefficient);
@@ -217,18 +220,19 @@ TEST(GrpoKl, ReferenceIsReplacedAndTheKlStartsAgainAtZero) {
   }
 }
 
+// Gives the policy other weights than it began the stage with (and than its reference).
+void move_policy(TinyTrainer& t) {
+  RunConfig c = t.config;
+  c.sft.lr = c.sft.lr_min = 1e-3;
+  TinyTrainer other(c, "sft");
+  for (int i = 0; i < 4; ++i) other->sft_step();
+  t->policy_weights().copy_from(other->policy_weights());
+  t->policy_weights().set_version(0);
+  t->engine().set_weights(0);
+}
+
 class GrpoKlEstimator : public ::testing::TestWithParam<const char*> {
  protected:
-  // A trainer whose reference has other weights than its policy.
-  void move_policy(TinyTrainer& t) {
-    RunConfig c = t.config;
-    c.sft.lr = c.sft.lr_min = 1e-3;
-    TinyTrainer other(c, "sft");
-    for (int i = 0; i < 4; ++i) other->sft_step();
-    t->policy_weights().copy_from(other->policy_weights());
-    t->policy_weights().set_version(0);
-    t->engine().set_weights(0);
-  }
   RunConfig config(double beta) {
     RunConfig c = small_step_run();
     c.rl.kl_estimator = GetParam();
@@ -287,7 +291,7 @@ TEST_P(GrpoKlEstimator, InTheRewardMakesTheAdvantage) {
   donor->rl_step();
   std::vector<SampleGroup> groups = donor->last_batch();
   const Logps ref = logps(reference.trainer, groups);
-  std::vector<double> coefficient;
+  Coefficients coefficient;
   size_t i = 0;
   for (SampleGroup& g : groups) {
     std::vector<float> rewards;
@@ -298,7 +302,8 @@ TEST_P(GrpoKlEstimator, InTheRewardMakesTheAdvantage) {
       rewards.push_back(static_cast<float>(1 - 0.1 * cost));
       ++i;
     }
-    for (float a : group_advantages(AdvantageKind::kStandardized, rewards)) coefficient.push_back(a / static_cast<double>(num_tokens(groups)));
+    for (float a : group_advantages(AdvantageKind::kStandardized, rewards))
+      coefficient.emplace_back(ref[coefficient.size()].size(), a / static_cast<double>(num_tokens(groups)));
   }
   expect_step_climbs(t, groups, coefficient);
   EXPECT_NE(t.metric("kl"), 0);
@@ -387,6 +392,37 @@ TEST(GrpoVerify, TokensOfOlderWeightsAreNotCompared) {
   plant(t.trainer, groups);
   t->rl_step();
   EXPECT_EQ(t->state().max_logp_diff, 0);
+}
+
+TEST(GrpoTruncation, StaleAndTruncatedTokensAreWeightedInTheLoss) {
+  for (const bool stale : {false, true}) {
+    RunConfig c = small_step_run();
+    c.rl.aggregation = "token";
+    c.rl.top_p = stale ? 1.0 : 0.7;
+    c.rl.max_staleness = stale;
+    c.rl.tis_cap = stale ? 1.1 : 0.702;
+    const std::vector<SampleGroup> groups = first_groups(c);
+    TinyTrainer t(c);
+    if (stale) move_policy(t);
+    const Logps current = logps(t.trainer, groups);
+    const std::vector<double> advantage = advantages_of(groups, AdvantageKind::kStandardized);
+    Coefficients coefficient;
+    int capped = 0, free = 0;
+    for (const SampleGroup& g : groups)
+      for (const Sample& s : g.samples) {
+        const size_t i = coefficient.size();
+        coefficient.emplace_back();
+        for (size_t k = 0; k < current[i].size(); ++k) {
+          const double weight = std::exp(static_cast<double>(current[i][k]) - s.completion.logp_sampled[k]);
+          (weight > c.rl.tis_cap ? capped : free) += 1;
+          coefficient[i].push_back(std::min(weight, c.rl.tis_cap) * advantage[i] / static_cast<double>(num_tokens(groups)));
+        }
+      }
+    EXPECT_GT(capped, 0);
+    EXPECT_GT(free, 0);
+    expect_step_climbs(t, groups, coefficient);
+    EXPECT_EQ(t.metric("clip_fraction"), 0);
+  }
 }
 
 TEST(GrpoTruncation, WeightsAreTheMassThatWasKept) {
