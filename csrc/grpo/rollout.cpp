@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/job.h"
 #include "base/timer.h"
 #include "grpo/trainer.h"
 
@@ -78,7 +79,11 @@ bool Trainer::pump() {
 }
 
 void Trainer::take_scores(const std::vector<Score>& scores) {
-  for (const Score& score : scores) in_flight_.at(score.id / kMaxSamples).group.samples.at(score.id % kMaxSamples).score = score;
+  for (const Score& score : scores) {
+    Score& taken = in_flight_.at(score.id / kMaxSamples).group.samples.at(score.id % kMaxSamples).score;
+    taken = score;
+    if (fault_fires("nan_reward", machine_.mesh->rank())) taken.reward = std::nanf("");
+  }
 }
 
 void Trainer::exchange_finished() {

@@ -61,7 +61,7 @@ void remove_run(const fs::path& dir) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(dir, error)) {
     const std::string name = entry.path().filename();
-    const bool ours = name.starts_with("step_") || name.starts_with("events.out.tfevents") || name.starts_with("bad_batch_") || name == "latest" ||
+    const bool ours = name.starts_with("step_") || name.starts_with("events.out.tfevents") || name.starts_with("bad_batch_") || name.starts_with("watchdog.") || name == "latest" ||
                       name == "metrics.jsonl" || name == "completions.jsonl" || name == "config.fingerprint";
     if (ours) fs::remove_all(entry.path(), error);
   }
@@ -137,6 +137,7 @@ void Run::open_directory(ResumeMode resume) {
   }
   for (const std::string& p : machine_->mesh->world().all_gather_bytes("run_dir", problem))
     if (!p.empty()) throw Error(ExitCode::kConfig, p);
+  set_watchdog(config_.train.watchdog_seconds, fmt::format("{}/watchdog.{}.txt", config_.dir, machine_->mesh->rank()));
 }
 
 bool Run::stop_requested() {
