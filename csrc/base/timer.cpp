@@ -122,6 +122,13 @@ TimerScope::~TimerScope() {
   trace_span(name_, Lane::kCompute, start_ns_, end_ns);
 }
 
+TraceScope::TraceScope(const char* name) : name_(name), start_ns_(now_ns()) { push_range(name); }
+
+TraceScope::~TraceScope() {
+  pop_range();
+  trace_span(name_, Lane::kCompute, start_ns_, now_ns());
+}
+
 void trace_span(const char* name, Lane lane, int64_t start_ns, int64_t end_ns) {
   Trace& t = trace();
   const std::lock_guard lock(t.mutex);

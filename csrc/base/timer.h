@@ -32,6 +32,19 @@ class TimerScope {
 // A finished span on a lane, for work whose begin and end are in different scopes (an exchange in flight).
 void trace_span(const char* name, Lane lane, int64_t start_ns, int64_t end_ns);
 
+// A named piece of computation inside a phase: an NVTX range and a trace event, without a log column.
+class TraceScope {
+ public:
+  explicit TraceScope(const char* name);
+  ~TraceScope();
+  TraceScope(const TraceScope&) = delete;
+  TraceScope& operator=(const TraceScope&) = delete;
+
+ private:
+  const char* name_;
+  int64_t start_ns_;
+};
+
 // Seconds per scope name since the last call, and a reset (the step's log columns). Main thread.
 std::map<std::string, double> take_phase_seconds();
 

@@ -1,4 +1,5 @@
 // The dense feed-forward sublayer, tensor parallel: y = down(silu(gate(n)) * up(n)), n = norm(x).
+#include "base/timer.h"
 #include "model/layers.h"
 
 namespace contender {
@@ -22,6 +23,7 @@ Tensor activate(const Pass& p, Arena& out, const Tensor& gate_up) {
 }  // namespace
 
 Tensor ffn_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& delta, FfnSaved& s) {
+  const TraceScope trace("ffn");
   s.x = x;
   s.y = norm(p, p.keep(true), x, delta, b.ffn_norm, &s.rstd);
   s.y_all = gather_rows(p, p.keep(true), s.y);
@@ -31,6 +33,7 @@ Tensor ffn_forward(const Pass& p, const BlockParams& b, const Tensor& x, const T
 }
 
 void ffn_backward(const Pass& p, const BlockParams& b, const FfnSaved& s, const Tensor& dx) {
+  const TraceScope trace("ffn_grad");
   const ArenaScope scope(p.temp());
   Arena& temp = p.temp();
   const bool again = p.recompute == Recompute::kSelective;

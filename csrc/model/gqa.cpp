@@ -1,4 +1,5 @@
 // Grouped-query attention as in Llama, Qwen2 (bias on q, k, v) and Qwen3 (RMSNorm on each head of q and k).
+#include "base/timer.h"
 #include "model/layers.h"
 
 namespace contender {
@@ -43,6 +44,7 @@ RopeArgs rope_args(const Pass& p, const Tensor& x, int64_t heads, bool inverse) 
 
 Tensor gqa_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& kv,
                    AttentionSaved& s) {
+  const TraceScope trace("attention");
   const GqaDims d = dims(p);
   const int64_t q_cols = d.slices * d.q, kv_cols = d.slices * d.kv;
   s.x = x;
@@ -94,6 +96,7 @@ Tensor gqa_forward(const Pass& p, const BlockParams& b, const Tensor& x, const T
 }
 
 void gqa_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, const Tensor& dx) {
+  const TraceScope trace("attention_grad");
   const ArenaScope scope(p.temp());
   Arena& temp = p.temp();
   const GqaDims d = dims(p);

@@ -4,6 +4,7 @@
 // attend to [latent | rope key] rows shared by all heads, and W_UV takes the latent outputs to values.
 // Expanded form (fast path of full sequences): keys and values are made for every head, with d_qk = nope +
 // rope and d_v = v.
+#include "base/timer.h"
 #include "model/layers.h"
 
 namespace contender {
@@ -197,6 +198,7 @@ void attend_expanded_backward(const Pass& p, const BlockParams& b, const MlaDims
 
 Tensor mla_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& kv,
                    AttentionSaved& s) {
+  const TraceScope trace("attention");
   const MlaDims d = dims(p);
   s.x = x;
   s.kv = kv;
@@ -224,6 +226,7 @@ Tensor mla_forward(const Pass& p, const BlockParams& b, const Tensor& x, const T
 }
 
 void mla_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, const Tensor& dx) {
+  const TraceScope trace("attention_grad");
   const ArenaScope scope(p.temp());
   Arena& temp = p.temp();
   const MlaDims d = dims(p);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/timer.h"
 #include "model/layers.h"
 
 namespace contender {
@@ -152,6 +153,7 @@ Tensor chunk(const MoeSaved& s, const Tensor& x, int64_t c) {
 void shared_forward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& out, int64_t begin,
                     int64_t end) {
   if (b.shared_gate_up < 0 || begin == end) return;
+  const TraceScope trace("shared");
   const Tensor gate_up = s.shared_gate_up.row_range(begin, end), act = s.shared_act.row_range(begin, end);
   p.ops.linear(p.exec, {.x = s.y.row_range(begin, end), .w = p.w.view(b.shared_gate_up), .y = gate_up});
   p.ops.swiglu(p.exec, {.gate_up = gate_up, .y = act});
@@ -160,6 +162,7 @@ void shared_forward(const Pass& p, const BlockParams& b, const MoeSaved& s, cons
 
 void experts_forward(const Pass& p, const MoeDims& d, const BlockParams& b, const MoeSaved& s, int64_t c,
                      const Tensor& recv, const Tensor& back) {
+  const TraceScope trace("experts");
   const int32_t* offsets = s.offsets.data() + c * (d.experts + 1);
   const int32_t* arrival = s.arrival.data() + s.chunk_begin[c];
   const Tensor x = chunk(s, s.x_in, c), gate_up = chunk(s, s.gate_up, c), act = chunk(s, s.act, c);
@@ -249,6 +252,7 @@ namespace {
 // gradients.
 void experts_backward(const Pass& p, const MoeDims& d, const BlockParams& b, const MoeSaved& s, int64_t c,
                       const Tensor& recv, const Tensor& dout, const Tensor& dgate_up, const Tensor& back) {
+  const TraceScope trace("experts_grad");
   const int32_t* offsets = s.offsets.data() + c * (d.experts + 1);
   const int32_t* arrival = s.arrival.data() + s.chunk_begin[c];
   const ArenaScope scope(p.temp());
@@ -265,6 +269,7 @@ void experts_backward(const Pass& p, const MoeDims& d, const BlockParams& b, con
 
 Tensor shared_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& y,
                        const Tensor& dx, const Tensor& dy) {
+  const TraceScope trace("shared_grad");
   const ArenaScope scope(p.temp());
   Tensor act = s.shared_act;
   if (p.recompute == Recompute::kSelective) {
