@@ -17,6 +17,7 @@ namespace contender {
 namespace {
 
 int64_t g_sent_bytes = 0;
+DelaySeconds g_delay;
 
 void sleep_until_ns(int64_t deadline_ns) {
   const timespec t = {deadline_ns / 1'000'000'000, deadline_ns % 1'000'000'000};
@@ -27,6 +28,7 @@ void sleep_until_ns(int64_t deadline_ns) {
 }  // namespace
 
 int64_t take_sent_bytes() { return std::exchange(g_sent_bytes, 0); }
+DelaySeconds take_delay_seconds() { return std::exchange(g_delay, {}); }
 
 Scratch ScratchPool::take(int64_t bytes) {
   auto best = free_.end(), largest = free_.end();
@@ -150,12 +152,15 @@ bool Pending::Impl::complete_if_done() {
 }
 
 void Pending::Impl::complete() {
+  if (not_before_ns != 0)
+    g_delay.exposed += static_cast<double>(std::max<int64_t>(0, not_before_ns - now_ns())) * 1e-9;
   wait_messages();
   if (not_before_ns != 0) sleep_until_ns(not_before_ns);
   finish_now();
 }
 
 void Pending::Impl::finish_now() {
+  if (not_before_ns != 0) g_delay.injected += static_cast<double>(not_before_ns - begin_ns) * 1e-9;
   if (finish == Finish::kTreeSum) {
     tree_sum(scratch.f32(), own, group->rank, group->size, n, out);
   } else if (finish == Finish::kExchange) {

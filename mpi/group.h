@@ -116,5 +116,11 @@ void set_watchdog(double watchdog_s, const std::string& dump_path = "");
 void set_step_seconds(double median_step_s);
 // Bytes sent by this rank to others since the last call (for `contender plan`'s check and the metrics).
 int64_t take_sent_bytes();
+// Under `--fault delay`, since the last call: the delay of this rank's exchanges, and what was left of it
+// when computation had to stop and wait. 1 - exposed / injected is the share that overlap hides.
+struct DelaySeconds {
+  double injected = 0, exposed = 0;
+};
+DelaySeconds take_delay_seconds();
 
 }  // namespace contender

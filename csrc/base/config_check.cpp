@@ -278,6 +278,11 @@ class Checker {
 
   void sft(const StageView& v) {
     schedule(v, "sft", v.sft.lr, v.sft.lr_min);
+    if (v.stage && v.stage->kind == "sft" && v.task.name == "jsonl") {
+      add({key(v, "task.name"), stage_key(*v.stage, "kind")},
+          "a stage of kind sft learns from worked solutions, which a JSONL file does not have; use another "
+          "task, or the kind rejection");
+    }
     if (v.sft.stop_at_accuracy > 0 && v.sft.eval_every == 0) {
       add({key(v, "sft.stop_at_accuracy"), key(v, "sft.eval_every")},
           "without sft.eval_every nothing measures it");
@@ -301,7 +306,8 @@ class Checker {
     const int64_t updates = v.rl.steps_per_rollout * v.rl.inner_epochs;
     if (v.rl.max_staleness > 0 && v.rl.max_staleness < updates) {
       add({key(v, "rl.max_staleness"), key(v, "rl.steps_per_rollout"), key(v, "rl.inner_epochs")},
-          "{} is less than the {} updates (steps_per_rollout x inner_epochs) that the next rollout waits for: nothing could run ahead",
+          "{} is less than the {} updates (steps_per_rollout x inner_epochs) that the next rollout waits "
+          "for: nothing could run ahead",
           v.rl.max_staleness, updates);
     }
     if (v.rl.top_k > m_.vocab_size) {

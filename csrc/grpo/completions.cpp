@@ -1,5 +1,5 @@
-// completions.jsonl: every scored completion of every step, one line each; (stage, prompt, sample) is its id, from which it can be
-// generated again at the same weights.
+// completions.jsonl: every scored completion of every step, one line each; (stage, prompt, sample) is its id,
+// from which it can be generated again at the same weights.
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>

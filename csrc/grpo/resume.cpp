@@ -1,5 +1,6 @@
-// Checkpoints of a run: weights and reference under their Hugging Face names, optimizer shards as regions of the same tensors, and
-// everything the trainer remembers. Any layout that the configuration allows can go on from any other.
+// Checkpoints of a run: weights and reference under their Hugging Face names, optimizer shards as regions of
+// the same tensors, and everything the trainer remembers. Any layout that the configuration allows can go on
+// from any other.
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,15 +29,23 @@ struct Rectangle {
 std::vector<Rectangle> rectangles(const ParamSpec& s, int64_t row, int64_t rows, int64_t col, int64_t cols) {
   std::vector<Rectangle> out;
   for (const ParamPiece& piece : s.pieces) {
-    const int64_t begin = std::max(row, piece.local_row), end = std::min(row + rows, piece.local_row + piece.rows);
+    const int64_t begin = std::max(row, piece.local_row),
+                  end = std::min(row + rows, piece.local_row + piece.rows);
     if (begin < end) out.push_back({&piece, begin, end - begin, col, cols});
   }
   return out;
 }
 
 ShardTensor shard_tensor(const std::string& prefix, const Rectangle& r, const Tensor& data) {
-  return {.name = prefix + r.piece->hf_name, .dtype = data.dtype, .rows = r.rows, .cols = r.cols, .global_rows = r.piece->hf_rows, .global_cols = r.piece->hf_cols,
-          .row_begin = r.hf_row(), .col_begin = r.hf_col(), .data = [data] { return data; }};
+  return {.name = prefix + r.piece->hf_name,
+          .dtype = data.dtype,
+          .rows = r.rows,
+          .cols = r.cols,
+          .global_rows = r.piece->hf_rows,
+          .global_cols = r.piece->hf_cols,
+          .row_begin = r.hf_row(),
+          .col_begin = r.hf_col(),
+          .data = [data] { return data; }};
 }
 
 // Weights that this rank is the first to hold.
@@ -44,13 +53,16 @@ void add_weights(const WeightStore& w, const std::string& prefix, std::vector<Sh
   for (int p = 0; p < static_cast<int>(w.specs().size()); ++p) {
     const ParamSpec& s = w.specs()[p];
     if (w.group_of(s.kind).rank() != 0) continue;
-    for (const Rectangle& r : rectangles(s, 0, s.rows(), 0, s.k)) out.push_back(shard_tensor(prefix, r, w.master(p).row_range(r.row, r.row + r.rows)));
+    for (const Rectangle& r : rectangles(s, 0, s.rows(), 0, s.k))
+      out.push_back(shard_tensor(prefix, r, w.master(p).row_range(r.row, r.row + r.rows)));
   }
 }
 
 // The tensors of the checkpoint are those of the model, one for one, whatever part of them this rank holds.
 void check_model(const Checkpoint& c, const ModelConfig& model) {
-  const auto refuse = [&](const std::string& what) { fail(ExitCode::kConfig, "{}: a checkpoint of another model: {}", c.path(), what); };
+  const auto refuse = [&](const std::string& what) {
+    fail(ExitCode::kConfig, "{}: a checkpoint of another model: {}", c.path(), what);
+  };
   std::set<std::string> known;
   for (const ParamSpec& s : param_specs(model, {}))
     for (const ParamPiece& piece : s.pieces) {
@@ -58,10 +70,12 @@ void check_model(const Checkpoint& c, const ModelConfig& model) {
       if (!c.has(piece.hf_name)) refuse(fmt::format("it has no {}", piece.hf_name));
       const Checkpoint::Shape shape = c.shape(piece.hf_name);
       if (shape.rows != piece.hf_rows || shape.cols != piece.hf_cols)
-        refuse(fmt::format("{} is {} x {}, the model has {} x {}", piece.hf_name, shape.rows, shape.cols, piece.hf_rows, piece.hf_cols));
+        refuse(fmt::format("{} is {} x {}, the model has {} x {}", piece.hf_name, shape.rows, shape.cols,
+                           piece.hf_rows, piece.hf_cols));
     }
   for (const std::string& name : c.names()) {
-    const bool of_trainer = name.starts_with("opt.") || name.starts_with("ref/") || name.starts_with("state/");
+    const bool of_trainer =
+        name.starts_with("opt.") || name.starts_with("ref/") || name.starts_with("state/");
     if (!of_trainer && !known.contains(name)) refuse(fmt::format("the model has no {}", name));
   }
 }
@@ -70,7 +84,8 @@ void read_weights(const Checkpoint& c, WeightStore& w, const std::string& prefix
   for (int p = 0; p < static_cast<int>(w.specs().size()); ++p) {
     const Tensor master = w.master(p);
     for (const ParamPiece& piece : w.specs()[p].pieces)
-      c.read_region(prefix + piece.hf_name, piece.hf_row, piece.rows, piece.hf_col, piece.cols, master.row(piece.local_row), master.ld);
+      c.read_region(prefix + piece.hf_name, piece.hf_row, piece.rows, piece.hf_col, piece.cols,
+                    master.row(piece.local_row), master.ld);
   }
   w.repack();
 }
@@ -82,11 +97,13 @@ void for_shard_rectangles(const WeightStore& w, F f) {
     int64_t place = 0;
     for (int p : b.params) {
       const ParamSpec& s = w.specs()[p];
-      const int64_t begin = std::max(place, b.shard_begin), end = std::min(place + s.numel(), b.shard_begin + b.shard_n);
+      const int64_t begin = std::max(place, b.shard_begin),
+                    end = std::min(place + s.numel(), b.shard_begin + b.shard_n);
       if (begin < end) {
         const int64_t base = b.shard_offset + begin - b.shard_begin;
         for (const FlatRegion& region : flat_regions(s.k, begin - place, end - place))
-          for (const Rectangle& r : rectangles(s, region.row_begin, region.rows, region.col_begin, region.cols))
+          for (const Rectangle& r :
+               rectangles(s, region.row_begin, region.rows, region.col_begin, region.cols))
             f(r, base + region.flat + (r.row - region.row_begin) * region.cols);
       }
       place += s.numel();
@@ -95,25 +112,47 @@ void for_shard_rectangles(const WeightStore& w, F f) {
 }
 
 Json state_json(const TrainState& s, double last_accuracy, const std::string& stage_before) {
-  return {{"stage", s.stage}, {"step", s.step}, {"global_step", s.global_step}, {"updates", s.updates}, {"prompt_cursor", s.prompt_cursor},
-          {"group_cursor", s.group_cursor}, {"skipped", s.skipped}, {"metric_lines", s.metric_lines}, {"completion_bytes", s.completion_bytes}, {"tokens_generated", s.tokens_generated},
-          {"tokens_trained", s.tokens_trained}, {"seconds", s.seconds}, {"max_logp_diff", s.max_logp_diff},
-          {"reference_version", s.reference_version}, {"norms", s.norms}, {"last_accuracy", last_accuracy}, {"stage_before", stage_before}};
+  return {{"stage", s.stage},
+          {"step", s.step},
+          {"global_step", s.global_step},
+          {"updates", s.updates},
+          {"prompt_cursor", s.prompt_cursor},
+          {"group_cursor", s.group_cursor},
+          {"skipped", s.skipped},
+          {"metric_lines", s.metric_lines},
+          {"completion_bytes", s.completion_bytes},
+          {"tokens_generated", s.tokens_generated},
+          {"tokens_trained", s.tokens_trained},
+          {"seconds", s.seconds},
+          {"max_logp_diff", s.max_logp_diff},
+          {"reference_version", s.reference_version},
+          {"norms", s.norms},
+          {"last_accuracy", last_accuracy},
+          {"stage_before", stage_before}};
 }
 
 TrainState parse_state(const Json& j) {
   TrainState s;
-  s.stage = j.at("stage"), s.step = j.at("step"), s.global_step = j.at("global_step"), s.updates = j.at("updates");
+  s.stage = j.at("stage"), s.step = j.at("step"), s.global_step = j.at("global_step"),
+  s.updates = j.at("updates");
   s.prompt_cursor = j.at("prompt_cursor"), s.group_cursor = j.at("group_cursor"), s.skipped = j.at("skipped");
-  s.metric_lines = j.at("metric_lines"), s.completion_bytes = j.at("completion_bytes"), s.tokens_generated = j.at("tokens_generated"), s.tokens_trained = j.at("tokens_trained");
-  s.seconds = j.at("seconds"), s.max_logp_diff = j.at("max_logp_diff"), s.reference_version = j.at("reference_version");
+  s.metric_lines = j.at("metric_lines"), s.completion_bytes = j.at("completion_bytes"),
+  s.tokens_generated = j.at("tokens_generated"), s.tokens_trained = j.at("tokens_trained");
+  s.seconds = j.at("seconds"), s.max_logp_diff = j.at("max_logp_diff"),
+  s.reference_version = j.at("reference_version");
   s.norms = j.at("norms").get<std::vector<double>>();
   return s;
 }
 
 ShardTensor bytes_tensor(const std::string& name, const std::string& bytes) {
   const Tensor t(const_cast<char*>(bytes.data()), DType::kU8, 1, static_cast<int64_t>(bytes.size()));
-  return {.name = name, .dtype = DType::kU8, .rows = 1, .cols = t.cols, .global_rows = 1, .global_cols = t.cols, .data = [t] { return t; }};
+  return {.name = name,
+          .dtype = DType::kU8,
+          .rows = 1,
+          .cols = t.cols,
+          .global_rows = 1,
+          .global_cols = t.cols,
+          .data = [t] { return t; }};
 }
 
 }  // namespace
@@ -127,8 +166,11 @@ void Run::save() {
   const AllGather all_gather = [&](const std::string& s) { return mesh.world().all_gather_bytes("save", s); };
   try {
     CheckpointWriter writer(config_.dir,
-                            {.run_id = run_id_, .step = state.global_step, .layout = {m.tp, m.dp, m.ep, m.np()},
-                             .config_hash = config_fingerprint(config_), .tokenizer_hash = trainer_->tokenizer().fingerprint(),
+                            {.run_id = run_id_,
+                             .step = state.global_step,
+                             .layout = {m.tp, m.dp, m.ep, m.np()},
+                             .config_hash = config_fingerprint(config_),
+                             .tokenizer_hash = trainer_->tokenizer().fingerprint(),
                              .state = state_json(state, last_accuracy_, stage_before_).dump()},
                             mesh.rank(), all_gather);
     std::vector<ShardTensor> tensors;
@@ -143,14 +185,17 @@ void Run::save() {
     if (trainer_->reference_weights()) add_weights(*trainer_->reference_weights(), "ref/", tensors);
     const std::map<std::string, std::string> memory = trainer_->save_memory();
     for (const auto& [name, bytes] : memory)
-      if (!bytes.empty()) tensors.push_back(bytes_tensor(fmt::format("state/{}.{}", name, mesh.rank()), bytes));
+      if (!bytes.empty())
+        tensors.push_back(bytes_tensor(fmt::format("state/{}.{}", name, mesh.rank()), bytes));
     writer.add_file(fmt::format("trainer-{:05d}.safetensors", mesh.rank()), tensors);
     writer.commit(config_.checkpoint.keep_last, config_.checkpoint.keep_every);
     failed_saves_ = 0;
   } catch (const Error& e) {
     if (e.code() != ExitCode::kStorage) throw;
     ++failed_saves_;
-    if (leader()) log_error("checkpoint of step {} failed, training goes on ({} of {}): {}", state.global_step, failed_saves_, config_.checkpoint.max_failures, e.what());
+    if (leader())
+      log_error("checkpoint of step {} failed, training goes on ({} of {}): {}", state.global_step,
+                failed_saves_, config_.checkpoint.max_failures, e.what());
     if (failed_saves_ >= config_.checkpoint.max_failures) throw;
   }
 }
@@ -184,8 +229,11 @@ void Run::load_weights(const Checkpoint& c) {
 void Run::load(const std::string& path) {
   const Checkpoint c(path);
   if (c.info().config_hash != config_fingerprint(config_))
-    fail(ExitCode::kConfig, "{} was written with another configuration; choose another run.dir, or start over with --no-resume", path);
-  if (c.info().tokenizer_hash != trainer_->tokenizer().fingerprint()) fail(ExitCode::kConfig, "{} was written with another tokenizer", path);
+    fail(ExitCode::kConfig,
+         "{} was written with another configuration; choose another run.dir, or start over with --no-resume",
+         path);
+  if (c.info().tokenizer_hash != trainer_->tokenizer().fingerprint())
+    fail(ExitCode::kConfig, "{} was written with another tokenizer", path);
   load_weights(c);
   run_id_ = c.info().run_id;
   const Json state = Json::parse(c.info().state);
@@ -205,16 +253,19 @@ void Run::load(const std::string& path) {
   trainer_->engine().set_weights(w.version());
   if (s.step > 0 && s.stage < static_cast<int64_t>(config_.stages.size())) {
     trainer_->begin_stage(config_.stages[s.stage]);
-    if (trainer_->reference_weights() && c.has("ref/model.norm.weight")) read_weights(c, *trainer_->reference_weights(), "ref/");
+    if (trainer_->reference_weights() && c.has("ref/model.norm.weight"))
+      read_weights(c, *trainer_->reference_weights(), "ref/");
     std::map<std::string, std::string> memory;  // of all ranks that wrote, one after the other
     for (int64_t r = 0; r < c.info().layout.np; ++r)
       for (const char* name : {"engine", "in_flight", "ready", "rejection"})
-        if (const std::string key = fmt::format("state/{}.{}", name, r); c.has(key)) memory[name] += c.read_bytes(key);
+        if (const std::string key = fmt::format("state/{}.{}", name, r); c.has(key))
+          memory[name] += c.read_bytes(key);
     trainer_->load_memory(memory);
   }
   if (leader()) {
     const CheckpointLayout& l = c.info().layout;
-    log_info("going on from {}: step {}, written by {} ranks (tp {}, dp {}, ep {})", path, s.global_step, l.np, l.tp, l.dp, l.ep);
+    log_info("going on from {}: step {}, written by {} ranks (tp {}, dp {}, ep {})", path, s.global_step,
+             l.np, l.tp, l.dp, l.ep);
   }
 }
 

@@ -26,13 +26,15 @@ void on_stop(int) { g_stop = 1; }
 
 namespace fs = std::filesystem;
 
-// The evaluation before an RL stage, kept in checkpoints for the closing table: numbers and the first few completions.
+// The evaluation before an RL stage, kept in checkpoints for the closing table: numbers and the first few
+// completions.
 constexpr size_t kKeptGroups = 8;
 
 std::string pack_evaluation(const EvalResult& e, double greedy) {
   nlohmann::json j = {{"accuracy", e.accuracy}, {"greedy", greedy}, {"groups", nlohmann::json::array()}};
   for (size_t i = 0; i < e.groups.size() && i < kKeptGroups; ++i)
-    j["groups"].push_back({{"text", e.groups[i].samples[0].text}, {"accuracy", e.groups[i].samples[0].score.accuracy}});
+    j["groups"].push_back(
+        {{"text", e.groups[i].samples[0].text}, {"accuracy", e.groups[i].samples[0].score.accuracy}});
   return j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
@@ -61,34 +63,40 @@ void remove_run(const fs::path& dir) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(dir, error)) {
     const std::string name = entry.path().filename();
-    const bool ours = name.starts_with("step_") || name.starts_with("events.out.tfevents") || name.starts_with("bad_batch_") || name.starts_with("watchdog.") || name == "latest" ||
+    const bool ours = name.starts_with("step_") || name.starts_with("events.out.tfevents") ||
+                      name.starts_with("bad_batch_") || name.starts_with("watchdog.") || name == "latest" ||
                       name == "metrics.jsonl" || name == "completions.jsonl" || name == "config.fingerprint";
     if (ours) fs::remove_all(entry.path(), error);
   }
 }
 
-// Every prompt of every stage, so that a bad line of the last stage's file does not wait for the first stages.
+// Every prompt of every stage, so that a bad line of the last stage's file does not wait for the first
+// stages.
 void check_prompt_files(const RunConfig& config) {
   const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
   for (const StageConfig& stage : config.stages) {
     if (stage.task.name != "jsonl") continue;
-    for (const Split split : {Split::kTrain, Split::kHeldOut}) make_prompt_source(stage.task, split, config.seed, *tokenizer);
+    for (const Split split : {Split::kTrain, Split::kHeldOut})
+      make_prompt_source(stage.task, split, config.seed, *tokenizer);
   }
 }
 
-// The first line that two fingerprints do not share: "model.hidden_size = 64 there, model.hidden_size = 128 here".
+// The first line that two fingerprints do not share: "model.hidden_size = 64 there, model.hidden_size = 128
+// here".
 std::string first_difference(const std::string& there, const std::string& here) {
   std::istringstream a(there), b(here);
   for (std::string x, y;;) {
     const bool more_a = static_cast<bool>(std::getline(a, x)), more_b = static_cast<bool>(std::getline(b, y));
     if (!more_a && !more_b) return "nothing";
-    if (!more_a || !more_b || x != y) return fmt::format("{} there, {} here", more_a ? x : "nothing", more_b ? y : "nothing");
+    if (!more_a || !more_b || x != y)
+      return fmt::format("{} there, {} here", more_a ? x : "nothing", more_b ? y : "nothing");
   }
 }
 
 }  // namespace
 
-Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose) : config_(config), options_(options) {
+Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
+    : config_(config), options_(options) {
   ::signal(SIGUSR1, on_stop);
   if (launcher_info().rank == 0) check_prompt_files(config_);  // before any work; one rank says it
   machine_ = std::make_unique<Machine>(config_, *options.backend.ops, options.backend.make_device());
@@ -126,18 +134,23 @@ void Run::open_directory(ResumeMode resume) {
     if (resume == ResumeMode::kNever && fs::exists(mark)) remove_run(dir);
     fs::create_directories(dir, error);
     if (error || ::access(config_.dir.c_str(), W_OK) != 0) {
-      problem = fmt::format("run.dir: cannot write to \"{}\": {}", config_.dir, error ? error.message() : std::strerror(errno));
+      problem = fmt::format("run.dir: cannot write to \"{}\": {}", config_.dir,
+                            error ? error.message() : std::strerror(errno));
     } else if (fs::exists(mark) && read_file(mark) != fingerprint) {
-      problem = fmt::format("run.dir: \"{}\" holds a run with another configuration ({}); choose another directory, or start over with --no-resume",
-                            config_.dir, first_difference(read_file(mark), fingerprint));
+      problem = fmt::format(
+          "run.dir: \"{}\" holds a run with another configuration ({}); choose another directory, or start "
+          "over with --no-resume",
+          config_.dir, first_difference(read_file(mark), fingerprint));
     } else {
       replace_file(mark, fingerprint);
-      if (!config_.path.empty()) fs::copy_file(config_.path, dir / "config.toml", fs::copy_options::overwrite_existing, error);
+      if (!config_.path.empty())
+        fs::copy_file(config_.path, dir / "config.toml", fs::copy_options::overwrite_existing, error);
     }
   }
   for (const std::string& p : machine_->mesh->world().all_gather_bytes("run_dir", problem))
     if (!p.empty()) throw Error(ExitCode::kConfig, p);
-  set_watchdog(config_.train.watchdog_seconds, fmt::format("{}/watchdog.{}.txt", config_.dir, machine_->mesh->rank()));
+  set_watchdog(config_.train.watchdog_seconds,
+               fmt::format("{}/watchdog.{}.txt", config_.dir, machine_->mesh->rank()));
 }
 
 bool Run::stop_requested() {
@@ -162,8 +175,10 @@ void Run::execute(bool (*wanted)(const StageConfig&)) {
     state.step = 0;
     save();
   }
-  if (failed_saves_ > 0) fail(ExitCode::kStorage, "the run is complete, but its last checkpoint could not be written");
-  if (config_.metrics.trace) write_trace(fmt::format("{}/trace.{}.json", config_.dir, machine_->mesh->rank()));
+  if (failed_saves_ > 0)
+    fail(ExitCode::kStorage, "the run is complete, but its last checkpoint could not be written");
+  if (config_.metrics.trace)
+    write_trace(fmt::format("{}/trace.{}.json", config_.dir, machine_->mesh->rank()));
 }
 
 bool Run::stage_done(const StageConfig& stage) const {
@@ -186,7 +201,9 @@ void Run::run_stage(const StageConfig& stage) {
   } else if (rl) {
     result.before = unpack_evaluation(stage_before_, result.greedy_before);
   }
-  if (leader()) console_ = std::make_unique<Console>(stage.name.empty() ? stage.kind : stage.name, rl ? stage.rl.steps : stage.sft.steps);
+  if (leader())
+    console_ = std::make_unique<Console>(stage.name.empty() ? stage.kind : stage.name,
+                                         rl ? stage.rl.steps : stage.sft.steps);
   while (!stage_done(stage)) {
     job_position().step = state.global_step;
     run_process_faults(machine_->mesh->rank());
@@ -195,39 +212,75 @@ void Run::run_stage(const StageConfig& stage) {
     const bool stop = stop_requested();
     if (stop || due(config_.checkpoint.every, before, state.global_step)) save();
     if (stop && failed_saves_ > 0)
-      fail(ExitCode::kStorage, "stopped on request after step {}, but its checkpoint could not be written", state.global_step);
-    if (stop) fail(ExitCode::kStopped, "stopped on request after step {}; start the same command again to go on", state.global_step);
+      fail(ExitCode::kStorage, "stopped on request after step {}, but its checkpoint could not be written",
+           state.global_step);
+    if (stop)
+      fail(ExitCode::kStopped, "stopped on request after step {}; start the same command again to go on",
+           state.global_step);
   }
   console_.reset();
-  if (rl) evaluate_into(result, false);
+  if (rl) keep_trained([&] { evaluate_into(result, false); });
   result.steps = state.step;
   result.seconds = now_seconds() - start;
   results_.push_back(std::move(result));
 }
 
+// Scores that do not come (exit 21) are the fault of the user's program, and every rank learns of it
+// together: the work is as if it had not begun, and what has been trained is kept.
+void Run::keep_trained(const std::function<void()>& work) {
+  TrainState& state = trainer_->state();
+  const TrainState before = state;
+  try {
+    work();
+  } catch (const Error& e) {
+    if (e.code() != ExitCode::kSandbox) throw;
+    state = before;
+    state.prompt_cursor = state.group_cursor;
+    trainer_->drop_in_flight();
+    save();
+    throw;
+  }
+}
+
+// A curve may miss a point; whether the run can go on, its own rollouts show.
+void Run::evaluate_on_the_way() {
+  const EvalConfig& c = config_.eval;
+  try {
+    const EvalResult e =
+        trainer_->evaluate(c.problems, 1, static_cast<float>(c.temperature), static_cast<float>(c.top_p));
+    last_accuracy_ = e.accuracy;
+    trainer_->record().set("eval_accuracy", e.accuracy);
+    trainer_->record().set("eval_format", e.format);
+  } catch (const Error& e) {
+    if (e.code() != ExitCode::kSandbox) throw;
+    if (leader()) log_warn("step {} is not evaluated: {}", trainer_->state().global_step, e.what());
+  }
+}
+
 void Run::one_step(const StageConfig& stage) {
   const double start = now_seconds();
   const TrainState before = trainer_->state();
-  stage.kind == "rl" ? trainer_->rl_step() : trainer_->sft_step();
+  const bool rl = stage.kind == "rl";
+  rl ? keep_trained([&] { trainer_->rl_step(); }) : trainer_->sft_step();
   TrainState& state = trainer_->state();
   MetricRecord& r = trainer_->record();
-  const bool rl = stage.kind == "rl";
-  if (due(rl ? config_.eval.every : stage.sft.eval_every, before.step, state.step)) {
-    const EvalResult e = trainer_->evaluate(config_.eval.problems, 1, static_cast<float>(config_.eval.temperature), static_cast<float>(config_.eval.top_p));
-    last_accuracy_ = e.accuracy;
-    r.set("eval_accuracy", e.accuracy);
-    r.set("eval_format", e.format);
-  }
+  if (due(rl ? config_.eval.every : stage.sft.eval_every, before.step, state.step)) evaluate_on_the_way();
   const double seconds = now_seconds() - start;
   state.seconds += seconds;
   step_seconds_.push_back(seconds);
   std::vector<double> sorted = step_seconds_;
   std::nth_element(sorted.begin(), sorted.begin() + static_cast<int64_t>(sorted.size() / 2), sorted.end());
   set_step_seconds(sorted[sorted.size() / 2]);
-  const double tokens = static_cast<double>(state.tokens_trained - before.tokens_trained + state.tokens_generated - before.tokens_generated);
+  const double tokens = static_cast<double>(state.tokens_trained - before.tokens_trained +
+                                            state.tokens_generated - before.tokens_generated);
   const double flops = 2.0 * model_size(config_.model).active *
-                       (3.0 * static_cast<double>(state.tokens_trained - before.tokens_trained) + static_cast<double>(state.tokens_generated - before.tokens_generated));
+                       (3.0 * static_cast<double>(state.tokens_trained - before.tokens_trained) +
+                        static_cast<double>(state.tokens_generated - before.tokens_generated));
   r.set_seconds("step", seconds);
+  if (const DelaySeconds delay = take_delay_seconds(); delay.injected > 0) {
+    r.set_seconds("delay_injected", delay.injected);
+    r.set_seconds("delay_exposed", delay.exposed);
+  }
   for (const auto& [phase, s] : take_phase_seconds()) {
     phase_total_[phase] += s;
     r.set_seconds(phase, s);
@@ -248,11 +301,13 @@ double Run::dollars() const {
 
 double Run::evaluate_into(StageResult& result, bool before) {
   const EvalConfig& e = config_.eval;
-  EvalResult at_t = trainer_->evaluate(e.problems, e.samples, static_cast<float>(e.temperature), static_cast<float>(e.top_p));
+  EvalResult at_t = trainer_->evaluate(e.problems, e.samples, static_cast<float>(e.temperature),
+                                       static_cast<float>(e.top_p));
   const double greedy = trainer_->evaluate(e.problems, 1, 0.0f, 1.0f).accuracy;
   if (leader())
-    log_info("{} the {} stage: accuracy {:.3f} at T = {:g}, {:.3f} greedy, on {} held-out problems", before ? "before" : "after", result.kind,
-             at_t.accuracy, e.temperature, greedy, at_t.groups.size());
+    log_info("{} the {} stage: accuracy {:.3f} at T = {:g}, {:.3f} greedy, on {} held-out problems",
+             before ? "before" : "after", result.kind, at_t.accuracy, e.temperature, greedy,
+             at_t.groups.size());
   for (const auto& [phase, s] : take_phase_seconds()) phase_total_[phase] += s;
   (before ? result.greedy_before : result.greedy_after) = greedy;
   const double accuracy = at_t.accuracy;

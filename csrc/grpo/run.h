@@ -1,6 +1,8 @@
-// One run in its directory: stages in order, metrics, evaluation, checkpoints, signals and faults between steps.
+// One run in its directory: stages in order, metrics, evaluation, checkpoints, signals and faults between
+// steps.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,7 +18,7 @@ namespace contender {
 // What a finished stage leaves for the summary.
 struct StageResult {
   std::string kind, task;
-  std::optional<EvalResult> before, after;   // at config.eval.temperature
+  std::optional<EvalResult> before, after;  // at config.eval.temperature
   double greedy_before = 0, greedy_after = 0;
   int64_t steps = 0;
   double seconds = 0;
@@ -25,8 +27,9 @@ struct StageResult {
 class Run {
  public:
   enum class Purpose : uint8_t { kTrain, kSample };
-  // kTrain opens run.dir (exit 10 when it holds a run of another configuration) and loads the newest checkpoint when there is one and
-  // options.resume allows it. kSample takes the weights alone, of options.checkpoint or of the newest in run.dir, and writes nothing.
+  // kTrain opens run.dir (exit 10 when it holds a run of another configuration) and loads the newest
+  // checkpoint when there is one and options.resume allows it. kSample takes the weights alone, of
+  // options.checkpoint or of the newest in run.dir, and writes nothing.
   Run(const RunConfig& config, const RunOptions& options, Purpose purpose);
   ~Run();
 
@@ -44,11 +47,15 @@ class Run {
   void run_stage(const StageConfig& stage);
   bool stage_done(const StageConfig& stage) const;
   void one_step(const StageConfig& stage);
+  void evaluate_on_the_way();
+  void keep_trained(const std::function<void()>& work);
   void finish_step(const StageConfig& stage, double seconds);
   double evaluate_into(StageResult& result, bool before);
   void write_completions(const StageConfig& stage);
   bool stop_requested();
-  bool due(int64_t every, int64_t before, int64_t now) const { return every > 0 && now / every > before / every; }
+  bool due(int64_t every, int64_t before, int64_t now) const {
+    return every > 0 && now / every > before / every;
+  }
   void cut_completions();
   // resume.cpp
   void begin();
@@ -61,16 +68,16 @@ class Run {
   const RunOptions& options_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Trainer> trainer_;
-  std::unique_ptr<MetricWriter> metrics_;     // rank 0
-  std::unique_ptr<Console> console_;          // rank 0
+  std::unique_ptr<MetricWriter> metrics_;  // rank 0
+  std::unique_ptr<Console> console_;       // rank 0
   std::vector<StageResult> results_;
   std::map<std::string, double> phase_total_;
   std::vector<double> step_seconds_;
-  double matrix_gflops_ = 0;                  // measured, all ranks together
+  double matrix_gflops_ = 0;  // measured, all ranks together
   std::string run_id_;
   int64_t failed_saves_ = 0;
-  std::string stage_before_;                  // evaluation before the RL stage in progress, as JSON, for the summary
-  double last_accuracy_ = 0;                  // of the last evaluation at T = 1 in an SFT stage
+  std::string stage_before_;  // evaluation before the RL stage in progress, as JSON, for the summary
+  double last_accuracy_ = 0;  // of the last evaluation at T = 1 in an SFT stage
 };
 
 }  // namespace contender

@@ -18,7 +18,8 @@ std::vector<PackedBatch> Trainer::pack(const std::vector<const TrainSequence*>& 
   std::vector<int64_t> lengths;
   for (const TrainSequence* s : sequences) lengths.push_back(static_cast<int64_t>(s->tokens.size()));
   const Packs packs = pack_sequences(lengths, config_.mesh.data_slots, config_.train.token_budget);
-  const int64_t group_slots = config_.mesh.data_slots / mesh.shape().dp, first = mesh.dp().rank() * group_slots;
+  const int64_t group_slots = config_.mesh.data_slots / mesh.shape().dp,
+                first = mesh.dp().rank() * group_slots;
   std::vector<PackedBatch> rounds;
   for (const auto& round : packs) {
     std::vector<std::vector<const TrainSequence*>> slots(group_slots);
@@ -32,7 +33,8 @@ std::vector<PackedBatch> Trainer::pack(const std::vector<const TrainSequence*>& 
 double Trainer::scheduled_lr(double lr, double lr_min, int64_t warmup, int64_t steps) const {
   const double step = static_cast<double>(state_.step);
   if (state_.step < warmup) return lr * (step + 1) / static_cast<double>(warmup);
-  const double progress = (step - static_cast<double>(warmup)) / std::max(1.0, static_cast<double>(steps - warmup));
+  const double progress =
+      (step - static_cast<double>(warmup)) / std::max(1.0, static_cast<double>(steps - warmup));
   return lr_min + 0.5 * (lr - lr_min) * (1 + std::cos(std::numbers::pi * std::min(1.0, progress)));
 }
 
@@ -43,7 +45,9 @@ void Trainer::dump_batch(const std::vector<BatchLine>& batch, const std::string&
   for (const BatchLine& line : batch) {
     const std::vector<int32_t>& tokens = line.sequence->tokens;
     const auto split = tokens.begin() + line.sequence->first_target;
-    nlohmann::ordered_json j = {{"step", state_.global_step}, {"why", why}, {"prompt", tokenizer_->decode({tokens.begin(), split})},
+    nlohmann::ordered_json j = {{"step", state_.global_step},
+                                {"why", why},
+                                {"prompt", tokenizer_->decode({tokens.begin(), split})},
                                 {"completion", tokenizer_->decode({split, tokens.end()})}};
     if (line.sample) {  // a number that is not finite becomes null
       j["reward"] = line.sample->score.reward;
@@ -52,7 +56,8 @@ void Trainer::dump_batch(const std::vector<BatchLine>& batch, const std::string&
     }
     out << j.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
   }
-  if (!out.flush()) log_error("cannot write {}", path);  // the update is lost already: that is no reason to lose the run
+  if (!out.flush())
+    log_error("cannot write {}", path);  // the update is lost already: that is no reason to lose the run
 }
 
 void Trainer::apply_update(double lr, const std::vector<BatchLine>& batch, UpdateStats& stats) {
@@ -71,18 +76,25 @@ void Trainer::apply_update(double lr, const std::vector<BatchLine>& batch, Updat
   stats.grad_norm = norm;
   stats.lr = lr;
   // Every rank sees the same norm and the same loss, so every rank takes the same decision.
-  const double limit = state_.norms.size() < 10 ? INFINITY : config_.train.spike_factor * *std::max_element(state_.norms.begin(), state_.norms.end());
+  const double limit =
+      state_.norms.size() < 10
+          ? INFINITY
+          : config_.train.spike_factor * *std::max_element(state_.norms.begin(), state_.norms.end());
   const bool finite = std::isfinite(norm) && std::isfinite(stats.loss);
   if (!finite || (config_.train.spike_factor > 0 && norm > limit)) {
     stats.skipped = true;
     ++state_.skipped;
-    const std::string why = fmt::format("{} (gradient norm {:.3g}, loss {:.3g})", finite ? "spike" : "non-finite values", norm, stats.loss);
+    const std::string why = fmt::format("{} (gradient norm {:.3g}, loss {:.3g})",
+                                        finite ? "spike" : "non-finite values", norm, stats.loss);
     if (rank == 0) {
       dump_batch(batch, why);
-      log_warn("step {}: update skipped: {}; {} in a row; its batch is in bad_batch_{}.jsonl", state_.global_step, why, state_.skipped, state_.global_step);
+      log_warn("step {}: update skipped: {}; {} in a row; its batch is in bad_batch_{}.jsonl",
+               state_.global_step, why, state_.skipped, state_.global_step);
     }
     if (state_.skipped >= config_.train.max_skipped)
-      fail(ExitCode::kNonFinite, "{} updates in a row skipped (train.max_skipped): the last one had gradient norm {:.3g} and loss {:.3g}",
+      fail(ExitCode::kNonFinite,
+           "{} updates in a row skipped (train.max_skipped): the last one had gradient norm {:.3g} and loss "
+           "{:.3g}",
            state_.skipped, norm, stats.loss);
     return;
   }
@@ -91,9 +103,13 @@ void Trainer::apply_update(double lr, const std::vector<BatchLine>& batch, Updat
   if (state_.norms.size() > 100) state_.norms.erase(state_.norms.begin());
   const TrainConfig& t = config_.train;
   const double clip = t.max_grad_norm > 0 && norm > t.max_grad_norm ? t.max_grad_norm / norm : 1.0;
-  w.adamw_step({.lr = static_cast<float>(lr), .beta1 = static_cast<float>(t.adam_beta1), .beta2 = static_cast<float>(t.adam_beta2),
-                .eps = static_cast<float>(t.adam_eps), .weight_decay = static_cast<float>(t.weight_decay),
-                .grad_scale = static_cast<float>(clip), .t = ++state_.updates});
+  w.adamw_step({.lr = static_cast<float>(lr),
+                .beta1 = static_cast<float>(t.adam_beta1),
+                .beta2 = static_cast<float>(t.adam_beta2),
+                .eps = static_cast<float>(t.adam_eps),
+                .weight_decay = static_cast<float>(t.weight_decay),
+                .grad_scale = static_cast<float>(clip),
+                .t = ++state_.updates});
   stats.balance = policy_->update_router_bias(config_.model.bias_update_speed);
   engine_->set_weights(w.version());
 }

@@ -3,12 +3,11 @@
 # A script sources it, calls these functions, and ends with `finish "what was shown"`.
 set -uo pipefail
 contender=${CONTENDER:-build/release/contender}
-work=${WORK:-$(mktemp -d)}
+work=$(mktemp -d "${WORK:-${TMPDIR:-/tmp}}/run.XXXXXX") # stays when something failed
 MPIRUN=${MPIRUN:-mpirun --oversubscribe --quiet --bind-to none --mca pml ob1 --mca btl self,vader}
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 status=0
 runs=0
-rm -rf "${work:?}"/*
 
 complain() { # what [file]: a failure, with the end of a log
   echo "FAILED: $1"
@@ -17,6 +16,7 @@ complain() { # what [file]: a failure, with the end of a log
 }
 
 finish() { # what: the summary line and the end of the script
+  [ $status -eq 0 ] && rm -rf "$work" || echo "files: $work"
   echo "$1"
   exit $status
 }
