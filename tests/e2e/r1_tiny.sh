@@ -13,7 +13,7 @@ for s in model.{hidden_size=32,num_hidden_layers=2,intermediate_size=48,q_lora_r
   arguments+=(--set "$s")
 done
 
-command() { # ranks name command arguments...: output in $work/name.log
+run_on() { # ranks name command arguments...: output in $work/name.log
   # shellcheck disable=SC2086  # the launcher is a list of words
   timeout -k 5 120 $MPIRUN -np "$1" "$contender" "$3" "${arguments[@]}" "${@:4}" >"$work/$2.log" 2>&1 || complain "$3 ${*:4} on $1 ranks: exit code $?" "$work/$2.log"
 }
@@ -23,7 +23,7 @@ metrics() { # count pattern
   [ "$got" -eq "$1" ] || complain "$got steps, not $1, match: $2"
 }
 
-command 2 train train --no-resume
+run_on 2 train train --no-resume
 metrics 80 '"stage":"cold_start"'
 metrics 3 '"stage":"reasoning".*"language":.*"logp_diff":0,'
 metrics 4 '"stage":"rejection".*"loss":'
@@ -34,10 +34,10 @@ order=$(sed -nE 's/.*"stage":"([a-z_]+)".*/\1/p' "$dir/metrics.jsonl" | uniq | p
 [ -s "$dir/report.html" ] || complain "no report"
 
 for ranks in 1 2; do
-  command $ranks eval.$ranks eval --set eval.samples=4
+  run_on $ranks eval.$ranks eval --set eval.samples=4
   says eval.$ranks 'pass@1 +pass@2 +pass@4 +maj@4'
   says eval.$ranks '^addition +8 +4 +0\.6 '
-  command $ranks generate.$ranks generate --prompt "3+5=" --prompt "anything at all" --samples 2
+  run_on $ranks generate.$ranks generate --prompt "3+5=" --prompt "anything at all" --samples 2
   says generate.$ranks '^<user>3\+5=<assistant>'
   says generate.$ranks '^<user>anything at all<assistant>'
 done
