@@ -34,7 +34,8 @@ Algorithm make_algorithm(const RlConfig& c) {
     a.aggregation = Aggregation::kToken;
     a.objective = PolicyObjective::kCispo;
   } else {
-    fail(ExitCode::kConfig, "rl.algorithm: unknown \"{}\" (grpo, dr_grpo, dapo, gspo, rloo, cispo)", c.algorithm);
+    fail(ExitCode::kConfig, "rl.algorithm: unknown \"{}\" (grpo, dr_grpo, dapo, gspo, rloo, cispo)",
+         c.algorithm);
   }
   if (c.aggregation == "token") a.aggregation = Aggregation::kToken;
   if (c.aggregation == "sequence") a.aggregation = Aggregation::kSequence;
@@ -54,24 +55,37 @@ std::vector<float> group_advantages(AdvantageKind kind, const std::vector<float>
   for (size_t i = 0; i < rewards.size(); ++i) {
     const double centered = rewards[i] - mean;
     switch (kind) {
-      case AdvantageKind::kStandardized: advantages[i] = static_cast<float>(centered / std::sqrt(variance)); break;
-      case AdvantageKind::kCentered: advantages[i] = static_cast<float>(centered); break;
-      case AdvantageKind::kLeaveOneOut: advantages[i] = static_cast<float>(centered * n / (n - 1)); break;
+      case AdvantageKind::kStandardized:
+        advantages[i] = static_cast<float>(centered / std::sqrt(variance));
+        break;
+      case AdvantageKind::kCentered:
+        advantages[i] = static_cast<float>(centered);
+        break;
+      case AdvantageKind::kLeaveOneOut:
+        advantages[i] = static_cast<float>(centered * n / (n - 1));
+        break;
     }
   }
   return advantages;
 }
 
-std::vector<float> token_weights(Aggregation aggregation, const std::vector<int64_t>& lengths, int64_t max_new_tokens) {
+std::vector<float> token_weights(Aggregation aggregation, const std::vector<int64_t>& lengths,
+                                 int64_t max_new_tokens) {
   const double n = static_cast<double>(lengths.size());
   const double tokens = static_cast<double>(std::accumulate(lengths.begin(), lengths.end(), int64_t{0}));
   std::vector<float> weights;
   for (int64_t length : lengths) {
     double w = 0;
     switch (aggregation) {
-      case Aggregation::kToken: w = 1 / tokens; break;
-      case Aggregation::kSequence: w = 1 / (n * static_cast<double>(length)); break;
-      case Aggregation::kConstant: w = 1 / (n * static_cast<double>(max_new_tokens)); break;
+      case Aggregation::kToken:
+        w = 1 / tokens;
+        break;
+      case Aggregation::kSequence:
+        w = 1 / (n * static_cast<double>(length));
+        break;
+      case Aggregation::kConstant:
+        w = 1 / (n * static_cast<double>(max_new_tokens));
+        break;
     }
     weights.push_back(length > 0 ? static_cast<float>(w) : 0.0f);
   }
@@ -81,10 +95,14 @@ std::vector<float> token_weights(Aggregation aggregation, const std::vector<int6
 double kl_estimate(KlEstimator kind, float logp, float logp_ref) {
   const double d = static_cast<double>(logp) - logp_ref;
   switch (kind) {
-    case KlEstimator::kNone: return 0;
-    case KlEstimator::kK1: return d;
-    case KlEstimator::kK2: return d * d / 2;
-    case KlEstimator::kK3: return std::expm1(-d) + d;
+    case KlEstimator::kNone:
+      return 0;
+    case KlEstimator::kK1:
+      return d;
+    case KlEstimator::kK2:
+      return d * d / 2;
+    case KlEstimator::kK3:
+      return std::expm1(-d) + d;
   }
   fail(ExitCode::kInternal, "KL estimator {}", static_cast<int>(kind));
 }

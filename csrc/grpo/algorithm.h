@@ -1,11 +1,16 @@
-// What distinguishes GRPO, Dr.GRPO, DAPO, GSPO, RLOO and CISPO, as data chosen by name when the trainer is built.
+// What distinguishes GRPO, Dr.GRPO, DAPO, GSPO, RLOO and CISPO, as data chosen by name when the trainer is
+// built.
 //
-//   grpo     DeepSeekMath (arXiv 2402.03300): A = (r - mean) / std; mean over each completion's tokens, then over completions
-//   dr_grpo  Liu et al. (arXiv 2503.20783):   A = r - mean; sum over tokens / (completions * max_new_tokens)
-//   dapo     Yu et al. (arXiv 2503.14476):    A as grpo; mean over all tokens; clip higher and dynamic sampling are keys of their own
-//   gspo     Zheng et al. (arXiv 2507.18071): A as grpo; sequence-level ratio; mean per completion
-//   rloo     Ahmadian et al. (arXiv 2402.14740): A = r - mean of the others; mean over all tokens
-//   cispo    MiniMax-M1 (arXiv 2506.13585):   A as grpo; clipped weight on the log-prob; mean over all tokens
+//             paper                                advantage            mean over
+//   grpo      DeepSeekMath, arXiv 2402.03300       (r - mean) / std     tokens of a completion, completions
+//   dr_grpo   Liu et al., arXiv 2503.20783         r - mean             sum / (completions * max_new_tokens)
+//   dapo      Yu et al., arXiv 2503.14476          as grpo              all tokens
+//   gspo      Zheng et al., arXiv 2507.18071       as grpo              as grpo; one ratio per completion
+//   rloo      Ahmadian et al., arXiv 2402.14740    r - mean of others   all tokens
+//   cispo     MiniMax-M1, arXiv 2506.13585         as grpo              all tokens; clipped weight on log p
+//
+// The std is of the group as it is (divided by G). DAPO's clip-higher, dynamic sampling and overlong penalty
+// are keys of their own, for every algorithm.
 #pragma once
 
 #include <string>
@@ -31,13 +36,15 @@ struct Algorithm {
 // Throws Error(kConfig) for an unknown name.
 Algorithm make_algorithm(const RlConfig& config);
 
-// Advantages of one group from its rewards. A group without variance (or of one sample, except when not divided by anything) gives zeros.
+// Advantages of one group from its rewards. A group without variance, or of one sample, gives zeros.
 std::vector<float> group_advantages(AdvantageKind kind, const std::vector<float>& rewards);
 
 // Weight of each completion's tokens in the loss, so that weights sum to the mean that the aggregation names.
-std::vector<float> token_weights(Aggregation aggregation, const std::vector<int64_t>& lengths, int64_t max_new_tokens);
+std::vector<float> token_weights(Aggregation aggregation, const std::vector<int64_t>& lengths,
+                                 int64_t max_new_tokens);
 
-// KL(policy, reference) from one token that the policy drew: k1, k2, k3 (Schulman, "Approximating KL divergence", 2020).
+// KL(policy, reference) from one token that the policy drew: k1, k2, k3 (Schulman, "Approximating KL
+// divergence", 2020).
 double kl_estimate(KlEstimator kind, float logp, float logp_ref);
 
 }  // namespace contender

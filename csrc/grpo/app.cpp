@@ -24,7 +24,8 @@ int run_sft(const RunConfig& config, const RunOptions& options) {
 
 namespace {
 
-// Evaluation and generation want trained weights: a checkpoint must be there, unless --no-resume asks for the random ones.
+// Evaluation and generation want trained weights: a checkpoint must be there, unless --no-resume asks for the
+// random ones.
 RunOptions with_weights(const RunOptions& options) {
   RunOptions o = options;
   if (o.resume == ResumeMode::kIfPresent) o.resume = ResumeMode::kRequired;
@@ -38,13 +39,15 @@ int run_eval(const RunConfig& config, const RunOptions& given) {
   Run run(config, options, Run::Purpose::kSample);
   run.trainer().begin_stage(config.stages.back());
   const EvalConfig& e = config.eval;
-  const EvalResult r = run.trainer().evaluate(e.problems, e.samples, static_cast<float>(e.temperature), static_cast<float>(e.top_p));
+  const EvalResult r = run.trainer().evaluate(e.problems, e.samples, static_cast<float>(e.temperature),
+                                              static_cast<float>(e.top_p));
   const EvalResult greedy = run.trainer().evaluate(e.problems, 1, 0.0f, 1.0f);
   if (!run.leader()) return 0;
-  std::vector<std::vector<std::string>> table = {{"task", "problems", "samples", "temperature", "accuracy", "greedy"},
-                                                 {config.stages.back().task.name, fmt::format("{}", r.groups.size()), fmt::format("{}", e.samples),
-                                                  fmt::format("{:g}", e.temperature), fmt::format("{:.4f}", r.accuracy),
-                                                  fmt::format("{:.4f}", greedy.accuracy)}};
+  std::vector<std::vector<std::string>> table = {
+      {"task", "problems", "samples", "temperature", "accuracy", "greedy"},
+      {config.stages.back().task.name, fmt::format("{}", r.groups.size()), fmt::format("{}", e.samples),
+       fmt::format("{:g}", e.temperature), fmt::format("{:.4f}", r.accuracy),
+       fmt::format("{:.4f}", greedy.accuracy)}};
   auto column = [&](std::string name, std::string value) {
     table[0].push_back(std::move(name));
     table[1].push_back(std::move(value));
@@ -70,7 +73,8 @@ int run_generate(const RunConfig& config, const RunOptions& given) {
       if (run.leader()) std::cout << g.prompt.text << s.text << "\n";
     }
   }
-  if (run.leader()) log_info("{} tokens, {:.0f} tokens/s", tokens, static_cast<double>(tokens) / (now_seconds() - start));
+  if (run.leader())
+    log_info("{} tokens, {:.0f} tokens/s", tokens, static_cast<double>(tokens) / (now_seconds() - start));
   return 0;
 }
 

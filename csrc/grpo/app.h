@@ -1,5 +1,6 @@
-// The commands that train and sample, as functions. cli/ parses the arguments, loads the backend and starts MPI; the application does the
-// rest and returns an exit code (base/error.h). All are collective over MPI_COMM_WORLD.
+// The commands that train and sample, as functions. cli/ parses the arguments, loads the backend and starts
+// MPI; the application does the rest and returns an exit code (base/error.h). All are collective over
+// MPI_COMM_WORLD.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +39,7 @@ int run_sft(const RunConfig& config, const RunOptions& options);    // the stage
 int run_train(const RunConfig& config, const RunOptions& options);  // every stage
 int run_eval(const RunConfig& config, const RunOptions& options);
 int run_generate(const RunConfig& config, const RunOptions& options);
-int run_demo(const RunConfig& config, const RunOptions& options);   // run_train, the closing table, report and summary
+int run_demo(const RunConfig& config,
+             const RunOptions& options);  // run_train, the closing table, report and summary
 
 }  // namespace contender

@@ -69,21 +69,28 @@ Json samples_json(const StageResult& rl, int64_t count) {
 void print_closing(const Run& run, const Json& summary, const Json& samples) {
   std::vector<std::vector<std::string>> phases = {{"phase", "seconds", "share"}};
   const double total = summary["train_seconds"];
-  for (const auto& [name, seconds] : run.phase_seconds()) phases.push_back({name, fmt::format("{:.1f}", seconds), fmt::format("{:.0f}%", 100 * seconds / total)});
+  for (const auto& [name, seconds] : run.phase_seconds())
+    phases.push_back({name, fmt::format("{:.1f}", seconds), fmt::format("{:.0f}%", 100 * seconds / total)});
   std::vector<std::vector<std::string>> answers = {{"held-out problem", "before", "after"}};
   for (const Json& s : samples)
-    answers.push_back({s["prompt"], fmt::format("{} {}", s["before_correct"] ? "✓" : "✗", s["before"].get<std::string>()),
+    answers.push_back({s["prompt"],
+                       fmt::format("{} {}", s["before_correct"] ? "✓" : "✗", s["before"].get<std::string>()),
                        fmt::format("{} {}", s["after_correct"] ? "✓" : "✗", s["after"].get<std::string>())});
   const double tokens = summary["tokens_generated"].get<double>() + summary["tokens_trained"].get<double>();
-  std::cout << "\n" << format_table(answers) << "\n" << format_table(phases) << "\n"
-            << format_table({{"task", "accuracy before", "after", "greedy before", "after", "steps", "tokens/s", "seconds", "max |logp diff|", "cost"},
-                             {summary["task"], fmt::format("{:.3f}", summary["accuracy_before"].get<double>()),
-                              fmt::format("{:.3f}", summary["accuracy_after"].get<double>()),
-                              fmt::format("{:.3f}", summary["accuracy_before_greedy"].get<double>()),
-                              fmt::format("{:.3f}", summary["accuracy_after_greedy"].get<double>()),
-                              fmt::format("{}", summary["steps"].get<int64_t>()), fmt::format("{:.0f}", tokens / total), fmt::format("{:.0f}", total),
-                              fmt::format("{:g}", summary["max_abs_logp_diff"].get<double>()),
-                              fmt::format("${:.4f}", summary["dollars"].get<double>())}});
+  std::cout << "\n"
+            << format_table(answers) << "\n"
+            << format_table(phases) << "\n"
+            << format_table(
+                   {{"task", "accuracy before", "after", "greedy before", "after", "steps", "tokens/s",
+                     "seconds", "max |logp diff|", "cost"},
+                    {summary["task"], fmt::format("{:.3f}", summary["accuracy_before"].get<double>()),
+                     fmt::format("{:.3f}", summary["accuracy_after"].get<double>()),
+                     fmt::format("{:.3f}", summary["accuracy_before_greedy"].get<double>()),
+                     fmt::format("{:.3f}", summary["accuracy_after_greedy"].get<double>()),
+                     fmt::format("{}", summary["steps"].get<int64_t>()),
+                     fmt::format("{:.0f}", tokens / total), fmt::format("{:.0f}", total),
+                     fmt::format("{:g}", summary["max_abs_logp_diff"].get<double>()),
+                     fmt::format("${:.4f}", summary["dollars"].get<double>())}});
 }
 
 }  // namespace

@@ -27,8 +27,10 @@ double pass_at_k(int64_t n, int64_t c, int64_t k) {
 bool majority_right(const std::vector<Sample>& samples) {
   std::map<std::string_view, std::pair<int64_t, size_t>> votes;  // answer -> (-count, first sample)
   for (size_t i = 0; i < samples.size(); ++i)
-    if (const auto answer = answer_part(samples[i].text)) --votes.try_emplace(*answer, 0, i).first->second.first;
-  const auto best = std::min_element(votes.begin(), votes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    if (const auto answer = answer_part(samples[i].text))
+      --votes.try_emplace(*answer, 0, i).first->second.first;
+  const auto best = std::min_element(votes.begin(), votes.end(),
+                                     [](const auto& a, const auto& b) { return a.second < b.second; });
   return best != votes.end() && right(samples[best->second.second]);
 }
 
@@ -36,7 +38,8 @@ EvalResult Trainer::evaluate(int64_t problems, int64_t samples, float temperatur
   TimerScope scope("eval");
   const int64_t count = std::min(problems, eval_prompts_->size());
   EvalResult r;
-  r.groups = generate_all(*eval_prompts_, count, samples, {.temperature = temperature, .top_p = top_p}, uint64_t{1} << 31, 0x80000000u);
+  r.groups = generate_all(*eval_prompts_, count, samples, {.temperature = temperature, .top_p = top_p},
+                          uint64_t{1} << 31, 0x80000000u);
   double n = 0;
   for (const SampleGroup& g : r.groups) {
     for (const Sample& s : g.samples) {
@@ -48,7 +51,8 @@ EvalResult Trainer::evaluate(int64_t problems, int64_t samples, float temperatur
       r.mean_tokens += static_cast<double>(s.completion.tokens.size());
     }
     const int64_t num_right = std::count_if(g.samples.begin(), g.samples.end(), right);
-    for (int64_t k = 1; k < samples; k *= 2) r.pass_at[k] += pass_at_k(samples, num_right, k) / static_cast<double>(count);
+    for (int64_t k = 1; k < samples; k *= 2)
+      r.pass_at[k] += pass_at_k(samples, num_right, k) / static_cast<double>(count);
     r.pass_at[samples] += pass_at_k(samples, num_right, samples) / static_cast<double>(count);
     r.maj_at_k += majority_right(g.samples) ? 1.0 / static_cast<double>(count) : 0.0;
   }

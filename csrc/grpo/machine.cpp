@@ -4,7 +4,8 @@
 
 namespace contender {
 
-Machine::Machine(const RunConfig& config, const Ops& backend, std::unique_ptr<Device> dev) : device(std::move(dev)), ops(&backend) {
+Machine::Machine(const RunConfig& config, const Ops& backend, std::unique_ptr<Device> dev)
+    : device(std::move(dev)), ops(&backend) {
   const MeshShape shape = mesh_shape(config, launcher_info().size);
   mesh = std::make_unique<Mesh>(shape);
   set_watchdog(config.train.watchdog_seconds);
@@ -19,7 +20,9 @@ Runtime Machine::runtime() {
           .mesh = mesh.get(),
           .arena = &arena,
           .temp = &temp,
-          .exec = {.stream = device->compute_stream(), .workspace = workspace.data(), .workspace_bytes = workspace.bytes()}};
+          .exec = {.stream = device->compute_stream(),
+                   .workspace = workspace.data(),
+                   .workspace_bytes = workspace.bytes()}};
 }
 
 }  // namespace contender

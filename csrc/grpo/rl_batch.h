@@ -10,14 +10,14 @@ namespace contender {
 
 struct Trainer::RlBatch {
   std::vector<SampleGroup> groups;
-  std::vector<const Sample*> samples;         // valid ones, in (group, sample) order
+  std::vector<const Sample*> samples;  // valid ones, in (group, sample) order
   std::vector<int64_t> group_of;
-  std::vector<TrainSequence> sequences;       // prompt + completion
-  std::vector<float> advantage;               // per sample
-  std::vector<std::vector<float>> logp_old;   // per sample, per completion token
-  std::vector<std::vector<float>> logp_ref;   // empty without KL
-  std::vector<std::vector<float>> tis;        // truncated importance weights; empty when on-policy and untruncated
-  int64_t version = 0;                        // of the weights before the first update
+  std::vector<TrainSequence> sequences;      // prompt + completion
+  std::vector<float> advantage;              // per sample
+  std::vector<std::vector<float>> logp_old;  // per sample, per completion token
+  std::vector<std::vector<float>> logp_ref;  // empty without KL
+  std::vector<std::vector<float>> tis;  // truncated importance weights; empty when on-policy and untruncated
+  int64_t version = 0;                  // of the weights before the first update
 
   double mean_importance() const {
     double sum = 0, tokens = 0;

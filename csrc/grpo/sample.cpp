@@ -9,7 +9,9 @@ namespace {
 class Writer {
  public:
   template <class T>
-  void value(const T& v) { out.append(reinterpret_cast<const char*>(&v), sizeof(T)); }
+  void value(const T& v) {
+    out.append(reinterpret_cast<const char*>(&v), sizeof(T));
+  }
   template <class T>
   void list(const std::vector<T>& v) {
     value(static_cast<uint64_t>(v.size()));
@@ -52,7 +54,8 @@ class Reader {
 
  private:
   void require(uint64_t n, size_t size) const {
-    CHECK(n <= (bytes_.size() - at_) / size, "packed samples are cut short: {} x {} bytes wanted at {} of {}", n, size, at_, bytes_.size());
+    CHECK(n <= (bytes_.size() - at_) / size, "packed samples are cut short: {} x {} bytes wanted at {} of {}",
+          n, size, at_, bytes_.size());
   }
   const char* take(uint64_t n, size_t size) {
     require(n, size);
@@ -78,7 +81,8 @@ std::string pack_samples(uint64_t id, const std::vector<Sample>& samples) {
     w.list(c.version);
     w.value(c.finished);
     w.value(c.cancelled);
-    for (float f : {s.score.reward, s.score.accuracy, s.score.format, s.score.language, s.score.overlong}) w.value(f);
+    for (float f : {s.score.reward, s.score.accuracy, s.score.format, s.score.language, s.score.overlong})
+      w.value(f);
     w.value(s.score.valid);
     w.text(s.score.status);
     w.text(s.text);
@@ -100,7 +104,9 @@ std::pair<uint64_t, std::vector<Sample>> unpack_samples(const std::string& bytes
     c.version = r.list<int64_t>();
     c.finished = r.value<bool>();
     c.cancelled = r.value<bool>();
-    for (float* f : {&s.score.reward, &s.score.accuracy, &s.score.format, &s.score.language, &s.score.overlong}) *f = r.value<float>();
+    for (float* f :
+         {&s.score.reward, &s.score.accuracy, &s.score.format, &s.score.language, &s.score.overlong})
+      *f = r.value<float>();
     s.score.valid = r.value<bool>();
     s.score.status = r.text();
     s.text = r.text();

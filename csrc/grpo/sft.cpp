@@ -1,4 +1,5 @@
-// Supervised fine-tuning on worked solutions (cold start), or on completions that the policy got right (rejection sampling).
+// Supervised fine-tuning on worked solutions (cold start), or on completions that the policy got right
+// (rejection sampling).
 #include <algorithm>
 
 #include "base/timer.h"
@@ -10,14 +11,16 @@ namespace {
 
 TrainSequence solution_sequence(const Prompt& prompt, const Tokenizer& tokenizer, int64_t max_positions) {
   if (prompt.solution.empty())
-    fail(ExitCode::kConfig, "prompt {} of task {} has no worked solution to learn from", prompt.index, prompt.task);
+    fail(ExitCode::kConfig, "prompt {} of task {} has no worked solution to learn from", prompt.index,
+         prompt.task);
   TrainSequence s{.tokens = prompt.tokens, .first_target = static_cast<int32_t>(prompt.tokens.size())};
   const std::vector<int32_t> solution = tokenizer.encode(prompt.solution);
   s.tokens.insert(s.tokens.end(), solution.begin(), solution.end());
   s.tokens.push_back(tokenizer.eos());
   if (std::ssize(s.tokens) > max_positions)
-    fail(ExitCode::kConfig, "prompt {} of task {} has {} tokens with its worked solution, model.max_position_embeddings is {}", prompt.index,
-         prompt.task, s.tokens.size(), max_positions);
+    fail(ExitCode::kConfig,
+         "prompt {} of task {} has {} tokens with its worked solution, model.max_position_embeddings is {}",
+         prompt.index, prompt.task, s.tokens.size(), max_positions);
   return s;
 }
 
@@ -29,9 +32,11 @@ void Trainer::sft_step() {
   int64_t targets = 0, tokens = 0;
   for (int64_t i = 0; i < sft.batch_size; ++i) {
     const int64_t at = state_.prompt_cursor++;
-    sequences.push_back(rejection_set_.empty()
-                            ? solution_sequence(train_prompt(static_cast<uint64_t>(at)), *tokenizer_, config_.model.max_position_embeddings)
-                            : rejection_set_[shuffled_index(config_.seed, static_cast<int64_t>(rejection_set_.size()), at)]);
+    sequences.push_back(
+        rejection_set_.empty()
+            ? solution_sequence(train_prompt(static_cast<uint64_t>(at)), *tokenizer_,
+                                config_.model.max_position_embeddings)
+            : rejection_set_[shuffled_index(config_.seed, static_cast<int64_t>(rejection_set_.size()), at)]);
     sequences.back().id = static_cast<int32_t>(i);
     targets += static_cast<int64_t>(sequences.back().tokens.size()) - sequences.back().first_target;
     tokens += static_cast<int64_t>(sequences.back().tokens.size());
@@ -50,7 +55,8 @@ void Trainer::sft_step() {
       const std::vector<HeadStats>& head = policy_->forward_train(b, 1.0f);
       for (const HeadStats& h : head) sums.loss.add(-h.logp), sums.entropy.add(h.entropy);
       policy_weights_->begin_round();
-      policy_->backward(std::vector<float>(head.size(), -1.0f / static_cast<float>(targets)), {}, &sums.mtp, targets);
+      policy_->backward(std::vector<float>(head.size(), -1.0f / static_cast<float>(targets)), {}, &sums.mtp,
+                        targets);
       policy_weights_->finish_reduce();
     }
   }
@@ -68,22 +74,25 @@ void Trainer::sft_step() {
 
 void Trainer::collect_rejection_set() {
   const RlConfig& rl = stage_.rl;
-  const SampleParams params{static_cast<float>(rl.temperature), static_cast<int32_t>(rl.top_k), static_cast<float>(rl.top_p),
-                            static_cast<float>(rl.min_p)};
+  const SampleParams params{static_cast<float>(rl.temperature), static_cast<int32_t>(rl.top_k),
+                            static_cast<float>(rl.top_p), static_cast<float>(rl.min_p)};
   const int64_t prompts = std::min(stage_.sft.num_prompts, train_prompts_->size());
   rejection_set_.clear();
-  for (const SampleGroup& g : generate_all(*train_prompts_, prompts, stage_.sft.samples_per_prompt, params, uint64_t{1} << 30,
-                                           static_cast<uint32_t>(state_.stage))) {
+  for (const SampleGroup& g : generate_all(*train_prompts_, prompts, stage_.sft.samples_per_prompt, params,
+                                           uint64_t{1} << 30, static_cast<uint32_t>(state_.stage))) {
     for (const Sample& s : g.samples) {
       state_.tokens_generated += static_cast<int64_t>(s.completion.tokens.size());
       if (!s.score.valid || s.score.accuracy < 1 || s.score.format < 1 || !s.completion.finished) continue;
-      TrainSequence seq{.tokens = g.prompt.tokens, .first_target = static_cast<int32_t>(g.prompt.tokens.size())};
+      TrainSequence seq{.tokens = g.prompt.tokens,
+                        .first_target = static_cast<int32_t>(g.prompt.tokens.size())};
       seq.tokens.insert(seq.tokens.end(), s.completion.tokens.begin(), s.completion.tokens.end());
       rejection_set_.push_back(std::move(seq));
     }
   }
   if (rejection_set_.empty())
-    fail(ExitCode::kConfig, "rejection sampling: none of {} x {} completions was right; start from a better policy or raise sft.num_prompts",
+    fail(ExitCode::kConfig,
+         "rejection sampling: none of {} x {} completions was right; start from a better policy or raise "
+         "sft.num_prompts",
          prompts, stage_.sft.samples_per_prompt);
 }
 

@@ -1,4 +1,5 @@
-// The GRPO step, numbered as in the paper (DeepSeek-R1, arXiv 2501.12948, section 2.2; GRPO: arXiv 2402.03300).
+// The GRPO step, numbered as in the paper (DeepSeek-R1, arXiv 2501.12948, section 2.2; GRPO: arXiv
+// 2402.03300).
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -13,13 +14,16 @@ namespace contender {
 namespace {
 
 // Whether one of the steps [first, first + count) is due, every `every` steps.
-bool due(int64_t every, int64_t first, int64_t count) { return every > 0 && (first + every - 1) / every * every < first + count; }
+bool due(int64_t every, int64_t first, int64_t count) {
+  return every > 0 && (first + every - 1) / every * every < first + count;
+}
 
 // A permutation of [0, n).
 std::vector<int32_t> shuffled(int64_t n, PhiloxSequence random) {
   std::vector<int32_t> order(n);
   std::iota(order.begin(), order.end(), 0);
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(static_cast<uint32_t>(i))]);
+  for (size_t i = order.size(); i > 1; --i)
+    std::swap(order[i - 1], order[random.below(static_cast<uint32_t>(i))]);
   return order;
 }
 
@@ -37,7 +41,8 @@ void Trainer::rl_step() {
   // 4. Log-probs under the reference, for the KL.
   if (rl.kl_beta > 0) {
     TimerScope scope("ref");
-    if (rl.reference_replace_every > 0 && state_.step - state_.reference_version >= rl.reference_replace_every) {
+    if (rl.reference_replace_every > 0 &&
+        state_.step - state_.reference_version >= rl.reference_replace_every) {
       reference_weights_->copy_from(*policy_weights_);
       state_.reference_version = state_.step;
     }
@@ -56,9 +61,11 @@ void Trainer::rl_step() {
   std::vector<UpdateStats> stats;
   for (int64_t epoch = 0; epoch < rl.inner_epochs; ++epoch) {
     const int64_t n = static_cast<int64_t>(batch.samples.size());
-    const std::vector<int32_t> order = shuffled(n, {config_.seed, RandomStream::kShuffle, static_cast<uint64_t>(state_.global_step)});
+    const std::vector<int32_t> order =
+        shuffled(n, {config_.seed, RandomStream::kShuffle, static_cast<uint64_t>(state_.global_step)});
     for (int64_t k = 0; k < rl.steps_per_rollout; ++k) {
-      std::vector<int32_t> minibatch(order.begin() + n * k / rl.steps_per_rollout, order.begin() + n * (k + 1) / rl.steps_per_rollout);
+      std::vector<int32_t> minibatch(order.begin() + n * k / rl.steps_per_rollout,
+                                     order.begin() + n * (k + 1) / rl.steps_per_rollout);
       std::sort(minibatch.begin(), minibatch.end());
       stats.push_back(update(batch, minibatch, verify && stats.empty()));
       ++state_.step, ++state_.global_step;
@@ -76,7 +83,8 @@ Trainer::RlBatch Trainer::prepare(std::vector<SampleGroup> groups) {
   for (size_t g = 0; g < b.groups.size(); ++g) {
     for (const Sample& s : b.groups[g].samples) {
       if (!s.score.valid) continue;
-      TrainSequence seq{.tokens = b.groups[g].prompt.tokens, .first_target = static_cast<int32_t>(b.groups[g].prompt.tokens.size()),
+      TrainSequence seq{.tokens = b.groups[g].prompt.tokens,
+                        .first_target = static_cast<int32_t>(b.groups[g].prompt.tokens.size()),
                         .id = static_cast<int32_t>(b.sequences.size())};
       seq.tokens.insert(seq.tokens.end(), s.completion.tokens.begin(), s.completion.tokens.end());
       b.sequences.push_back(std::move(seq));
@@ -95,7 +103,8 @@ void Trainer::set_advantages(RlBatch& b) {
     for (end = begin; end < b.samples.size() && b.group_of[end] == b.group_of[begin]; ++end) {
       double kl = 0;
       if (algorithm_.kl_reward != KlEstimator::kNone)
-        for (size_t t = 0; t < b.logp_old[end].size(); ++t) kl += kl_estimate(algorithm_.kl_reward, b.logp_old[end][t], b.logp_ref[end][t]);
+        for (size_t t = 0; t < b.logp_old[end].size(); ++t)
+          kl += kl_estimate(algorithm_.kl_reward, b.logp_old[end][t], b.logp_ref[end][t]);
       rewards.push_back(static_cast<float>(b.samples[end]->score.reward - stage_.rl.kl_beta * kl));
     }
     const std::vector<float> a = group_advantages(algorithm_.advantage, rewards);
@@ -103,24 +112,28 @@ void Trainer::set_advantages(RlBatch& b) {
   }
 }
 
-// The ratio of the loss is taken to the policy as it is before the first update. Where the sampler's distribution differed from it (older
-// weights; cut by top-k, top-p, min-p; attention in another form) a truncated importance weight corrects each token. Verifies the sampler's
-// log-probs on the way.
+// The ratio of the loss is taken to the policy as it is before the first update. Where the sampler's
+// distribution differed from it (older weights; cut by top-k, top-p, min-p; attention in another form) a
+// truncated importance weight corrects each token. Verifies the sampler's log-probs on the way.
 void Trainer::correct_samples(RlBatch& b, bool verify) {
   const RlConfig& rl = stage_.rl;
-  const bool truncated = rl.top_k > 0 || rl.top_p < 1 || rl.min_p > 0, expanded = config_.model.mla() && config_.model.mla_form == "expanded";
+  const bool truncated = rl.top_k > 0 || rl.top_p < 1 || rl.min_p > 0,
+             expanded = config_.model.mla() && config_.model.mla_form == "expanded";
   const bool off_policy = rl.max_staleness > 0 || truncated || expanded;
-  if (!off_policy && !(verify && rl.steps_per_rollout > 1)) return;  // the only update of the batch verifies by itself
+  if (!off_policy && !(verify && rl.steps_per_rollout > 1))
+    return;  // the only update of the batch verifies by itself
   TimerScope scope("old_logp");
   std::vector<std::vector<float>> current = log_probs(*policy_, b);
   for (size_t i = 0; i < current.size(); ++i) {
     const Completion& c = b.samples[i]->completion;
     for (size_t t = 0; verify && t < current[i].size(); ++t)
       if (c.version[t] == b.version)
-        state_.max_logp_diff = std::max(state_.max_logp_diff, std::abs(static_cast<double>(current[i][t]) - static_cast<double>(c.logp[t])));
+        state_.max_logp_diff = std::max(state_.max_logp_diff, std::abs(static_cast<double>(current[i][t]) -
+                                                                       static_cast<double>(c.logp[t])));
     if (!off_policy) continue;
     std::vector<float>& tis = b.tis.emplace_back();
-    for (size_t t = 0; t < current[i].size(); ++t) tis.push_back(std::min(static_cast<float>(rl.tis_cap), std::exp(current[i][t] - c.logp_sampled[t])));
+    for (size_t t = 0; t < current[i].size(); ++t)
+      tis.push_back(std::min(static_cast<float>(rl.tis_cap), std::exp(current[i][t] - c.logp_sampled[t])));
   }
   if (off_policy) b.logp_old = std::move(current);
 }
@@ -131,10 +144,12 @@ std::vector<std::vector<float>> Trainer::log_probs(Model& model, const RlBatch& 
   for (const TrainSequence& s : batch.sequences) sequences.push_back(&s);
   std::vector<std::vector<float>> logp(sequences.size());
   for (const PackedBatch& b : pack(sequences)) {
-    const std::vector<HeadStats> stats = model.forward_logp(b, static_cast<float>(1.0 / stage_.rl.temperature));
+    const std::vector<HeadStats> stats =
+        model.forward_logp(b, static_cast<float>(1.0 / stage_.rl.temperature));
     size_t row = 0;
     for (int32_t id : b.sequence_ids)
-      for (size_t t = 0; t < batch.samples[id]->completion.tokens.size(); ++t) logp[id].push_back(stats.at(row++).logp);
+      for (size_t t = 0; t < batch.samples[id]->completion.tokens.size(); ++t)
+        logp[id].push_back(stats.at(row++).logp);
   }
   // Each tp group has its own sequences; all ranks need all of them.
   std::string mine;
@@ -177,18 +192,20 @@ UpdateStats Trainer::update(RlBatch& batch, const std::vector<int32_t>& minibatc
     TimerScope scope("update");
     policy_weights_->begin_step();
     for (const PackedBatch& b : pack(sequences)) {
-      const std::vector<HeadStats>& head = policy_->forward_train(b, static_cast<float>(1.0 / rl.temperature));
+      const std::vector<HeadStats>& head =
+          policy_->forward_train(b, static_cast<float>(1.0 / rl.temperature));
       TokenColumns c;
       for (int32_t id : b.sequence_ids)
-        c.append(batch.logp_old[id], batch.logp_ref.empty() ? nullptr : &batch.logp_ref[id], batch.tis.empty() ? nullptr : &batch.tis[id],
-                 batch.advantage[id], weight_of[id]);
+        c.append(batch.logp_old[id], batch.logp_ref.empty() ? nullptr : &batch.logp_ref[id],
+                 batch.tis.empty() ? nullptr : &batch.tis[id], batch.advantage[id], weight_of[id]);
       c.finish(head);
       machine_.ops->token_loss(machine_.runtime().exec, c.args(algorithm_, rl));
-      if (verify)  // the first update of a rollout: an independent full-sequence forward at the sampler's weights
+      if (verify)  // an independent full-sequence forward at the sampler's weights
         for (size_t row = 0, s = 0; s < b.sequence_ids.size(); ++s) {
           const Completion& done = batch.samples[b.sequence_ids[s]]->completion;
           for (size_t t = 0; t < done.tokens.size(); ++t, ++row)
-            if (done.version[t] == policy_weights_->version()) diff = std::max(diff, std::abs(double(head[row].logp) - double(done.logp[t])));
+            if (done.version[t] == policy_weights_->version())
+              diff = std::max(diff, std::abs(double(head[row].logp) - double(done.logp[t])));
         }
       sums.add(c, head);
       policy_weights_->begin_round();

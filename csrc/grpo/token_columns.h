@@ -1,5 +1,5 @@
-// The columns the token loss reads and writes, for the head rows of one packed batch: completions in the order of its sequences. And the
-// sums over an update's tokens that its metrics come from.
+// The columns the token loss reads and writes, for the head rows of one packed batch: completions in the
+// order of its sequences. And the sums over an update's tokens that its metrics come from.
 #pragma once
 
 #include <vector>
@@ -18,7 +18,8 @@ struct TokenColumns {
   std::vector<float> logp, logp_old, logp_ref, tis, advantage, weight;
   std::vector<float> dlogp, loss, kl, clipped;
 
-  void append(const std::vector<float>& old, const std::vector<float>* ref, const std::vector<float>* importance, float a, float w) {
+  void append(const std::vector<float>& old, const std::vector<float>* ref,
+              const std::vector<float>* importance, float a, float w) {
     logp_old.insert(logp_old.end(), old.begin(), old.end());
     if (ref) logp_ref.insert(logp_ref.end(), ref->begin(), ref->end());
     if (importance) tis.insert(tis.end(), importance->begin(), importance->end());
@@ -57,7 +58,8 @@ struct TokenColumns {
   }
 };
 
-// Each rank adds the tokens of its tp group; after `reduce` every rank has the sums over all. Exact, so the same in every layout.
+// Each rank adds the tokens of its tp group; after `reduce` every rank has the sums over all. Exact, so the
+// same in every layout.
 struct TokenSums {
   ExactSum loss, kl, clipped, entropy;
   MtpLoss mtp;
@@ -68,7 +70,8 @@ struct TokenSums {
   }
   void reduce(Mesh& mesh) {
     if (mesh.tp().rank() != 0) *this = {};  // the group's first rank speaks for it
-    for (ExactSum* sum : {&loss, &kl, &clipped, &entropy, &mtp.sum}) mesh.world().all_reduce_sum("stats", *sum);
+    for (ExactSum* sum : {&loss, &kl, &clipped, &entropy, &mtp.sum})
+      mesh.world().all_reduce_sum("stats", *sum);
     mesh.world().all_reduce_sum("stats", &mtp.count, 1);
   }
   double mtp_mean() const { return mtp.count > 0 ? mtp.sum.value() / static_cast<double>(mtp.count) : 0; }

@@ -12,7 +12,8 @@ namespace contender {
 Trainer::Trainer(const RunConfig& config, Machine& machine) : config_(config), machine_(machine) {
   const Runtime rt = machine.runtime();
   tokenizer_ = make_byte_tokenizer();
-  policy_weights_ = std::make_unique<WeightStore>(config_, rt.device, rt.ops, rt.exec, rt.mesh, StoreRole::kTrain);
+  policy_weights_ =
+      std::make_unique<WeightStore>(config_, rt.device, rt.ops, rt.exec, rt.mesh, StoreRole::kTrain);
   policy_weights_->initialize(config_.seed);
   policy_ = std::make_unique<Model>(config_, rt, policy_weights_.get());
   engine_ = std::make_unique<RolloutEngine>(config_, policy_.get(), config_.seed, tokenizer_->vocab_size());
@@ -31,7 +32,8 @@ void Trainer::begin_stage(const StageConfig& stage) {
   if (stage.kind == "rl" && stage.rl.kl_beta > 0) {
     if (!reference_weights_) {
       const Runtime rt = machine_.runtime();
-      reference_weights_ = std::make_unique<WeightStore>(config_, rt.device, rt.ops, rt.exec, rt.mesh, StoreRole::kReference);
+      reference_weights_ =
+          std::make_unique<WeightStore>(config_, rt.device, rt.ops, rt.exec, rt.mesh, StoreRole::kReference);
       reference_ = std::make_unique<Model>(config_, rt, reference_weights_.get());
     }
     reference_weights_->copy_from(*policy_weights_);
@@ -52,7 +54,7 @@ void RolloutMeans::add(const std::vector<Sample>& group) {
 }
 
 void Trainer::log_rl_step(const RlBatch& batch, const std::vector<UpdateStats>& updates, bool verified) {
-  auto mean = [&](double UpdateStats::* field) {
+  auto mean = [&](double UpdateStats::*field) {
     double sum = 0;
     for (const UpdateStats& u : updates) sum += u.*field;
     return sum / static_cast<double>(updates.size());
@@ -77,7 +79,8 @@ void Trainer::log_rl_step(const RlBatch& batch, const std::vector<UpdateStats>& 
   r.set("grad_norm", mean(&UpdateStats::grad_norm));
   r.set("lr", updates.back().lr);
   r.set("balance", mean(&UpdateStats::balance));
-  r.set("skipped", static_cast<int64_t>(std::count_if(updates.begin(), updates.end(), [](const UpdateStats& u) { return u.skipped; })));
+  r.set("skipped", static_cast<int64_t>(std::count_if(updates.begin(), updates.end(),
+                                                      [](const UpdateStats& u) { return u.skipped; })));
   if (verified) r.set("logp_diff", state_.max_logp_diff);
   r.set("tokens_generated", state_.tokens_generated);
   r.set("tokens_trained", state_.tokens_trained);
@@ -86,7 +89,8 @@ void Trainer::log_rl_step(const RlBatch& batch, const std::vector<UpdateStats>& 
 void Trainer::log_sft_step(const UpdateStats& u, int64_t tokens) {
   MetricRecord& r = record_ = {};
   r.set("loss", u.loss);
-  if (config_.model.num_nextn_predict_layers > 0 && stage_.sft.mtp_loss_weight > 0) r.set("mtp_loss", u.mtp_loss);
+  if (config_.model.num_nextn_predict_layers > 0 && stage_.sft.mtp_loss_weight > 0)
+    r.set("mtp_loss", u.mtp_loss);
   r.set("entropy", u.entropy);
   r.set("grad_norm", u.grad_norm);
   r.set("lr", u.lr);

@@ -1,4 +1,5 @@
-// Each algorithm against its paper's formula, written out in double from the rewards and log-probs of a batch of two groups.
+// Each algorithm against its paper's formula, written out in double from the rewards and log-probs of a batch
+// of two groups.
 #include "grpo/algorithm.h"
 
 #include <gtest/gtest.h>
@@ -17,7 +18,9 @@ namespace {
 
 using Doubles = std::vector<double>;
 
-double mean(const std::vector<float>& v) { return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size()); }
+double mean(const std::vector<float>& v) {
+  return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size());
+}
 
 double deviation(const std::vector<float>& v) {
   double sum = 0;
@@ -31,7 +34,8 @@ const std::vector<float> kRewards = {2, 0, 1, 0, -1.5f};
 
 TEST(Advantages, Standardized) {
   const auto a = group_advantages(AdvantageKind::kStandardized, kRewards);
-  for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], (kRewards[i] - mean(kRewards)) / deviation(kRewards), 1e-6);
+  for (size_t i = 0; i < a.size(); ++i)
+    EXPECT_NEAR(a[i], (kRewards[i] - mean(kRewards)) / deviation(kRewards), 1e-6);
   EXPECT_NEAR(mean(a), 0, 1e-7);
   EXPECT_NEAR(deviation(a), 1, 1e-6);
 }
@@ -45,7 +49,8 @@ TEST(Advantages, LeaveOneOut) {
   const auto a = group_advantages(AdvantageKind::kLeaveOneOut, kRewards);
   for (size_t i = 0; i < a.size(); ++i) {
     double others = 0;
-    for (size_t j = 0; j < a.size(); ++j) others += j == i ? 0 : kRewards[j] / static_cast<double>(a.size() - 1);
+    for (size_t j = 0; j < a.size(); ++j)
+      others += j == i ? 0 : kRewards[j] / static_cast<double>(a.size() - 1);
     EXPECT_NEAR(a[i], kRewards[i] - others, 1e-6);
   }
 }
@@ -54,16 +59,19 @@ TEST(Advantages, ScaleOfRewardsDoesNotMatterWhenStandardized) {
   for (float scale : {1e-3f, 1.0f, 1e4f}) {
     std::vector<float> rewards = kRewards;
     for (float& r : rewards) r = 5 * scale + r * scale;
-    const auto a = group_advantages(AdvantageKind::kStandardized, rewards), b = group_advantages(AdvantageKind::kStandardized, kRewards);
+    const auto a = group_advantages(AdvantageKind::kStandardized, rewards),
+               b = group_advantages(AdvantageKind::kStandardized, kRewards);
     for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-3) << scale;
   }
 }
 
 TEST(Advantages, NothingToCompareGivesZeros) {
-  for (AdvantageKind kind : {AdvantageKind::kStandardized, AdvantageKind::kCentered, AdvantageKind::kLeaveOneOut}) {
+  for (AdvantageKind kind :
+       {AdvantageKind::kStandardized, AdvantageKind::kCentered, AdvantageKind::kLeaveOneOut}) {
     EXPECT_EQ(group_advantages(kind, {}), std::vector<float>());
     EXPECT_EQ(group_advantages(kind, {3.5f}), std::vector<float>{0});
-    EXPECT_EQ(group_advantages(kind, {0.1f, 0.1f, 0.1f}), (std::vector<float>{0, 0, 0}));  // 0.1 has no exact mean
+    EXPECT_EQ(group_advantages(kind, {0.1f, 0.1f, 0.1f}),
+              (std::vector<float>{0, 0, 0}));  // 0.1 has no exact mean
   }
 }
 
@@ -71,7 +79,8 @@ TEST(Advantages, NothingToCompareGivesZeros) {
 
 TEST(TokenWeights, SumToTheMeanTheyName) {
   const std::vector<int64_t> lengths = {1, 7, 64, 3};
-  const auto token = token_weights(Aggregation::kToken, lengths, 64), sequence = token_weights(Aggregation::kSequence, lengths, 64),
+  const auto token = token_weights(Aggregation::kToken, lengths, 64),
+             sequence = token_weights(Aggregation::kSequence, lengths, 64),
              constant = token_weights(Aggregation::kConstant, lengths, 64);
   double token_sum = 0, sequence_sum = 0;
   for (size_t i = 0; i < lengths.size(); ++i) {
@@ -113,7 +122,9 @@ TEST(AlgorithmByName, UnknownNamesAreListed) {
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ExitCode::kConfig);
-    EXPECT_NE(std::string(e.what()).find("\"ppo\" (grpo, dr_grpo, dapo, gspo, rloo, cispo)"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("\"ppo\" (grpo, dr_grpo, dapo, gspo, rloo, cispo)"),
+              std::string::npos)
+        << e.what();
   }
   c.algorithm = "grpo";
   c.kl_estimator = "k4";
@@ -151,7 +162,8 @@ Batch random_batch() {
     for (int i = 0; i < 4; ++i) {
       Completion2 c{.reward = static_cast<float>(random.below(3)) + 0.25f * static_cast<float>(i % 2)};
       const uint32_t length = 1 + random.below(kMaxNewTokens);
-      for (uint32_t t = 0; t < length; ++t) {  // as floats, so that both sides see the same numbers; ratios from 0.4 to 2.4
+      for (uint32_t t = 0; t < length;
+           ++t) {  // as floats, so that both sides see the same numbers; ratios from 0.4 to 2.4
         c.logp.push_back(static_cast<float>(-4 * random.uniform() - 0.1f));
         c.old.push_back(static_cast<float>(c.logp.back() + 1.8f * (random.uniform() - 0.5f)));
         c.ref.push_back(static_cast<float>(c.logp.back() + 1.8f * (random.uniform() - 0.5f)));
@@ -171,14 +183,18 @@ double sum_over(const Batch& batch, const std::function<double(const std::vector
 
 double clip(double ratio) { return std::min(std::max(ratio, 1 - kEpsLow), 1 + kEpsHigh); }
 double surrogate(double ratio, double a) { return std::min(ratio * a, clip(ratio) * a); }
-double k3(const Completion2& c, size_t t) { return std::exp(c.ref[t] - c.logp[t]) - (c.ref[t] - c.logp[t]) - 1; }
+double k3(const Completion2& c, size_t t) {
+  return std::exp(c.ref[t] - c.logp[t]) - (c.ref[t] - c.logp[t]) - 1;
+}
 
 std::vector<float> rewards_of(const std::vector<Completion2>& group) {
   std::vector<float> r;
   for (const Completion2& c : group) r.push_back(static_cast<float>(c.reward));
   return r;
 }
-double standardized(const std::vector<Completion2>& g, size_t i) { return (g[i].reward - mean(rewards_of(g))) / deviation(rewards_of(g)); }
+double standardized(const std::vector<Completion2>& g, size_t i) {
+  return (g[i].reward - mean(rewards_of(g))) / deviation(rewards_of(g));
+}
 double centered(const std::vector<Completion2>& g, size_t i) { return g[i].reward - mean(rewards_of(g)); }
 double left_out(const std::vector<Completion2>& g, size_t i) {
   double others = 0;
@@ -186,49 +202,69 @@ double left_out(const std::vector<Completion2>& g, size_t i) {
   return g[i].reward - others / static_cast<double>(g.size() - 1);
 }
 
-double num_tokens(const Batch& b) { return sum_over(b, [](const auto& g, size_t i) { return static_cast<double>(g[i].size()); }); }
-double num_completions(const Batch& b) { return sum_over(b, [](const auto&, size_t) { return 1.0; }); }
+double num_tokens(const Batch& b) {
+  return sum_over(b, [](const auto& g, size_t i) { return static_cast<double>(g[i].size()); });
+}
+double num_completions(const Batch& b) {
+  return sum_over(b, [](const auto&, size_t) { return 1.0; });
+}
 
-// The papers' objectives J, to be maximised, of the batch as a mean over its groups. `b0` is where CISPO's stopped weights are taken.
+// The papers' objectives J, to be maximised, of the batch as a mean over its groups. `b0` is where CISPO's
+// stopped weights are taken.
 double grpo(const Batch& b, const Batch&) {
-  return sum_over(b, [](const auto& g, size_t i) {
-           double o = 0;
-           for (size_t t = 0; t < g[i].size(); ++t) o += surrogate(std::exp(g[i].logp[t] - g[i].old[t]), standardized(g, i)) - kBeta * k3(g[i], t);
-           return o / static_cast<double>(g[i].size());
-         }) / num_completions(b);
+  return sum_over(b,
+                  [](const auto& g, size_t i) {
+                    double o = 0;
+                    for (size_t t = 0; t < g[i].size(); ++t)
+                      o += surrogate(std::exp(g[i].logp[t] - g[i].old[t]), standardized(g, i)) -
+                           kBeta * k3(g[i], t);
+                    return o / static_cast<double>(g[i].size());
+                  }) /
+         num_completions(b);
 }
 double dr_grpo(const Batch& b, const Batch&) {
-  return sum_over(b, [](const auto& g, size_t i) {
-           double o = 0;
-           for (size_t t = 0; t < g[i].size(); ++t) o += surrogate(std::exp(g[i].logp[t] - g[i].old[t]), centered(g, i)) - kBeta * k3(g[i], t);
-           return o / kMaxNewTokens;
-         }) / num_completions(b);
+  return sum_over(b,
+                  [](const auto& g, size_t i) {
+                    double o = 0;
+                    for (size_t t = 0; t < g[i].size(); ++t)
+                      o += surrogate(std::exp(g[i].logp[t] - g[i].old[t]), centered(g, i)) -
+                           kBeta * k3(g[i], t);
+                    return o / kMaxNewTokens;
+                  }) /
+         num_completions(b);
 }
 double token_mean(const Batch& b, double (*advantage)(const std::vector<Completion2>&, size_t)) {
-  return sum_over(b, [&](const auto& g, size_t i) {
-           double o = 0;
-           for (size_t t = 0; t < g[i].size(); ++t) o += surrogate(std::exp(g[i].logp[t] - g[i].old[t]), advantage(g, i)) - kBeta * k3(g[i], t);
-           return o;
-         }) / num_tokens(b);
+  return sum_over(b,
+                  [&](const auto& g, size_t i) {
+                    double o = 0;
+                    for (size_t t = 0; t < g[i].size(); ++t)
+                      o += surrogate(std::exp(g[i].logp[t] - g[i].old[t]), advantage(g, i)) -
+                           kBeta * k3(g[i], t);
+                    return o;
+                  }) /
+         num_tokens(b);
 }
 double dapo(const Batch& b, const Batch&) { return token_mean(b, standardized); }
 double rloo(const Batch& b, const Batch&) { return token_mean(b, left_out); }
 double gspo(const Batch& b, const Batch&) {
-  return sum_over(b, [](const auto& g, size_t i) {
-           double log_ratio = 0, kl = 0;
-           for (size_t t = 0; t < g[i].size(); ++t) {
-             log_ratio += (g[i].logp[t] - g[i].old[t]) / static_cast<double>(g[i].size());
-             kl += k3(g[i], t) / static_cast<double>(g[i].size());
-           }
-           return surrogate(std::exp(log_ratio), standardized(g, i)) - kBeta * kl;
-         }) / num_completions(b);
+  return sum_over(b,
+                  [](const auto& g, size_t i) {
+                    double log_ratio = 0, kl = 0;
+                    for (size_t t = 0; t < g[i].size(); ++t) {
+                      log_ratio += (g[i].logp[t] - g[i].old[t]) / static_cast<double>(g[i].size());
+                      kl += k3(g[i], t) / static_cast<double>(g[i].size());
+                    }
+                    return surrogate(std::exp(log_ratio), standardized(g, i)) - kBeta * kl;
+                  }) /
+         num_completions(b);
 }
 double cispo(const Batch& b, const Batch& b0) {
   double sum = 0;
   for (size_t g = 0; g < b.size(); ++g)
     for (size_t i = 0; i < b[g].size(); ++i)
       for (size_t t = 0; t < b[g][i].size(); ++t)
-        sum += clip(std::exp(b0[g][i].logp[t] - b0[g][i].old[t])) * standardized(b[g], i) * b[g][i].logp[t] - kBeta * k3(b[g][i], t);
+        sum += clip(std::exp(b0[g][i].logp[t] - b0[g][i].old[t])) * standardized(b[g], i) * b[g][i].logp[t] -
+               kBeta * k3(b[g][i], t);
   return sum / num_tokens(b);
 }
 
@@ -258,7 +294,8 @@ TEST_P(AlgorithmLoss, EqualsThePapersFormulaWithItsGradient) {
   for (const auto& group : batch) {
     const std::vector<float> advantages = group_advantages(algorithm.advantage, rewards_of(group));
     for (size_t i = 0; i < group.size(); ++i) {
-      const std::vector<float> old(group[i].old.begin(), group[i].old.end()), ref(group[i].ref.begin(), group[i].ref.end());
+      const std::vector<float> old(group[i].old.begin(), group[i].old.end()),
+          ref(group[i].ref.begin(), group[i].ref.end());
       columns.append(old, &ref, nullptr, advantages[i], weights[index++]);
       for (double logp : group[i].logp) head.push_back({.logp = static_cast<float>(logp)});
     }
@@ -288,8 +325,8 @@ TEST_P(AlgorithmLoss, EqualsThePapersFormulaWithItsGradient) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Papers, AlgorithmLoss,
-                         ::testing::Values(Case{"grpo", grpo}, Case{"dr_grpo", dr_grpo}, Case{"dapo", dapo}, Case{"gspo", gspo},
-                                           Case{"rloo", rloo}, Case{"cispo", cispo}),
+                         ::testing::Values(Case{"grpo", grpo}, Case{"dr_grpo", dr_grpo}, Case{"dapo", dapo},
+                                           Case{"gspo", gspo}, Case{"rloo", rloo}, Case{"cispo", cispo}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -23,7 +23,8 @@ double by_counting(int64_t n, int64_t c, int64_t k) {
 TEST(PassAtK, EqualsTheCountOverAllSubsets) {
   for (int64_t n = 1; n <= 9; ++n)
     for (int64_t c = 0; c <= n; ++c)
-      for (int64_t k = 1; k <= n; ++k) EXPECT_NEAR(pass_at_k(n, c, k), by_counting(n, c, k), 1e-14) << n << " " << c << " " << k;
+      for (int64_t k = 1; k <= n; ++k)
+        EXPECT_NEAR(pass_at_k(n, c, k), by_counting(n, c, k), 1e-14) << n << " " << c << " " << k;
 }
 
 TEST(PassAtK, LimitsOfLargeN) {
@@ -50,13 +51,15 @@ Sample unanswered() {
 TEST(MajorityVote, MostFrequentAnswerCounts) {
   EXPECT_TRUE(majority_right({answered("7", false), answered("8", true), answered("8", true)}));
   EXPECT_FALSE(majority_right({answered("7", false), answered("8", true), answered("7", false)}));
-  EXPECT_TRUE(majority_right({answered(" 8", true), answered("8 ", true), answered("7", false), answered("6", false)}));
+  EXPECT_TRUE(majority_right(
+      {answered(" 8", true), answered("8 ", true), answered("7", false), answered("6", false)}));
 }
 
 TEST(MajorityVote, TiesGoToTheAnswerGivenFirst) {
   EXPECT_TRUE(majority_right({answered("8", true), answered("7", false)}));
   EXPECT_FALSE(majority_right({answered("7", false), answered("8", true)}));
-  EXPECT_FALSE(majority_right({answered("9", false), answered("8", true), answered("8", true), answered("9", false)}));
+  EXPECT_FALSE(
+      majority_right({answered("9", false), answered("8", true), answered("8", true), answered("9", false)}));
 }
 
 TEST(MajorityVote, WithoutAnAnswerThereIsNoVote) {

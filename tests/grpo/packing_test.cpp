@@ -42,7 +42,8 @@ TEST(Packing, RandomLengthsKeepEveryPromise) {
     const int64_t longest = trial % 3 == 0 ? budget : std::max<int64_t>(1, budget / random.in_range(2, 6));
     std::vector<int64_t> lengths(random.below(60));
     for (int64_t& n : lengths) n = random.in_range(1, longest);
-    SCOPED_TRACE(fmt::format("trial {}: {} sequences, {} slots, budget {}", trial, lengths.size(), slots, budget));
+    SCOPED_TRACE(
+        fmt::format("trial {}: {} sequences, {} slots, budget {}", trial, lengths.size(), slots, budget));
 
     const Packs packs = pack_sequences(lengths, slots, budget);
     EXPECT_EQ(packs, pack_sequences(lengths, slots, budget));

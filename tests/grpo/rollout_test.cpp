@@ -1,4 +1,5 @@
-// Prompts to scored groups: refills, samples that lag, evaluations in between, rewards of programs, prompts from files and command lines.
+// Prompts to scored groups: refills, samples that lag, evaluations in between, rewards of programs, prompts
+// from files and command lines.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -14,7 +15,8 @@ namespace {
 using namespace testing_trainer;
 
 bool rewards_differ(const SampleGroup& g) {
-  return std::any_of(g.samples.begin(), g.samples.end(), [&](const Sample& s) { return s.score.reward != g.samples[0].score.reward; });
+  return std::any_of(g.samples.begin(), g.samples.end(),
+                     [&](const Sample& s) { return s.score.reward != g.samples[0].score.reward; });
 }
 
 std::vector<uint64_t> ids(const std::vector<SampleGroup>& groups) {
@@ -43,7 +45,8 @@ TEST(GrpoDynamicSampling, DropsUniformGroupsAndRefills) {
   const auto& kept = t->last_batch();
   ASSERT_EQ(kept.size(), 8u);
   EXPECT_TRUE(std::all_of(kept.begin(), kept.end(), rewards_differ));
-  EXPECT_TRUE(std::is_sorted(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.id < b.id; }));
+  EXPECT_TRUE(
+      std::is_sorted(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.id < b.id; }));
   EXPECT_GT(t->state().group_cursor, 8);
   EXPECT_EQ(t->state().prompt_cursor, t->state().group_cursor);
   // Those that stayed of the first eight are the same as without.
@@ -117,7 +120,8 @@ TEST(GrpoStaleness, VersionsLagByAtMostOneAndWeightsAreCapped) {
     all.tokens_behind += lag.tokens_behind;
     all.mixed += lag.mixed;
     EXPECT_EQ(t.metric("logp_diff"), 0);
-    EXPECT_EQ(t.metric("clip_fraction"), 0);  // the ratio is to the policy before the update, not to the sampler
+    EXPECT_EQ(t.metric("clip_fraction"),
+              0);  // the ratio is to the policy before the update, not to the sampler
 
     double sum = 0, tokens = 0;
     const auto current = logps(now.trainer, t->last_batch());
@@ -208,7 +212,8 @@ TEST(GrpoRewards, OverlongPenaltyReachesTheReward) {
 }
 
 TEST(GrpoRewards, JsonlPromptsAndTheUsersProgram) {
-  const std::string train = ::testing::TempDir() + "grpo_train.jsonl", held_out = ::testing::TempDir() + "grpo_eval.jsonl";
+  const std::string train = ::testing::TempDir() + "grpo_train.jsonl",
+                    held_out = ::testing::TempDir() + "grpo_eval.jsonl";
   std::ofstream(train) << R"({"prompt": "3+5=", "answer": "8", "task": "addition"}
 {"prompt": "2+2=", "answer": "4"}
 {"messages": [{"role": "user", "content": "9+1="}], "answer": 10, "task": "addition"}
@@ -218,7 +223,11 @@ TEST(GrpoRewards, JsonlPromptsAndTheUsersProgram) {
 )";
   RunConfig c = tiny_run();
   c.task = {.name = "jsonl", .train_file = train, .eval_file = held_out, .max_prompt_tokens = 12};
-  c.reward = {.type = "command", .accuracy_weight = 1, .format_weight = 0, .command = {"tools/examples/reward_worker.sh"}, .workers = 2};
+  c.reward = {.type = "command",
+              .accuracy_weight = 1,
+              .format_weight = 0,
+              .command = {"tools/examples/reward_worker.sh"},
+              .workers = 2};
   TinyTrainer t(c, "rl", &warm_weights());
   for (int step = 0; step < 2; ++step) {
     t->rl_step();
@@ -227,17 +236,20 @@ TEST(GrpoRewards, JsonlPromptsAndTheUsersProgram) {
     for (const SampleGroup& g : t->last_batch()) {
       prompts.push_back(g.prompt.text);
       for (const Sample& s : g.samples) {
-        const bool correct = s.completion.finished && s.text.ends_with("<answer>" + g.prompt.answer + "</answer>");
+        const bool correct =
+            s.completion.finished && s.text.ends_with("<answer>" + g.prompt.answer + "</answer>");
         EXPECT_EQ(s.score.status, "ok");
         EXPECT_EQ(s.score.reward, correct ? 1 : 0) << s.text;  // by the program: 80 characters at most
         right += correct;
       }
     }
     EXPECT_GT(right, 0);
-    std::sort(prompts.begin(), prompts.begin() + 3);  // every prompt once in the first epoch of three, then again
+    std::sort(prompts.begin(),
+              prompts.begin() + 3);  // every prompt once in the first epoch of three, then again
     if (step == 0) {
       EXPECT_EQ(std::vector<std::string>(prompts.begin(), prompts.begin() + 3),
-                (std::vector<std::string>{"<user>2+2=<assistant>", "<user>3+5=<assistant>", "<user>9+1=<assistant>"}));
+                (std::vector<std::string>{"<user>2+2=<assistant>", "<user>3+5=<assistant>",
+                                          "<user>9+1=<assistant>"}));
     }
     EXPECT_GT(t.metric("grad_norm"), 0);
   }
@@ -301,7 +313,8 @@ TEST(GrpoGenerate, APromptBeyondTheContextIsNamed) {
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ExitCode::kConfig);
     EXPECT_NE(std::string(e.what()).find("has 62 tokens"), std::string::npos) << e.what();
-    EXPECT_NE(std::string(e.what()).find("model.max_position_embeddings is 64"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("model.max_position_embeddings is 64"), std::string::npos)
+        << e.what();
   }
 }
 

@@ -28,7 +28,8 @@ std::vector<Sample> random_samples(int count, PhiloxSequence& random) {
       c.version.push_back(random.in_range(0, 1000));
     }
     Score& s = samples[i].score;
-    for (float* f : {&s.reward, &s.accuracy, &s.format, &s.language, &s.overlong}) *f = random.uniform() - 0.5f;
+    for (float* f : {&s.reward, &s.accuracy, &s.format, &s.language, &s.overlong})
+      *f = random.uniform() - 0.5f;
     s.valid = random.below(2);
     s.status = i % 2 ? "timeout" : "ok";
     samples[i].text = std::string("a\0b\xff", 4) + std::to_string(i);

@@ -62,16 +62,20 @@ TEST(Sft, LearningRateWarmsUpAndFollowsACosine) {
   TinyTrainer t(c, "sft");
   for (int step = 0; step < 10; ++step) {
     t->sft_step();
-    const double expected = step < 2 ? 1e-3 * (step + 1) / 2 : 1e-4 + 0.5 * 9e-4 * (1 + std::cos(M_PI * (step - 2) / 8));
+    const double expected =
+        step < 2 ? 1e-3 * (step + 1) / 2 : 1e-4 + 0.5 * 9e-4 * (1 + std::cos(M_PI * (step - 2) / 8));
     EXPECT_NEAR(t.metric("lr"), expected, 1e-12) << step;
   }
 }
 
 TEST(Sft, PromptsWithoutASolutionAreNamed) {
   RunConfig c = tiny_run();
-  const std::string file = ::testing::TempDir() + "sft_train.jsonl", held_out = ::testing::TempDir() + "sft_eval.jsonl";
-  std::ofstream(file) << R"({"prompt": "3+5=", "answer": "8"})" << "\n";
-  std::ofstream(held_out) << R"({"prompt": "4+5=", "answer": "9"})" << "\n";
+  const std::string file = ::testing::TempDir() + "sft_train.jsonl",
+                    held_out = ::testing::TempDir() + "sft_eval.jsonl";
+  std::ofstream(file) << R"({"prompt": "3+5=", "answer": "8"})"
+                      << "\n";
+  std::ofstream(held_out) << R"({"prompt": "4+5=", "answer": "9"})"
+                          << "\n";
   c.task = {.name = "jsonl", .train_file = file, .eval_file = held_out, .max_prompt_tokens = 12};
   TinyTrainer t(c, "sft");
   try {
@@ -85,7 +89,10 @@ TEST(Sft, PromptsWithoutASolutionAreNamed) {
 
 TEST(Sft, ASolutionBeyondTheContextIsNamed) {
   RunConfig c = tiny_run();
-  c.task = {.name = "sort", .difficulty = 6, .max_prompt_tokens = 24, .eval_problems = 4};  // a thought of every insertion
+  c.task = {.name = "sort",
+            .difficulty = 6,
+            .max_prompt_tokens = 24,
+            .eval_problems = 4};  // a thought of every insertion
   TinyTrainer t(c, "sft");
   try {
     t->sft_step();
@@ -157,16 +164,21 @@ TEST(Rejection, NothingRightIsAnErrorWithAWayOut) {
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ExitCode::kConfig);
-    EXPECT_NE(std::string(e.what()).find("none of 4 x 2 completions was right; start from a better policy or raise sft.num_prompts"),
-              std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find(
+                  "none of 4 x 2 completions was right; start from a better policy or raise sft.num_prompts"),
+              std::string::npos)
+        << e.what();
   }
 }
 
 TEST(Rejection, AsksForNoMorePromptsThanThereAre) {
   RunConfig c = tiny_run();
-  const std::string file = ::testing::TempDir() + "rejection_train.jsonl", held_out = ::testing::TempDir() + "rejection_eval.jsonl";
-  std::ofstream(file) << R"({"prompt": "3+5=", "answer": "8"})" << "\n";
-  std::ofstream(held_out) << R"({"prompt": "4+5=", "answer": "9"})" << "\n";
+  const std::string file = ::testing::TempDir() + "rejection_train.jsonl",
+                    held_out = ::testing::TempDir() + "rejection_eval.jsonl";
+  std::ofstream(file) << R"({"prompt": "3+5=", "answer": "8"})"
+                      << "\n";
+  std::ofstream(held_out) << R"({"prompt": "4+5=", "answer": "9"})"
+                          << "\n";
   c.task = {.name = "jsonl", .train_file = file, .eval_file = held_out, .max_prompt_tokens = 12};
   c.sft.num_prompts = 256;
   c.sft.samples_per_prompt = 32;

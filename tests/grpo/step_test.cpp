@@ -40,17 +40,21 @@ int64_t num_tokens(const std::vector<SampleGroup>& groups) {
   return n;
 }
 
-// The first AdamW update moves every weight by lr times the sign of its gradient g, so a small one raises J = sum of coefficient * logp by
-// lr * |g|_1 exactly when the step's gradient is that of J. The first moments hold g.
-void expect_step_climbs(TinyTrainer& t, const std::vector<SampleGroup>& groups, const Coefficients& coefficient) {
+// The first AdamW update moves every weight by lr times the sign of its gradient g, so a small one raises J =
+// sum of coefficient * logp by lr * |g|_1 exactly when the step's gradient is that of J. The first moments
+// hold g.
+void expect_step_climbs(TinyTrainer& t, const std::vector<SampleGroup>& groups,
+                        const Coefficients& coefficient) {
   plant(t.trainer, groups);
   const double before = weighted_sum(logps(t.trainer, groups), coefficient);
   t->rl_step();
   const double rise = weighted_sum(logps(t.trainer, groups), coefficient) - before;
   const Tensor m = t->policy_weights().moment_m(0, 1, t->policy_weights().shard_numel());
-  const double norm = t.metric("grad_norm"), scale = (1 - t.config.train.adam_beta1) * std::min(1.0, t.config.train.max_grad_norm / norm);
+  const double norm = t.metric("grad_norm"),
+               scale = (1 - t.config.train.adam_beta1) * std::min(1.0, t.config.train.max_grad_norm / norm);
   double sum = 0, squares = 0;
-  for (int64_t i = 0; i < m.numel(); ++i) sum += std::abs(m.f32()[i] / scale), squares += std::pow(m.f32()[i] / scale, 2);
+  for (int64_t i = 0; i < m.numel(); ++i)
+    sum += std::abs(m.f32()[i] / scale), squares += std::pow(m.f32()[i] / scale, 2);
   EXPECT_NEAR(std::sqrt(squares), norm, 1e-4 * norm);
   ASSERT_GT(sum, norm);
   EXPECT_NEAR(rise / (t.config.rl.lr * sum), 1, 0.02) << "rise " << rise << ", |g|_1 " << sum;
@@ -84,19 +88,25 @@ TEST_P(GrpoStep, FollowsTheGradientOfTheObjective) {
   Coefficients coefficient;
   for (const SampleGroup& g : groups)
     for (const Sample& s : g.samples) {
-      const double length = static_cast<double>(s.completion.tokens.size()), a = advantage[coefficient.size()];
-      coefficient.emplace_back(s.completion.tokens.size(), aggregation == Aggregation::kToken      ? a / static_cast<double>(num_tokens(groups))
-                                                           : aggregation == Aggregation::kSequence ? a / (samples * length)
-                                                                                                   : a / (samples * static_cast<double>(c.rl.max_new_tokens)));
+      const double length = static_cast<double>(s.completion.tokens.size()),
+                   a = advantage[coefficient.size()];
+      coefficient.emplace_back(
+          s.completion.tokens.size(),
+          aggregation == Aggregation::kToken      ? a / static_cast<double>(num_tokens(groups))
+          : aggregation == Aggregation::kSequence ? a / (samples * length)
+                                                  : a / (samples * static_cast<double>(c.rl.max_new_tokens)));
     }
   TinyTrainer t(c);
   expect_step_climbs(t, groups, coefficient);
 }
 
 INSTANTIATE_TEST_SUITE_P(Algorithms, GrpoStep,
-                         ::testing::Values(AlgorithmCase{"grpo", AdvantageKind::kStandardized}, AlgorithmCase{"dr_grpo", AdvantageKind::kCentered},
-                                           AlgorithmCase{"dapo", AdvantageKind::kStandardized}, AlgorithmCase{"gspo", AdvantageKind::kStandardized},
-                                           AlgorithmCase{"rloo", AdvantageKind::kLeaveOneOut}, AlgorithmCase{"cispo", AdvantageKind::kStandardized}),
+                         ::testing::Values(AlgorithmCase{"grpo", AdvantageKind::kStandardized},
+                                           AlgorithmCase{"dr_grpo", AdvantageKind::kCentered},
+                                           AlgorithmCase{"dapo", AdvantageKind::kStandardized},
+                                           AlgorithmCase{"gspo", AdvantageKind::kStandardized},
+                                           AlgorithmCase{"rloo", AdvantageKind::kLeaveOneOut},
+                                           AlgorithmCase{"cispo", AdvantageKind::kStandardized}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(GrpoSteps, RewardedCompletionsGetLikelierAndTheOthersLess) {
@@ -110,7 +120,8 @@ TEST(GrpoSteps, RewardedCompletionsGetLikelierAndTheOthersLess) {
   const std::vector<double> advantage = advantages_of(groups, AdvantageKind::kStandardized);
   double up = 0, down = 0;
   for (size_t i = 0; i < advantage.size(); ++i)
-    for (size_t k = 0; k < before[i].size(); ++k) (advantage[i] > 0 ? up : down) += std::abs(advantage[i]) * (after[i][k] - before[i][k]);
+    for (size_t k = 0; k < before[i].size(); ++k)
+      (advantage[i] > 0 ? up : down) += std::abs(advantage[i]) * (after[i][k] - before[i][k]);
   EXPECT_GT(up, 0);
   EXPECT_LT(down, 0);
 }
@@ -127,9 +138,11 @@ TEST_P(GrpoVariant, TwoStepsAreFiniteAndLearn) {
   for (int step = 0; step < 2; ++step) {
     const uint64_t weights = t->policy_weights().fingerprint();
     t->rl_step();
-    for (const char* key : {"reward", "loss", "kl", "grad_norm", "entropy", "clip_fraction", "lr"}) EXPECT_TRUE(std::isfinite(t.metric(key))) << key;
+    for (const char* key : {"reward", "loss", "kl", "grad_norm", "entropy", "clip_fraction", "lr"})
+      EXPECT_TRUE(std::isfinite(t.metric(key))) << key;
     const auto variance = [](const SampleGroup& g) {
-      return std::any_of(g.samples.begin(), g.samples.end(), [&](const Sample& s) { return s.score.reward != g.samples[0].score.reward; });
+      return std::any_of(g.samples.begin(), g.samples.end(),
+                         [&](const Sample& s) { return s.score.reward != g.samples[0].score.reward; });
     };
     ASSERT_TRUE(std::any_of(t->last_batch().begin(), t->last_batch().end(), variance));
     EXPECT_GT(t.metric("grad_norm"), 1e-4);
@@ -140,10 +153,11 @@ TEST_P(GrpoVariant, TwoStepsAreFiniteAndLearn) {
   EXPECT_EQ(t->state().step, 2);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GrpoVariant,
-                         ::testing::Combine(::testing::Values("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo"),
-                                            ::testing::Values("auto", "token", "sequence", "constant")),
-                         [](const auto& info) { return std::string(std::get<0>(info.param)) + "_" + std::get<1>(info.param); });
+INSTANTIATE_TEST_SUITE_P(
+    All, GrpoVariant,
+    ::testing::Combine(::testing::Values("grpo", "dr_grpo", "dapo", "gspo", "rloo", "cispo"),
+                       ::testing::Values("auto", "token", "sequence", "constant")),
+    [](const auto& info) { return std::string(std::get<0>(info.param)) + "_" + std::get<1>(info.param); });
 
 TEST(GrpoSteps, WithoutVarianceNothingMoves) {
   const RunConfig c = tiny_run();
@@ -415,7 +429,8 @@ TEST(GrpoTruncation, StaleAndTruncatedTokensAreWeightedInTheLoss) {
         for (size_t k = 0; k < current[i].size(); ++k) {
           const double weight = std::exp(static_cast<double>(current[i][k]) - s.completion.logp_sampled[k]);
           (weight > c.rl.tis_cap ? capped : free) += 1;
-          coefficient[i].push_back(std::min(weight, c.rl.tis_cap) * advantage[i] / static_cast<double>(num_tokens(groups)));
+          coefficient[i].push_back(std::min(weight, c.rl.tis_cap) * advantage[i] /
+                                   static_cast<double>(num_tokens(groups)));
         }
       }
     EXPECT_GT(capped, 0);
@@ -436,7 +451,8 @@ TEST(GrpoTruncation, WeightsAreTheMassThatWasKept) {
     for (const SampleGroup& g : t->last_batch())
       for (const Sample& s : g.samples)
         for (size_t k = 0; k < s.completion.tokens.size(); ++k) {
-          const double kept = std::exp(static_cast<double>(s.completion.logp[k]) - s.completion.logp_sampled[k]);
+          const double kept =
+              std::exp(static_cast<double>(s.completion.logp[k]) - s.completion.logp_sampled[k]);
           EXPECT_LE(kept, 1 + 1e-6);
           EXPECT_GE(kept, 0.9 - 1e-6);
           sum += std::min(kept, cap);
