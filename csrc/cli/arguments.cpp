@@ -38,7 +38,7 @@ const std::vector<Subcommand>& subcommands() {
        "eval",
        "accuracy of the newest checkpoint on held-out problems: mean, pass@k, maj@k",
        {"eval configs/demo.toml --set eval.samples=8",
-        "eval configs/demo.toml --checkpoint runs/demo/checkpoints/step_100"},
+        "eval configs/demo.toml --checkpoint runs/demo/step_390"},
        2},
       {CommandKind::kGenerate,
        "generate",
