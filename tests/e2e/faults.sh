@@ -113,7 +113,7 @@ for name in nan nan_alone; do
   skipped=$(grep -n '"skipped":1' "$work/$name/metrics.jsonl" | cut -d: -f1 | tr '\n' ' ')
   [ "$skipped" = "4 11 15 " ] || complain "$name: skipped steps: $skipped"
   says $name 'step 10: update skipped: non-finite values \(gradient norm nan, loss [0-9.e+-]+, KL [0-9.e+-]+\); 1 in a row; its batch is in bad_batch_10.jsonl'
-  says $name 'step 14: update skipped: non-finite values \(gradient norm nan, loss nan\)'
+  says $name 'step 14: update skipped: non-finite values \(gradient norm nan, loss nan, KL'
   [ "$(wc -l <"$work/$name/bad_batch_3.jsonl")" -eq 8 ] || complain "$name: the dump of an SFT batch has not 8 lines"
   [ "$(grep -c '"prompt":"<user>.*"completion":".*"reward":' "$work/$name/bad_batch_14.jsonl")" -eq 16 ] || complain "$name: the dump of an RL batch" "$work/$name/bad_batch_14.jsonl"
   [ "$(grep -c '"reward":null' "$work/$name/bad_batch_14.jsonl")" -eq 1 ] || complain "$name: the NaN reward is not in the dump"
