@@ -126,9 +126,7 @@ Json state_json(const TrainState& s, double last_accuracy, const std::string& st
           {"seconds", s.seconds},
           {"max_logp_diff", s.max_logp_diff},
           {"reference_version", s.reference_version},
-          {"norms", s.norms.values},
-          {"losses", s.losses.values},
-          {"kls", s.kls.values},
+          {"norms", s.norms},
           {"last_accuracy", last_accuracy},
           {"stage_before", stage_before}};
 }
@@ -142,9 +140,7 @@ TrainState parse_state(const Json& j) {
   s.tokens_generated = j.at("tokens_generated"), s.tokens_trained = j.at("tokens_trained");
   s.seconds = j.at("seconds"), s.max_logp_diff = j.at("max_logp_diff"),
   s.reference_version = j.at("reference_version");
-  for (const auto& [name, recent] :
-       {std::pair("norms", &s.norms), std::pair("losses", &s.losses), std::pair("kls", &s.kls)})
-    recent->values = j.at(name).get<std::vector<double>>();
+  s.norms = j.at("norms").get<std::vector<double>>();
   return s;
 }
 
