@@ -15,9 +15,9 @@ complain() { # what [file]: a failure, with the end of a log
   status=1
 }
 
-finish() { # what was shown: the last line, and the end of the script
-  [ $status -ne 0 ] || rm -rf "$work"
-  [ $status -eq 0 ] && echo "$1" || echo "FAILED, see above; files in $work"
+finish() { # what: the summary line and the end of the script
+  [ $status -eq 0 ] && rm -rf "$work" || echo "files: $work"
+  echo "$1"
   exit $status
 }
 
