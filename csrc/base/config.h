@@ -77,7 +77,7 @@ struct TrainConfig {
   double max_grad_norm = 1.0;
   double adam_beta1 = 0.9, adam_beta2 = 0.95, adam_eps = 1e-8, weight_decay = 0.1;
   std::string moment_dtype = "fp32";  // fp32 | bf16
-  double spike_factor = 10.0;         // update skipped when grad norm > factor * max of the last 100; 0: off
+  double spike_factor = 10.0;         // skip when norm, loss or KL > factor * max of the last 100; 0: off
   int64_t max_skipped = 5;            // skipped updates in a row before exit 17
   double watchdog_seconds = 60.0;
 };

@@ -115,7 +115,7 @@ Keys train_keys(TrainConfig& c) {
       {"weight_decay", &c.weight_decay, at_least(0), "AdamW, decoupled", "0.1"},
       {"moment_dtype", &c.moment_dtype, words({"fp32", "bf16"}), "AdamW moments in memory", "bf16"},
       {"spike_factor", &c.spike_factor, at_least(0),
-       "an update is skipped when its norm > factor x max of the last 100; 0: off"},
+       "an update is skipped when its gradient norm, loss or KL > factor x max of the last 100; 0: off"},
       {"max_skipped", &c.max_skipped, at_least(1), "skipped updates in a row that end the run (exit 17)"},
       {"watchdog_seconds", &c.watchdog_seconds, above(0), "longest wait for a peer (exit 18)", "",
        kNoNumerics},

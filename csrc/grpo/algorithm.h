@@ -1,16 +1,17 @@
-// What distinguishes GRPO, Dr.GRPO, DAPO, GSPO, RLOO and CISPO, as data chosen by name when the trainer is
-// built.
+// What distinguishes GRPO and its relatives, as data chosen by name when the trainer is built.
 //
-//             paper                                advantage            mean over
-//   grpo      DeepSeekMath, arXiv 2402.03300       (r - mean) / std     tokens of a completion, completions
-//   dr_grpo   Liu et al., arXiv 2503.20783         r - mean             sum / (completions * max_new_tokens)
-//   dapo      Yu et al., arXiv 2503.14476          as grpo              all tokens
-//   gspo      Zheng et al., arXiv 2507.18071       as grpo              as grpo; one ratio per completion
-//   rloo      Ahmadian et al., arXiv 2402.14740    r - mean of others   all tokens
-//   cispo     MiniMax-M1, arXiv 2506.13585         as grpo              all tokens; clipped weight on log p
+//            paper                              advantage           mean over                 besides
+//   grpo     DeepSeekMath, arXiv 2402.03300     (r - mean) / std    tokens, completions
+//   dr_grpo  Liu et al., arXiv 2503.20783       r - mean            completions (*)
+//   dapo     Yu et al., arXiv 2503.14476        (r - mean) / std    all tokens
+//   gspo     Zheng et al., arXiv 2507.18071     (r - mean) / std    tokens, completions       sequence ratio
+//   rloo     Ahmadian et al., arXiv 2402.14740  r - mean of others  all tokens
+//   cispo    MiniMax-M1, arXiv 2506.13585       (r - mean) / std    all tokens                clipped weight
 //
-// The std is of the group as it is (divided by G). DAPO's clip-higher, dynamic sampling and overlong penalty
-// are keys of their own, for every algorithm.
+// (*) of the sum of its tokens over max_new_tokens, a constant. The std is of the group as it is (divided by
+// G). Sequence ratio: one per completion instead of one per token. Clipped weight: a clipped ratio that only
+// weighs log p and lets no gradient through. DAPO's clip-higher, dynamic sampling and overlong penalty are
+// keys of their own, for every algorithm.
 #pragma once
 
 #include <string>

@@ -126,7 +126,9 @@ Json state_json(const TrainState& s, double last_accuracy, const std::string& st
           {"seconds", s.seconds},
           {"max_logp_diff", s.max_logp_diff},
           {"reference_version", s.reference_version},
-          {"norms", s.norms},
+          {"norms", s.norms.values},
+          {"losses", s.losses.values},
+          {"kls", s.kls.values},
           {"last_accuracy", last_accuracy},
           {"stage_before", stage_before}};
 }
@@ -140,7 +142,9 @@ TrainState parse_state(const Json& j) {
   s.tokens_generated = j.at("tokens_generated"), s.tokens_trained = j.at("tokens_trained");
   s.seconds = j.at("seconds"), s.max_logp_diff = j.at("max_logp_diff"),
   s.reference_version = j.at("reference_version");
-  s.norms = j.at("norms").get<std::vector<double>>();
+  s.norms.values = j.at("norms").get<std::vector<double>>();
+  s.losses.values = j.value("losses", std::vector<double>());  // not in checkpoints of earlier builds
+  s.kls.values = j.value("kls", std::vector<double>());
   return s;
 }
 

@@ -168,6 +168,7 @@ void Run::execute(bool (*wanted)(const StageConfig&)) {
       state.step = 0;
       state.prompt_cursor = state.group_cursor = 0;
       state.reference_version = 0;
+      state.norms = state.losses = state.kls = {};
       trainer_->begin_stage(config_.stages[i]);
     }
     run_stage(config_.stages[i]);

@@ -13,6 +13,7 @@
 #include "grpo/algorithm.h"
 #include "grpo/packing.h"
 #include "grpo/sample.h"
+#include "grpo/spike.h"
 #include "model/model.h"
 #include "report/metrics.h"
 #include "reward/reward.h"
@@ -41,14 +42,13 @@ struct TrainState {
   int64_t prompt_cursor = 0;  // next prompt of the stage's stream that is submitted
   int64_t group_cursor = 0;   // next group that is trained on (<= prompt_cursor: the rest is in flight)
   int64_t skipped = 0;        // skipped updates in a row
-  int64_t metric_lines =
-      0;  // of metrics.jsonl, and the size of completions.jsonl: what came later is cut off on resume
-  int64_t completion_bytes = 0;
+  // Size of metrics.jsonl and completions.jsonl: what came later is cut off on resume.
+  int64_t metric_lines = 0, completion_bytes = 0;
   int64_t tokens_generated = 0, tokens_trained = 0;
   double seconds = 0;
   double max_logp_diff = 0;  // largest |logp_rollout - logp_train| seen
   int64_t reference_version = 0;
-  std::vector<double> norms;  // of the last 100 updates, for spikes
+  RecentValues norms, losses, kls;  // of this stage
 };
 
 // What one update reports: means over its tokens.
@@ -135,6 +135,8 @@ class Trainer {
   // Norm, clip, skip, AdamW. The batch is what the gradient comes from: it is written to a file when the
   // update is skipped.
   void apply_update(double lr, const std::vector<BatchLine>& batch, UpdateStats& stats);
+  std::string reason_to_skip(const UpdateStats& stats) const;  // "": none
+  void skip_update(const std::vector<BatchLine>& batch, const std::string& reason);
   void dump_batch(const std::vector<BatchLine>& batch, const std::string& why) const;
   double scheduled_lr(double lr, double lr_min, int64_t warmup, int64_t steps) const;
 

@@ -60,6 +60,36 @@ void Trainer::dump_batch(const std::vector<BatchLine>& batch, const std::string&
     log_error("cannot write {}", path);  // the update is lost already: that is no reason to lose the run
 }
 
+// What clipping leaves alone is no spike of the norm, and a nat per token none of loss or KL.
+std::string Trainer::reason_to_skip(const UpdateStats& u) const {
+  const double factor = config_.train.spike_factor, clip = config_.train.max_grad_norm;
+  const char* what = nullptr;
+  if (!std::isfinite(u.grad_norm) || !std::isfinite(u.loss) || !std::isfinite(u.kl)) {
+    what = "non-finite values";
+  } else if (state_.norms.spike(u.grad_norm, factor, clip > 0 ? clip : 1.0)) {
+    what = "spike of the gradient norm";
+  } else if (state_.losses.spike(u.loss, factor, 1.0)) {
+    what = "spike of the loss";
+  } else if (state_.kls.spike(u.kl, factor, 1.0)) {
+    what = "spike of the KL";
+  } else {
+    return "";
+  }
+  return fmt::format("{} (gradient norm {:.3g}, loss {:.3g}, KL {:.3g})", what, u.grad_norm, u.loss, u.kl);
+}
+
+void Trainer::skip_update(const std::vector<BatchLine>& batch, const std::string& reason) {
+  ++state_.skipped;
+  if (machine_.mesh->rank() == 0) {
+    dump_batch(batch, reason);
+    log_warn("step {}: update skipped: {}; {} in a row; its batch is in bad_batch_{}.jsonl",
+             state_.global_step, reason, state_.skipped, state_.global_step);
+  }
+  if (state_.skipped >= config_.train.max_skipped)
+    fail(ExitCode::kNonFinite, "{} updates in a row skipped (train.max_skipped), the last one for {}",
+         state_.skipped, reason);
+}
+
 void Trainer::apply_update(double lr, const std::vector<BatchLine>& batch, UpdateStats& stats) {
   job_position().step = state_.global_step;  // several updates of one rollout
   const int rank = machine_.mesh->rank();
@@ -75,32 +105,16 @@ void Trainer::apply_update(double lr, const std::vector<BatchLine>& batch, Updat
   const double norm = std::sqrt(w.grad_square_sum(machine_.runtime().exec).value());
   stats.grad_norm = norm;
   stats.lr = lr;
-  // Every rank sees the same norm and the same loss, so every rank takes the same decision.
-  const double limit =
-      state_.norms.size() < 10
-          ? INFINITY
-          : config_.train.spike_factor * *std::max_element(state_.norms.begin(), state_.norms.end());
-  const bool finite = std::isfinite(norm) && std::isfinite(stats.loss);
-  if (!finite || (config_.train.spike_factor > 0 && norm > limit)) {
+  // Every rank sees the same numbers, so every rank takes the same decision.
+  if (const std::string reason = reason_to_skip(stats); !reason.empty()) {
     stats.skipped = true;
-    ++state_.skipped;
-    const std::string why = fmt::format("{} (gradient norm {:.3g}, loss {:.3g})",
-                                        finite ? "spike" : "non-finite values", norm, stats.loss);
-    if (rank == 0) {
-      dump_batch(batch, why);
-      log_warn("step {}: update skipped: {}; {} in a row; its batch is in bad_batch_{}.jsonl",
-               state_.global_step, why, state_.skipped, state_.global_step);
-    }
-    if (state_.skipped >= config_.train.max_skipped)
-      fail(ExitCode::kNonFinite,
-           "{} updates in a row skipped (train.max_skipped): the last one had gradient norm {:.3g} and loss "
-           "{:.3g}",
-           state_.skipped, norm, stats.loss);
+    skip_update(batch, reason);
     return;
   }
   state_.skipped = 0;
-  state_.norms.push_back(norm);
-  if (state_.norms.size() > 100) state_.norms.erase(state_.norms.begin());
+  state_.norms.add(norm);
+  state_.losses.add(stats.loss);
+  state_.kls.add(stats.kl);
   const TrainConfig& t = config_.train;
   const double clip = t.max_grad_norm > 0 && norm > t.max_grad_norm ? t.max_grad_norm / norm : 1.0;
   w.adamw_step({.lr = static_cast<float>(lr),
