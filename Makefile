@@ -8,7 +8,7 @@ B      := build/$(CONFIG)
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: all help setup demo demo-seeds test bench lint format format-check profile clean FORCE
+.PHONY: all help setup demo demo-seeds sim test run-tests bench lint format format-check profile clean FORCE
 MAKEFLAGS += -rR --no-print-directory
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
@@ -31,21 +31,35 @@ export OPENBLAS_NUM_THREADS := 1
 # --- sources: found, never listed ---
 cpp         = $(sort $(shell find $(wildcard $1) -name '*.cpp' 2>/dev/null))
 LIB_SRCS   := $(filter-out csrc/cli/main.cpp,$(call cpp,csrc mpi))
-TEST_SRCS  := $(filter-out tests/e2e/%,$(call cpp,tests))
+TEST_SRCS  := $(filter-out tests/e2e/% tests/ptxsim/%,$(call cpp,tests))
 MPI_MAIN   := $(filter-out %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
 REF_SRCS   := $(filter-out %_test.cpp tests/mpi/%,$(TEST_SRCS))
 MPI_TESTS  := $(filter %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
 UNIT_TESTS := $(filter %_test.cpp,$(filter-out tests/mpi/%,$(TEST_SRCS)))
-BENCH_SRCS := $(call cpp,bench)
+BENCH_SRCS := $(filter-out bench/ptxsim/%,$(call cpp,bench))
 BENCHES    := $(filter %_bench.cpp,$(BENCH_SRCS))
 BENCH_HELP := $(filter-out %_bench.cpp,$(BENCH_SRCS)) $(REF_SRCS)
 objs        = $(patsubst %.cpp,$(B)/%.o,$1)
+
+# The CUDA toolkit, 13.x: CUDA_HOME, the usual place, or the wheels of `make setup CUDA=wheels`. Without one there are no
+# CUDA programs, and of the simulator everything but its runtime.
+TOOLKIT    := $(firstword $(foreach d,$(CUDA_HOME) /usr/local/cuda .cache/cuda/nvidia/cu13,$(if $(and $(wildcard $d/bin/nvcc),$(wildcard $d/lib*/libcudart.so.13)),$d)))
+cu          = $(if $(TOOLKIT),$(sort $(shell find $(wildcard $1) -name '*.cu' 2>/dev/null)))
+no_runtime  = $(if $(TOOLKIT),,tools/ptxsim/runtime/% tests/ptxsim/runtime/% tests/ptxsim/runtime_test.cpp)
+SIM_SRCS   := $(filter-out tools/ptxsim/fuzz/% $(no_runtime),$(call cpp,tools/ptxsim))
+SIM_TESTS  := $(filter-out tests/ptxsim/silicon/% tests/ptxsim/planted/% $(no_runtime),$(call cpp,tests/ptxsim))
+SIM_HELP   := $(filter-out %_test.cpp,$(SIM_TESTS))
+SILICON    := $(call cu,tests/ptxsim/silicon)
+PLANTED    := $(call cu,tests/ptxsim/planted)
+SIM_BENCH  := $(call cu,bench/ptxsim)
+cu_objs     = $(patsubst %.cu,$(B)/%.cu.o,$1)
 
 # ONLY="csrc/cpu csrc/base" makes the library of t/ and b/ from those folders alone, in its own folder.
 empty :=
 ifneq ($(strip $(ONLY)),)
 L := $(B)/only/$(subst /,_,$(subst $(empty) $(empty),+,$(strip $(ONLY))))
 LIB_SRCS := $(foreach o,$(ONLY),$(filter $(o) $(o:/=)/%,$(LIB_SRCS)))
+SIM_SRCS := $(foreach o,$(ONLY),$(filter $(o) $(o:/=)/%,$(SIM_SRCS)))
 else
 L := $(B)
 endif
@@ -70,6 +84,13 @@ OPT := $(or $(FLAGS_$(CONFIG)),$(error CONFIG=$(CONFIG): release, debug or asan)
 WARN := -Wall -Wextra -Werror -Wno-restrict -Wno-psabi -Wno-missing-field-initializers
 CXXFLAGS = -std=c++20 $(OPT) -march=$(ARCH) -ffp-contract=off -fno-math-errno -pthread $(WARN) $(EXTRA_CXXFLAGS)
 CPPFLAGS = -I. -Icsrc $(MPI_CXXFLAGS) -DOMPI_SKIP_MPICXX -DSPDLOG_COMPILED_LIB -DSPDLOG_SHARED_LIB -DSPDLOG_FMT_EXTERNAL
+SIM_CPPFLAGS = -Itools/ptxsim $(patsubst %,-isystem %/include,$(TOOLKIT))
+SIM_CXXFLAGS = $(CXXFLAGS) -fPIC -fvisibility=hidden
+SIM_LDLIBS   = -Wl,--as-needed -lfmt -ldl -lrt
+# Both images are in the binary: ptxas vets every kernel, the simulator runs its PTX, which must not be compressed.
+NVCC      = $(TOOLKIT)/bin/nvcc
+NVCCFLAGS = -std=c++20 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_90a,code=compute_90a --no-compress -lineinfo \
+  -Werror all-warnings -I. $(addprefix -Xcompiler ,$(OPT) -ffp-contract=off -Wall -Wextra -Wno-psabi) $(EXTRA_NVCCFLAGS)
 LDLIBS   = -Wl,--as-needed $(MPI_LDFLAGS) -lspdlog -lfmt -lsimdjson -lutf8proc -lxxhash -lhwy -ldl
 
 Q   := $(if $(filter 1,$(V)),,@)
@@ -85,11 +106,30 @@ $(L)/members: FORCE
 $(B)/tests.list: FORCE
 	$(call stamp,$(TEST_SRCS) $(BENCH_SRCS))
 
+$(B)/sim.flags: FORCE
+	$(call stamp,$(CXX) $(SIM_CPPFLAGS) $(SIM_CXXFLAGS) $(ARCH_ID))
+$(B)/cuda.flags: FORCE
+	$(call stamp,$(NVCC) $(NVCCFLAGS))
+$(B)/sim.list: FORCE
+	$(call stamp,$(SIM_TESTS) $(SILICON) $(PLANTED) $(SIM_BENCH))
+$(L)/sim.members: FORCE
+	$(call stamp,$(SIM_SRCS))
+
+compile = $(Q)mkdir -p $(@D); t=$@.$$$$; trap 'rm -f '$$t' '$$t'.*' EXIT; touch $$t.start; \
+	CCACHE_NAMESPACE=$(ARCH_ID) $(CCACHE) $1 -MMD -MP -MF $$t.d -MT $@ -c $< -o $$t && \
+	touch -r $$t.start $$t && mv $$t.d $(@:.o=.d) && mv $$t $@
 $(B)/%.o: %.cpp $(B)/flags
 	$(call say,CXX,$<)
-	$(Q)mkdir -p $(@D); t=$@.$$$$; trap 'rm -f '$$t' '$$t'.*' EXIT; touch $$t.start; \
-	CCACHE_NAMESPACE=$(ARCH_ID) $(CCACHE) $(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -MF $$t.d -MT $@ -c $< -o $$t && \
-	touch -r $$t.start $$t && mv $$t.d $(@:.o=.d) && mv $$t $@
+	$(call compile,$(CXX) $(CPPFLAGS) $(CXXFLAGS))
+$(B)/tools/ptxsim/%.o: tools/ptxsim/%.cpp $(B)/sim.flags
+	$(call say,CXX,$<)
+	$(call compile,$(CXX) $(SIM_CPPFLAGS) $(SIM_CXXFLAGS))
+$(B)/tests/ptxsim/%.o: tests/ptxsim/%.cpp $(B)/sim.flags
+	$(call say,CXX,$<)
+	$(call compile,$(CXX) -I. $(SIM_CPPFLAGS) $(SIM_CXXFLAGS))
+$(B)/%.cu.o: %.cu $(B)/cuda.flags
+	$(call say,NVCC,$<)
+	$(call compile,$(NVCC) $(NVCCFLAGS))
 
 # NVTX is a header of the CUDA toolkit; without it the ranges are left out.
 NVTX = $(patsubst %/nvtx3/nvToolsExt.h,-isystem %,$(wildcard $(or $(CUDA_HOME),/usr/local/cuda)/include/nvtx3/nvToolsExt.h))
@@ -113,6 +153,40 @@ $(B)/contender_bench: $(call objs,$(BENCHES) $(BENCH_HELP)) $(LIB) $(B)/tests.li
 	$(call say,LINK,$@)
 	$(call link,-lbenchmark_main -lbenchmark -lopenblas)
 
+# The simulator: a libcudart that takes the place of the real one (tools/sim), and its own tests.
+$(B)/ptxsim/libcudart.so.13: $(call objs,$(SIM_SRCS)) tools/ptxsim/runtime/libcudart.map $(L)/sim.members
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D); t=$@.$$$$; $(CXX) $(OPT) -shared -pthread $(filter %.o,$^) -Wl,-soname,libcudart.so.13 \
+	-Wl,--version-script=$(filter %.map,$^) $(SIM_LDLIBS) -o $$t && mv $$t $@ && ln -sfn libcudart.so.13 $(@D)/libcudart.so
+$(L)/libptxsim.a: $(call objs,$(SIM_SRCS)) $(L)/sim.members
+	$(call say,AR,$@)
+	$(Q)t=$@.$$$$; ar rcs $$t $(filter %.o,$^) && mv $$t $@
+link_sim = $(Q)mkdir -p $(@D); t=$@.$$$$; $(CXX) $(OPT) -pthread $(filter %.o %.a,$^) -lgtest_main -lgtest $(SIM_LDLIBS) -o $$t && mv $$t $@
+$(B)/ptxsim_tests: $(call objs,$(SIM_TESTS)) $(L)/libptxsim.a $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_sim)
+$(L)/t/ptxsim_test: $(call objs,$(SIM_TESTS)) $(L)/libptxsim.a $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_sim)
+$(L)/t/ptxsim/%_test: $$(call objs,$$(call pick,ptxsim/$$*,tests,test,$(SIM_TESTS)) $(SIM_HELP)) $(L)/libptxsim.a $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_sim)
+# CUDA programs know nothing of it; without an rpath, so that the loader's path decides which runtime they get.
+link_cuda = $(Q)mkdir -p $(@D); t=$@.$$$$; $(CXX) $(OPT) -pthread $(filter %.o,$^) $1 $(addprefix -L,$(wildcard $(TOOLKIT)/lib $(TOOLKIT)/lib64)) \
+	-l:libcudart.so.13 -ldl -o $$t && mv $$t $@
+$(B)/silicon_tests: $(call cu_objs,$(SILICON)) $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_cuda,-lgtest_main -lgtest)
+$(B)/t/ptxsim/silicon/%_test: $(B)/tests/ptxsim/silicon/%.cu.o
+	$(call say,LINK,$@)
+	$(call link_cuda,-lgtest_main -lgtest)
+$(B)/planted_bugs: $(call cu_objs,$(PLANTED)) $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_cuda)
+$(B)/ptxsim_bench: $(call cu_objs,$(SIM_BENCH)) $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_cuda)
+
 # t/cpu/linear = tests/cpu/linear_test.cpp, t/cpu = tests/cpu/**; b/ likewise.
 mpi_main = $(if $(filter mpi mpi/%,$1),$(MPI_MAIN))
 pick = $(or $(filter $2/$1_$3.cpp $2/$1/%_$3.cpp,$4),$(error no $2/$1_$3.cpp and no tests in $2/$1/))
@@ -125,10 +199,12 @@ $(L)/b/%_bench: $$(call objs,$$(call pick,$$*,bench,bench,$(BENCHES)) $(BENCH_HE
 
 # --- what people type ---
 help: ## this list
-	@sed -nE 's/^([a-z-]+|[tb]\/%):.*## (.*)/  \1|\2/p' Makefile | column -t -s'|'
+	@sed -nE 's/^([a-z-]+|[tb]\/[a-z\/]*%?):.*## (.*)/  \1|\2/p' Makefile | column -t -s'|'
 all: $(if $(wildcard csrc/cli/main.cpp),$(B)/contender,$(LIB)) ## build/<config>/contender
-setup: ## install the Debian packages that are missing
-	@tools/setup.sh
+setup: ## install the Debian packages that are missing (CUDA=wheels: nvcc from Python wheels too, where there is none)
+	@TOOLKIT=$(TOOLKIT) tools/setup.sh $(CUDA)
+sim: $(if $(TOOLKIT),$(B)/ptxsim/libcudart.so.13) ## the simulator of tools/sim: CUDA programs run on this machine's CPU
+	$(if $(TOOLKIT),,@echo "no CUDA 13 toolkit (CUDA_HOME, /usr/local/cuda, make setup CUDA=wheels): CUDA programs are skipped")
 demo: setup ## set up, build, and train both demo tasks on DEMO_NP=2 ranks
 	@$(MAKE) all
 	@$(MPIRUN) -np $(DEMO_NP) $(B)/contender $(DEMO)
@@ -139,18 +215,24 @@ demo-seeds: setup ## the demo for seeds 1 2 3, one row each
 	@tools/demo_seeds.sh "$(B)/contender $(DEMO)" $(DEMO_NP) $(SEEDS)
 test: setup ## set up, build, lint, and run every test
 	@$(MAKE) all run-tests
-run-tests: all $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
+run-tests: all sim $(if $(SIM_TESTS),$(B)/ptxsim_tests) $(if $(SILICON),$(B)/silicon_tests) $(if $(PLANTED),$(B)/planted_bugs) $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
 	@tools/test.sh $(B)
 t/%: $(L)/t/%_test FORCE ## run the tests of one path: t/cpu/linear, t/cpu, t/mpi/group NP=2 (GTEST_FILTER, ONLY="csrc/cpu ...")
 	$(Q)[ -t 1 ] || export GTEST_COLOR=no; $(if $(filter mpi mpi/%,$*),for n in $(or $(NP),1 2 4); do echo "np=$$n"; $(MPIRUN) -np $$n $< || exit; done,$<)
+t/ptxsim/silicon: $(B)/silicon_tests sim FORCE
+	$(Q)tools/sim $(SIM) $<
+t/ptxsim/silicon/%: $(B)/t/ptxsim/silicon/%_test sim FORCE ## CUDA tests in the simulator: t/ptxsim/silicon/wgmma (SIM="--late --check --seed 3")
+	$(Q)tools/sim $(SIM) $<
 bench: setup ## build and run every benchmark (ARGS=--benchmark_filter=...)
 	@$(MAKE) $(B)/contender_bench
 	@$(B)/contender_bench $(ARGS)
 b/%: $(L)/b/%_bench FORCE ## run the benchmarks of one path
 	$(Q)$< $(ARGS)
+b/ptxsim: $(B)/ptxsim_bench sim FORCE ## the simulator's own numbers beside their bars
+	$(Q)bench/ptxsim/run.sh $(B)
 lint: ## include arrows, size limits, mirrored tests
 	@tools/lint.sh
-FORMAT_FILES = $(or $(F),$(shell find $(wildcard csrc mpi cuda tests bench) -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'))
+FORMAT_FILES = $(or $(F),$(shell find $(wildcard csrc mpi cuda tests bench tools) -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'))
 format: ## clang-format in place (F="files" for some)
 	@[ -z "$(FORMAT_FILES)" ] || clang-format -i $(FORMAT_FILES)
 format-check: ## clang-format, changing nothing
@@ -162,4 +244,4 @@ profile: ## the demo under Nsight Systems, one report per rank
 clean: ## remove build/
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(call objs,$(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS)))
+-include $(patsubst %.o,%.d,$(call objs,$(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))

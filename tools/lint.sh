@@ -9,7 +9,7 @@ status=0
 tools/layers.sh || status=1
 
 roots=()
-for d in csrc mpi cuda tests bench; do [ -d "$d" ] && roots+=("$d"); done
+for d in csrc mpi cuda tests bench tools; do [ -d "$d" ] && roots+=("$d"); done
 if [ ${#roots[@]} -gt 0 ]; then
   # In formatted code a body is indented further than its function, so a closing brace in column 0 (functions) or 2
   # (members) belongs to the last line that began with a name in that column.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tools/test.sh BUILD_DIR: lint, the unit tests, the MPI tests on 1, 2 and 4 ranks, the scripts of tests/e2e. One line
-# each, the log of what failed, and last `N passed, N failed`. MPIRUN comes from the Makefile.
+# tools/test.sh BUILD_DIR: lint, the unit tests, the MPI tests on 1, 2 and 4 ranks, the simulator's tests, the CUDA tests in
+# the simulator (plain, and twice checked with async work late), the planted bugs, the scripts of tests/e2e. One line each, the log of what failed, and last `N passed, N failed`. MPIRUN comes from the Makefile.
 # A test counts as passed when it passed on at least one rank and failed on none; a skipped test does not count.
 # A binary that dies or hangs without naming a failed test counts as one failure.
 set -uo pipefail
@@ -71,19 +71,52 @@ if tools/lint.sh >"$logs/lint.log" 2>&1; then lint=(1 0); else lint=(0 1); fi
 cat "$logs/lint.log"
 add lint "${lint[@]}" 0 "$(since "$start")"
 
-if [ -x "$build/contender_tests" ]; then
+# run_gtest NAME COMMAND...: the command once per shard, each on one core.
+run_gtest() {
+  local name=$1 i status=0 pids=() files=() p
+  shift
   start=$(now)
-  pids=()
-  files=()
   for ((i = 0; i < shards; i++)); do
-    files+=("$logs/unit.$i.log")
-    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$i timeout -k 10 "$limit_s" "$build/contender_tests" --gtest_color=no \
+    files+=("$logs/${name// /_}.$i.log")
+    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$i timeout -k 10 "$limit_s" "$@" --gtest_color=no \
       >"${files[i]}" 2>&1 </dev/null &
     pids+=($!)
   done
-  status=0
   for p in "${pids[@]}"; do wait "$p" || status=$?; done
-  report_gtest contender_tests "$status" "$(since "$start")" "${files[@]}"
+  report_gtest "$name" "$status" "$(since "$start")" "${files[@]}"
+}
+
+# Each planted bug must end its process with a status other than 0 and the words that `--list` gives for it.
+run_planted() {
+  local passed=0 failed=0 bug words out status
+  start=$(now)
+  while IFS=$'\t' read -r bug words; do
+    out=$(timeout -k 10 120 tools/sim --check "$build/planted_bugs" "$bug" 2>&1 </dev/null)
+    status=$?
+    if [ "$status" -ne 0 ] && [ "$status" -lt 124 ] && grep -qF -- "$words" <<<"$out"; then
+      passed=$((passed + 1))
+    else
+      failed=$((failed + 1))
+      printf -- '--- planted bug %s: exit status %d, expected "%s" in:\n%s\n' "$bug" "$status" "$words" "$(tail -n 20 <<<"$out")"
+    fi
+  done < <(tools/sim "$build/planted_bugs" --list)
+  [ $((passed + failed)) -gt 0 ] || failed=1
+  add planted_bugs "$passed" "$failed" 0 "$(since "$start")"
+}
+
+[ ! -x "$build/contender_tests" ] || run_gtest contender_tests "$build/contender_tests"
+
+[ ! -x "$build/ptxsim_tests" ] || run_gtest ptxsim_tests "$build/ptxsim_tests"
+if [ -e "$build/ptxsim/libcudart.so.13" ]; then
+  export PTXSIM_THREADS=1
+  if [ -x "$build/silicon_tests" ]; then
+    run_gtest "silicon_tests" tools/sim "$build/silicon_tests"
+    for seed in 1 2; do
+      run_gtest "silicon_tests late checked $seed" tools/sim --late --check --seed "$seed" "$build/silicon_tests"
+    done
+  fi
+  unset PTXSIM_THREADS
+  [ ! -x "$build/planted_bugs" ] || run_planted
 fi
 
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} # Open MPI frees little at exit
