@@ -5,7 +5,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "exec/program.h"
@@ -37,6 +39,20 @@ class Decoder {
   };
   virtual Address address(const ptx::Operand& op) = 0;
 
+  // Index of the instruction that a label stands for, as the target of a branch: known only after everything is emitted,
+  // so the decoder writes it into instr.imm of the instruction with that index.
+  virtual void branch_target(int index, const ptx::Operand& label) = 0;
+  // The same for each label of a `.branchtargets` table, into *pcs (owned by the program).
+  virtual void branch_table(const ptx::Operand& label, std::vector<uint32_t>* pcs) = 0;
+  // Place of a variable of the kernel: its space and offset (kernel parameters, shared, local; .param variables of calls
+  // live in local memory). Fails where the operand is no such variable.
+  struct Place {
+    ptx::Space space = ptx::Space::kNone;
+    uint64_t offset = 0;
+    uint64_t bytes = 0;
+  };
+  virtual Place place(const ptx::Operand& op) = 0;
+
   // Appends; fills guard, guard_flip and the location. Returns the index.
   virtual int emit(Instr instr) = 0;
   virtual Program& program() = 0;
@@ -46,6 +62,8 @@ class Decoder {
   virtual void unknown(const ptx::Instruction& in) = 0;
 };
 
+// Reads of special registers (mov from %tid.x and its kin), asked before all others.
+bool decode_special(Decoder& d, const ptx::Instruction& in);    // exec/special.cpp
 // In the order in which they are asked. integer, float, memory and control: mov, cvta, ld/st, bra, bar, ...
 bool decode_integer(Decoder& d, const ptx::Instruction& in);    // exec/integer.cpp
 bool decode_float(Decoder& d, const ptx::Instruction& in);      // exec/float.cpp: f32, f64
@@ -63,7 +81,9 @@ bool decode_mma(Decoder& d, const ptx::Instruction& in);        // exec/mma.cpp:
 bool decode_wgmma(Decoder& d, const ptx::Instruction& in);      // exec/wgmma.cpp
 bool decode_system(Decoder& d, const ptx::Instruction& in);     // exec/system.cpp: nanosleep, setmaxnreg, vprintf, ...
 
-// A kernel of a parsed module. Throws ptx::ParseError (line and reason).
-std::unique_ptr<Program> decode(const ptx::Module& module, ptx::Function& entry);
+// Address of a .global or .const variable of the module on the program's device; 0 where there is none.
+using GlobalAddress = std::function<uint64_t(std::string_view name)>;
+// A kernel of a parsed module; bodies of the functions it calls are parsed on the way. Throws ptx::ParseError.
+std::unique_ptr<Program> decode(ptx::Module& module, ptx::Function& entry, const GlobalAddress& global_address);
 
 }  // namespace ptxsim

@@ -33,14 +33,16 @@ struct Instr {
   const void* ext = nullptr;            // the family's further operands, owned by the Program
 };
 
-// Offset of the predicate row that is all ones.
+// Predicate rows at fixed places: all ones; the carry flag CC.CF of add.cc and its kin (one bit per lane).
 inline constexpr uint32_t kTrueRow = 0;
+inline constexpr uint32_t kCarryRow = 4;
 
 // One constant of the register file: `bytes` per lane (4 of them: a predicate row is given as 32-bit word).
 struct ConstantRow {
   uint32_t offset = 0;
-  uint32_t width = 4;  // bytes per lane: 2, 4, 8
+  uint32_t width = 4;  // bytes per lane: 2, 4, 8; 0: one predicate word
   uint64_t value = 0;
+  bool shared = false;  // a shared address: the rank of the block in its cluster is added, << 24
 };
 
 // A variable of shared or local space with its place.
