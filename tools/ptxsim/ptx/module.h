@@ -47,12 +47,15 @@ struct Register {
   Type type = Type::kNone;
 };
 
-// A word inside a global initialiser that holds the address of another variable (generic() where `generic`).
+// A word inside a global initialiser that holds the address of another variable or function (generic() where `generic`):
+// the `bytes` low bytes of (address >> shift). Packed structures have their pointers stored byte by byte.
 struct AddressInit {
   uint64_t offset = 0;  // bytes from the start of the variable
   std::string symbol;
   int64_t addend = 0;
   bool generic = false;
+  int bytes = 8;
+  int shift = 0;
 };
 
 struct Variable {
@@ -62,19 +65,20 @@ struct Variable {
   uint64_t align = 1;
   uint64_t bytes = 0;         // 0: `extern .shared x[]`, as long as the launch says
   bool is_extern = false;
-  std::vector<uint8_t> init;  // empty: zeros
+  std::vector<uint8_t> init;  // the first init.size() bytes, at most `bytes`; the rest is zeros
   std::vector<AddressInit> addresses;
+  int reg = -1;               // a .reg parameter or result, after parse_body: its index into Function::registers
 };
 
 enum class OperandKind : uint8_t {
   kRegister,  // reg; negated for !p
   kInteger,   // integer: decimal, hex, octal, binary, negative as two's complement
   kFloat,     // real: 0f..., 0d... or a decimal literal
-  kSpecial,   // name: "%tid.x", "%laneid", "WARP_SZ", "%clusterid.y", ... without resolution
+  kSpecial,   // name: "%tid.x", "%laneid", "WARP_SZ", "%clusterid.y", ...; any undeclared name that begins with %
   kVariable,  // variable (index into Function::variables or, when is_global, name of a module variable) + offset
   kFunction,  // name: a function as the target of call, or its address
-  kAddress,   // [base + offset]: base in `elements[0]` (register, variable or integer); further coordinates
-              // [map, {c0, c1}] or [a, b] in elements[1..]
+  kAddress,   // [base + offset]: base in `elements[0]` (register, variable or integer; its own offset is 0), the offset
+              // in `integer`; what follows a comma in elements[1..], one each: [map, {c0, c1}] is {map, kVector{c0, c1}}
   kVector,    // {a, b, c, d}: elements; for call: the parenthesised lists
   kPair,      // p|q: elements[0], elements[1]
   kLabel,     // label
@@ -88,7 +92,9 @@ struct Operand {
   int reg = -1;            // index into Function::registers
   int variable = -1;       // index into Function::variables (shared, local, param) when not is_global
   int label = -1;          // index into Function::labels
-  int lane = -1;           // .x .y .z .w / .b0 .. .b3 of a register, -1 for the whole
+  int lane = -1;           // .b0 .. .b3, .h0, .h1 of a register, -1 for the whole; lanes of .v2/.v4 registers are
+                           // registers of their own
+  char lane_unit = 0;      // 'b' or 'h' where lane >= 0
   uint64_t integer = 0;    // kInteger value; kVariable and kAddress: byte offset (two's complement)
   double real = 0;         // kFloat
   bool is_single = false;  // kFloat written as 0f........: `integer` holds its 32 bits; else the 64 bits of a double
@@ -101,7 +107,8 @@ struct Instruction {
   std::vector<std::string_view> parts;  // {"ld", "shared", "v4", "f32"}; "::" stays inside a part
   int guard = -1;                       // register of @p, -1 for none
   bool guard_negated = false;           // @!p
-  std::vector<Operand> operands;        // for call: {results}, function, {arguments}, then the prototype or table if any
+  std::vector<Operand> operands;        // for call always three: {results}, function, {arguments}, both lists possibly
+                                        // empty; then the prototype or table (kLabel) if any
   Location loc;
 
   std::string_view mnemonic() const { return parts[0]; }
@@ -152,6 +159,7 @@ struct Module {
   std::unordered_map<int, std::string> files;  // .file
   std::vector<Variable> variables;    // .global, .const and module-scope .shared
   std::vector<Function> functions;    // definitions and declarations, in order
+  // By name: the definition where there is one, else a declaration; an .alias leads to what it stands for.
   std::unordered_map<std::string_view, int> function_index, variable_index;
 
   const Function* find(std::string_view name) const;
