@@ -77,6 +77,7 @@ bool decode_lanes(Decoder& d, const ptx::Instruction& in);      // exec/lanes.cp
 bool decode_mbarrier(Decoder& d, const ptx::Instruction& in);   // exec/mbarrier.cpp
 bool decode_async(Decoder& d, const ptx::Instruction& in);      // exec/async.cpp: cp.async, bulk, griddepcontrol
 bool decode_tensor(Decoder& d, const ptx::Instruction& in);     // exec/tensor.cpp: TMA, tensormap
+bool decode_cluster(Decoder& d, const ptx::Instruction& in);    // exec/cluster.cpp: barrier.cluster, mapa, fences
 bool decode_mma(Decoder& d, const ptx::Instruction& in);        // exec/mma.cpp: mma, ldmatrix, stmatrix, movmatrix
 bool decode_wgmma(Decoder& d, const ptx::Instruction& in);      // exec/wgmma.cpp
 bool decode_system(Decoder& d, const ptx::Instruction& in);     // exec/system.cpp: nanosleep, setmaxnreg, vprintf, ...

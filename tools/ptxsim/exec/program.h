@@ -76,6 +76,10 @@ struct Program {
   // Owner of what Instr::ext points to.
   template <class T>
   const T* keep(T value) {
+    return keep_mutable(std::move(value));
+  }
+  template <class T>
+  T* keep_mutable(T value) {
     auto p = std::make_shared<T>(std::move(value));
     kept_.push_back(p);
     return p.get();

@@ -53,6 +53,7 @@ struct alignas(64) Warp {
   uint32_t mask = 0;
   bool stop = false;         // set by a handler: leave the loop after it (the split was parked, or its time is up)
   int budget = 0;            // backward branches left before the next warp has its turn
+  int turns_of_others = 0;   // choices of a split left in which the one furthest ahead is preferred
   std::byte* regs = nullptr;
   Checker* check = nullptr;  // null outside checked mode
 
@@ -67,13 +68,14 @@ struct alignas(64) Warp {
   uint64_t uid = 0;            // unique in the launch: cta linear index * warps per block + index
 };
 
-// One of the 16 barriers of a block (bar / barrier).
+// One of the 16 barriers of a block (bar / barrier). Arrivals are counted in warps: a warp has arrived when all its live
+// lanes have.
 struct NamedBarrier {
-  uint32_t arrived = 0;    // threads of this phase
-  uint32_t expected = 0;   // threads that complete it; 0 before the first arrival of a phase
+  std::array<uint32_t, 32> lanes{};  // of each warp, that have arrived in this phase
+  int expected = 0;        // warps that complete it; 0: nobody has arrived; -1: all warps that live
   uint64_t phase = 0;
-  uint32_t reduction = 0;  // of bar.red: and / or / popc of the phase being gathered
-  uint32_t result = 0;     // of the last phase
+  uint32_t all = ~0u, any = 0, count = 0;  // bar.red of the phase being gathered: and, or, popc
+  uint32_t result_all = 0, result_any = 0, result_count = 0;  // of the last complete phase
 };
 
 struct Cta {
