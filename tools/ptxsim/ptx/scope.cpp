@@ -1,0 +1,154 @@
+#include "ptx/scope.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ptxsim::ptx {
+
+FunctionScope::FunctionScope(const Module& module, size_t text_size)
+    : module(module), max_registers_(std::max<uint64_t>(65536, text_size)) {}
+
+void FunctionScope::enter() {
+  names_.enter();
+  ranges_.enter();
+  marks_.push_back(pending_.size());
+  has_labels_.push_back(false);
+}
+
+void FunctionScope::leave() {
+  if (has_labels_.back()) {
+    size_t kept = marks_.back();
+    for (size_t i = kept; i < pending_.size(); ++i) {
+      const Binding* binding = names_.find(pending_[i].name);
+      if (binding && binding->kind == NameKind::kLabel && binding->depth == depth()) {
+        resolve(pending_[i], binding->index);
+      } else {
+        pending_[kept++] = pending_[i];
+      }
+    }
+    pending_.resize(kept);
+  }
+  names_.leave();
+  ranges_.leave();
+  marks_.pop_back();
+  has_labels_.pop_back();
+}
+
+void FunctionScope::finish() {
+  for (const Pending& pending : pending_) {
+    if (!pending.operand) throw ParseError(pending.line, fmt::format("the branch target '{}' is no label", pending.name));
+    Operand& operand = *pending.operand;
+    if (module.variable_index.contains(pending.name)) {
+      operand.kind = OperandKind::kVariable;
+      operand.is_global = true;
+    } else if (module.function_index.contains(pending.name) && operand.integer == 0) {
+      operand.kind = OperandKind::kFunction;
+    } else {
+      throw ParseError(pending.line, fmt::format("'{}' is not declared", pending.name));
+    }
+  }
+}
+
+void FunctionScope::resolve(const Pending& pending, int label) {
+  if (!pending.operand) {
+    labels[pending.table].targets[pending.slot] = label;
+    return;
+  }
+  if (pending.operand->integer != 0) {
+    throw ParseError(pending.line, fmt::format("an offset from the label '{}'", pending.name));
+  }
+  pending.operand->kind = OperandKind::kLabel;
+  pending.operand->label = label;
+}
+
+int FunctionScope::add_register(const Lexer& lexer, std::string_view name, Type type) {
+  reserve_registers(lexer, 1);
+  const int index = static_cast<int>(registers.size());
+  declare(lexer, name, {.kind = NameKind::kRegister, .index = index});
+  registers.push_back({std::string(name), type});
+  return index;
+}
+
+void FunctionScope::add_register_range(const Lexer& lexer, std::string_view name, Type type, int count) {
+  reserve_registers(lexer, count);
+  const Binding binding{.kind = NameKind::kRegister, .index = static_cast<int>(registers.size()), .count = count};
+  if (!ranges_.declare(name, binding)) lexer.fail("'{}<...>' is declared twice", name);
+  has_digit_prefix_ |= is_class(name.back(), kDigit);
+  std::string full(name);
+  for (int i = 0; i < count; ++i) {
+    full.resize(name.size());
+    full += std::to_string(i);
+    registers.push_back({full, type});
+  }
+}
+
+void FunctionScope::add_register_vector(const Lexer& lexer, std::string_view name, Type type, int lanes) {
+  reserve_registers(lexer, lanes);
+  const int index = static_cast<int>(registers.size());
+  declare(lexer, name, {.kind = NameKind::kRegister, .index = index, .count = lanes});
+  for (int i = 0; i < lanes; ++i) registers.push_back({std::string(name) + '.' + "xyzw"[i], type});
+}
+
+void FunctionScope::add_variable(const Lexer& lexer, std::string_view name, Variable variable) {
+  declare(lexer, name, {.kind = NameKind::kVariable, .index = static_cast<int>(variables.size())});
+  variables.push_back(std::move(variable));
+}
+
+int FunctionScope::add_label(const Lexer& lexer, std::string_view name, int at) {
+  const int index = static_cast<int>(labels.size());
+  declare(lexer, name, {.kind = NameKind::kLabel, .index = index});
+  labels.push_back({std::string(name), at, {}});
+  has_labels_.back() = true;
+  return index;
+}
+
+void FunctionScope::add_target(const Lexer& lexer, int label, std::string_view target) {
+  std::vector<int>& targets = labels[label].targets;
+  pending_.push_back({target, nullptr, label, static_cast<int>(targets.size()), lexer.line()});
+  targets.push_back(-1);
+}
+
+void FunctionScope::require_function(const Lexer& lexer, std::string_view name) const {
+  if (!module.function_index.contains(name)) lexer.fail("'{}' is no function", name);
+}
+
+void FunctionScope::declare(const Lexer& lexer, std::string_view name, Binding binding) {
+  if (name == "_") lexer.fail("'_' is no name");
+  if (!names_.declare(name, binding)) lexer.fail("'{}' is declared twice", name);
+}
+
+void FunctionScope::reserve_registers(const Lexer& lexer, uint64_t count) {
+  if (registers.size() + count > max_registers_) lexer.fail("too many registers for a function of this length");
+}
+
+const Binding* FunctionScope::find(std::string_view name) {
+  const Binding* exact = names_.find(name);
+  if (!is_class(name.back(), kDigit)) return exact;
+  const Binding* in_range = find_in_range(name);
+  if (!exact || (in_range && in_range->depth > exact->depth)) return in_range;
+  return exact;
+}
+
+// %r12 as one of %r<100>. A prefix may itself end in a digit: %r1<10> has %r12 too.
+const Binding* FunctionScope::find_in_range(std::string_view name) {
+  size_t digits = name.size() - 1;
+  while (digits > 0 && is_class(name[digits - 1], kDigit)) --digits;
+  const Binding* best = nullptr;
+  if (name.size() - digits > 9 && has_digit_prefix_) digits = name.size() - 9;
+  for (; digits < name.size(); ++digits) {
+    const bool leading_zero = name[digits] == '0' && digits + 1 < name.size();
+    const Binding* range = leading_zero || digits == 0 ? nullptr : ranges_.find(name.substr(0, digits));
+    if (range && name.size() - digits <= 9 && (!best || range->depth > best->depth)) {
+      int number = 0;
+      for (const char c : name.substr(digits)) number = number * 10 + (c - '0');
+      if (number < range->count) {
+        found_ = {NameKind::kRegister, range->index + number, 0, range->depth};
+        best = &found_;
+      }
+    }
+    if (!has_digit_prefix_) break;
+  }
+  return best;
+}
+
+}  // namespace ptxsim::ptx
