@@ -21,7 +21,7 @@ enum class ExitCode : int {
   kConfig = 10,        // configuration or input data
   kNoCheckpoint = 11,  // no usable checkpoint
   kLayout = 12,        // layout does not fit the checkpoint
-  kHardware = 16,      // suspected transient hardware fault
+  kHardware = 16,      // the machine reports lost memory
   kNonFinite = 17,     // non-finite values or failed validation
   kPeerLost = 18,      // peer lost or hang
   kOutOfMemory = 19,

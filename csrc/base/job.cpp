@@ -1,6 +1,7 @@
 #include "base/job.h"
 
 #include <signal.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -37,7 +38,7 @@ constexpr std::array kKinds = {
     Kind{"spike", When::kAtStep, Param::kNone},      Kind{"disk_full", When::kNext, Param::kNone},
     Kind{"eio", When::kNext, Param::kNone},          Kind{"fsync", When::kNext, Param::kNone},
     Kind{"crash_write", When::kNext, Param::kCount}, Kind{"sigterm", When::kAtStep, Param::kNone},
-    Kind{"sigusr1", When::kAtStep, Param::kNone},
+    Kind{"sigusr1", When::kAtStep, Param::kNone},    Kind{"memory_error", When::kAtStep, Param::kNone},
 };
 
 constexpr int kEveryRank = -1;
@@ -91,6 +92,35 @@ bool applies(const Fault& f, std::string_view kind, int rank) {
   if (f.consumed || f.kind->name != kind || (f.rank != kEveryRank && f.rank != rank)) return false;
   const int64_t step = job_position().step;
   return f.kind->when == When::kAtStep ? step == f.step : step >= f.step;
+}
+
+char g_who[320];  // for the handler: who this process is, and where it runs
+
+// Calls nothing that is unsafe in a signal handler: fmt writes into the given array and allocates nothing.
+void on_bus_error(int, siginfo_t* info, void*) {
+  if (info->si_code != BUS_MCEERR_AR && info->si_code != BUS_MCEERR_AO) {
+    ::signal(SIGBUS, SIG_DFL);
+    ::raise(SIGBUS);  // arrives when the handler returns
+    return;
+  }
+  char line[512];
+  const JobPosition& at = job_position();
+  const auto end = fmt::format_to_n(
+      line, sizeof line,
+      "{}, step {}, {}]: the machine reports an uncorrectable memory error at {}; keep the job off it, and "
+      "start the same command again\n",
+      g_who, at.step, at.phase, info->si_addr);
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line, std::min(end.size, sizeof line));
+  ::_exit(static_cast<int>(ExitCode::kHardware));
+}
+
+// The kernel lets a process send itself what it sends on a machine check.
+void send_memory_error() {
+  siginfo_t info{};
+  info.si_signo = SIGBUS;
+  info.si_code = BUS_MCEERR_AR;
+  info.si_addr = g_who;
+  ::syscall(SYS_rt_tgsigqueueinfo, ::getpid(), ::gettid(), SIGBUS, &info);
 }
 
 }  // namespace
@@ -155,6 +185,16 @@ int64_t fault_delay_ns(int rank) {
   return delay_ns;
 }
 
+void end_on_memory_errors(const std::string& who) {
+  char host[256] = "";
+  ::gethostname(host, sizeof host - 1);
+  *fmt::format_to_n(g_who, sizeof g_who - 1, "{} [{}", who, host).out = '\0';
+  struct sigaction action {};
+  action.sa_sigaction = on_bus_error;
+  action.sa_flags = SA_SIGINFO;
+  ::sigaction(SIGBUS, &action, nullptr);
+}
+
 void run_process_faults(int rank) {
   if (faults().empty()) return;
   if (fault_fires("kill", rank)) ::raise(SIGKILL);
@@ -164,6 +204,7 @@ void run_process_faults(int rank) {
   }
   if (fault_fires("exit", rank)) std::exit(0);
   if (fault_fires("hang", rank)) ::raise(SIGSTOP);
+  if (fault_fires("memory_error", rank)) send_memory_error();
   if (fault_fires("sigterm", rank)) ::raise(SIGTERM);
   if (fault_fires("sigusr1", rank)) ::raise(SIGUSR1);
 }

@@ -22,6 +22,7 @@ JobPosition& job_position();
 //   disk_full, eio, fsync   the next checkpoint write fails that way
 //   crash_write             SIGKILL after the param-th write/rename/fsync of a save
 //   sigterm, sigusr1        the signal to this process
+//   memory_error            SIGBUS as the kernel sends it for memory whose contents are lost
 // Throws Error(kConfig) naming the bad spec and the known kinds.
 void add_fault(const std::string& spec);
 
@@ -32,7 +33,12 @@ bool fault_fires(const char* kind, int rank);
 std::string fault_param(const char* kind);
 int64_t fault_delay_ns(int rank);
 
-// Runs the process-level faults (kill, segv, exit, hang, sigterm, sigusr1) planned for this step and rank.
+// From here on a memory error that the machine reports and cannot correct (SIGBUS with BUS_MCEERR_AR or _AO)
+// ends the process with one line, which begins with `who`, and exit code 16. Any other SIGBUS stays fatal.
+void end_on_memory_errors(const std::string& who);
+
+// Runs the process-level faults (kill, segv, exit, hang, memory_error, sigterm, sigusr1) planned for this
+// step and rank.
 void run_process_faults(int rank);
 
 }  // namespace contender

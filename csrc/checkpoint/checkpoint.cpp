@@ -170,6 +170,17 @@ std::string Checkpoint::read_bytes(const std::string& name) const {
   return {reinterpret_cast<const char*>(p.file->data(info)), static_cast<size_t>(info.end - info.begin)};
 }
 
+std::optional<FoundManifest> newest_manifest(const std::string& dir) {
+  for (const CheckpointDir& candidate : list_checkpoint_dirs(dir)) {
+    const std::string path = dir + "/" + candidate.name;
+    try {
+      return FoundManifest{path, parse_manifest(read_small_file(path + "/" + kManifestName, kMaxManifestBytes))};
+    } catch (const Error&) {  // an older one, then
+    }
+  }
+  return std::nullopt;
+}
+
 std::optional<std::string> find_checkpoint(const std::string& dir) {
   std::string refusals;
   for (const CheckpointDir& candidate : list_checkpoint_dirs(dir)) {

@@ -119,4 +119,11 @@ class Checkpoint {
 // its answer.
 std::optional<std::string> find_checkpoint(const std::string& dir);
 
+// The newest manifest in <dir> that verifies, and the directory it lies in; the shards are not looked at. Any process may ask.
+struct FoundManifest {
+  std::string path;
+  Manifest manifest;
+};
+std::optional<FoundManifest> newest_manifest(const std::string& dir);
+
 }  // namespace contender

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "cli/machine_facts.h"
 #include "grpo/app.h"
 #include "plan/plan.h"
@@ -34,6 +35,11 @@ struct Parsed {
   std::string text;
 };
 Parsed parse_arguments(const std::vector<std::string>& arguments);  // without the program's name
+
+// What is said and done about a config that does not load on `np` ranks: its problems, exit 10. When only the
+// layout is at fault and run.dir holds a checkpoint of the same configuration that the command would go on
+// from: exit 12, and first a line that names the layout there.
+Error config_refusal(const Command& command, const Error& problems, int np);
 
 // `contender plan` and `contender doctor`: everything they print. `program` is how the user called it. Throw
 // Error(kConfig).

@@ -46,17 +46,20 @@ std::string host_name() {
   std::_Exit(static_cast<int>(code));
 }
 
+std::string name_of_this_rank() {
+  const MpiInfo me = launcher_info();
+  return me.size > 1 ? fmt::format("rank {}", me.rank) : "contender";
+}
+
 // One rank, or each for itself, in the middle of things: everybody ends. When all ranks meet the same error,
 // rank 0's word is enough: it ends the job while the others wait.
 [[noreturn]] void end_running(ExitCode code, const std::string& message) {
   using namespace std::chrono_literals;
-  const MpiInfo me = launcher_info();
-  if (me.rank != 0) std::this_thread::sleep_for(200ms);
+  if (launcher_info().rank != 0) std::this_thread::sleep_for(200ms);
   const JobPosition& at = job_position();
   const bool in_step = std::string(at.phase) != JobPosition().phase;
-  const std::string who = me.size > 1 ? fmt::format("rank {}", me.rank) : "contender";
   const std::string where = in_step ? fmt::format(" [{}, step {}, {}]", host_name(), at.step, at.phase) : "";
-  std::fprintf(stderr, "%s: %s%s\n", who.c_str(), message.c_str(), where.c_str());
+  std::fprintf(stderr, "%s: %s%s\n", name_of_this_rank().c_str(), message.c_str(), where.c_str());
   abort_job(static_cast<int>(code));
 }
 
@@ -80,7 +83,8 @@ RunConfig checked_config(const Command& command) {
   try {
     config = load_config(command.config, command.overrides, launcher_info().size);
   } catch (const Error& e) {
-    end_with(e.code(), e.what(), /*lines=*/true);
+    const Error refusal = config_refusal(command, e, launcher_info().size);
+    end_with(refusal.code(), refusal.what(), /*lines=*/true);
   }
   if (config.device == "cuda") {
     fail(ExitCode::kConfig, "{}: run.device: cuda, but this build runs on the CPU; use auto or cpu",
@@ -124,6 +128,7 @@ int run_on_ranks(Command command, int argc, char** argv) {
   if (uses_command_reward(config)) start_worker_server();  // its processes must know nothing of MPI
   init_mpi(&argc, &argv);
   g_ranks_started = true;
+  end_on_memory_errors(name_of_this_rank());
   const int code = run_application(command, config);
   finalize_mpi();
   return code;

@@ -124,5 +124,43 @@ TEST_F(JobTest, ProcessFaults) {
   EXPECT_TRUE(WIFEXITED(other) && WEXITSTATUS(other) == 7) << "a fault of another rank";
 }
 
+// As status_of, with the process prepared for memory errors; what it says comes back in `said`.
+int status_when_prepared(const char* spec, std::string* said) {
+  int pipe_ends[2];
+  EXPECT_EQ(::pipe(pipe_ends), 0);
+  std::fflush(nullptr);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::dup2(pipe_ends[1], STDERR_FILENO);
+    end_on_memory_errors("rank 1");
+    job_position().step = 9000140;
+    if (spec) add_fault(spec), run_process_faults(1);
+    ::kill(::getpid(), SIGBUS);
+    ::_exit(7);
+  }
+  ::close(pipe_ends[1]);
+  char text[1024];
+  const ssize_t n = ::read(pipe_ends[0], text, sizeof text);
+  said->assign(text, n > 0 ? static_cast<size_t>(n) : 0);
+  ::close(pipe_ends[0]);
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  return status;
+}
+
+TEST_F(JobTest, LostMemoryHasItsExitCodeAndOtherBusErrorsStayFatal) {
+  std::string said;
+  const int lost = status_when_prepared("memory_error@9000140:1", &said);
+  EXPECT_TRUE(WIFEXITED(lost) && WEXITSTATUS(lost) == 16) << lost;
+  EXPECT_TRUE(said.starts_with("rank 1 [")) << said;
+  EXPECT_NE(said.find(", step 9000140, start]: the machine reports an uncorrectable memory error at 0x"),
+            std::string::npos)
+      << said;
+  EXPECT_EQ(said.find('\n'), said.size() - 1);
+  const int other = status_when_prepared(nullptr, &said);
+  EXPECT_TRUE(WIFSIGNALED(other) && WTERMSIG(other) == SIGBUS) << other;
+  EXPECT_EQ(said, "");
+}
+
 }  // namespace
 }  // namespace contender

@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "base/error.h"
+#include "checkpoint/manifest.h"
 #include "cli/machine_facts.h"
 
 namespace contender {
@@ -123,6 +127,42 @@ TEST(Cli, UsageErrorsNameTheNearest) {
     const std::string problem = problem_of(bad);
     EXPECT_NE(problem, "");
     EXPECT_EQ(problem.find('\n'), std::string::npos) << problem;
+  }
+}
+
+// A run of configs/tiny.toml with two ranks has left a manifest in run.dir.
+TEST(Cli, LayoutsThatCannotGoOnNameTheOneThatWrote) {
+  const std::string dir = testing::TempDir() + "cli_refusal";
+  std::filesystem::create_directories(dir + "/step_14");
+  const RunConfig written = load_config("configs/tiny.toml", {"mesh.tp=1"}, 2);
+  std::ofstream(dir + "/step_14/MANIFEST.json") << manifest_text(
+      {{.run_id = "a", .step = 14, .layout = {1, 2, 2, 2}, .config_hash = config_fingerprint(written)}, {}});
+  const auto refusal = [&](Words words, int np) {
+    words.insert(words.begin() + 1, {"configs/tiny.toml", "--run-dir", dir});
+    const Command c = command_of(words);
+    try {
+      load_config(c.config, c.overrides, np);
+    } catch (const Error& e) {
+      return config_refusal(c, e, np);
+    }
+    return Error(ExitCode::kDone, "");
+  };
+  const std::string there = dir + "/step_14: written by 2 ranks (tp 1, dp 2, ep 2); this job, on ";
+  const Error three = refusal({"train"}, 3), slices = refusal({"demo", "--set", "mesh.tp=8"}, 8);
+  EXPECT_EQ(three.code(), ExitCode::kLayout);
+  EXPECT_TRUE(std::string(three.what()).starts_with(there + "3, cannot go on from it:\nconfigs/tiny.toml:"))
+      << three.what();
+  EXPECT_EQ(slices.code(), ExitCode::kLayout);
+  EXPECT_TRUE(std::string(slices.what()).starts_with(there + "8, cannot go on from it:\n")) << slices.what();
+  EXPECT_NE(std::string(slices.what()).find("--set: mesh.tp: 8 does not divide 4"), std::string::npos)
+      << slices.what();
+
+  EXPECT_EQ(refusal({"train"}, 4).code(), ExitCode::kDone);
+  for (const Words& other : {Words{"train", "--no-resume"}, Words{"eval"}, Words{"train", "--set", "rl.lr=0"},
+                             Words{"train", "--seed", "9"}, Words{"train", "--run-dir", dir + "/nothing"}}) {
+    const Error e = refusal(other, 3);
+    EXPECT_EQ(e.code(), ExitCode::kConfig) << other.back();
+    EXPECT_EQ(std::string(e.what()).find("written by"), std::string::npos) << e.what();
   }
 }
 

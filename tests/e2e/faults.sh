@@ -47,6 +47,11 @@ restarts segv step_8-2
 dies exit 1 5000 --fault exit@18:1
 restarts exit step_16
 
+# Lost memory, as the kernel reports it: a code of its own, so that a scheduler can leave the machine out.
+dies memory 16 5000 --fault memory_error@10:1
+says memory '^rank 1 \[.*, step 10, [a-z]+\]: the machine reports an uncorrectable memory error at 0x'
+restarts memory step_8-2
+
 # Row 3: a rank stops, or leaves out a collective. The others say who, where and when, and leave the last collectives in a file.
 waited='waited [345]\.[0-9] s'
 collective='in "[a-z_.]+" \(collective [0-9]+, step 10, phase [a-z_]+\)'

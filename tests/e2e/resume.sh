@@ -57,7 +57,7 @@ config=$work/stale.toml
 write_config "$config"
 sed -i 's/^\[rl\]$/&\nmax_staleness = 1\nkl_beta = 0.0/; s/^\[metrics\]$/[rollout]\nmax_sequences = 8\n&/' "$config"
 run stale 2 0 "$config"
-steps_of "$work/stale/metrics.jsonl" | grep -qE '"staleness":[1-9]' || complain "max_staleness = 1: no sample was stale" "$work/stale/metrics.jsonl" 2
+grep -qE '"staleness":[1-9]' "$work/stale/metrics.jsonl" || complain "max_staleness = 1: no sample was stale" "$work/stale/metrics.jsonl" 2
 for step in 9 13; do
   stop "stale_$step" 2 $step "$config"
   run "stale_$step" 2 0 "$config"
@@ -100,7 +100,13 @@ for step in 3 7 9 12; do
   same "stages_$step" stages
 done
 
-# What cannot be continued.
+# What cannot be continued. Layouts that the run cannot have: 12, naming the one that wrote the checkpoint; without a run to go on from: 10.
+run sync 3 12 "$work/sync.toml"
+says sync "^.*/sync/step_20: written by 1 rank \(tp 1, dp 1, ep 1\); this job, on 3, cannot go on from it:"
+says sync '^.*/sync.toml:[0-9]+: mesh.data_slots \(default\): the job has 3 ranks; their number must be a power of two'
+run sync 2 12 "$work/sync.toml" --set mesh.tp=8
+says sync '^--set: mesh.tp: 8 does not divide 4'
+run nothing 3 10 "$work/sync.toml"
 before=$(ls "$work/sync")
 run sync 2 10 "$work/stale.toml"
 says sync "^rank 0: run.dir: \".*/sync\" holds a run with another configuration \(.*steps_per_rollout = 2 there, .*steps_per_rollout = 1 here\)"
