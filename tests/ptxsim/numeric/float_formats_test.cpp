@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -25,20 +26,27 @@ double decode(const Format& f, uint32_t code) {
          (exponent == 0 ? std::ldexp(fraction, 1 - f.bias) : std::ldexp(1 + fraction, exponent - f.bias));
 }
 
+// Values of the finite positive codes of a format, ascending; made once per format.
+const std::vector<double>& values(const Format& f) {
+  static std::vector<double> tables[9][11];
+  std::vector<double>& table = tables[f.exponent_bits][f.mantissa_bits];
+  for (uint32_t c = static_cast<uint32_t>(table.size()); c <= f.max_finite; ++c)
+    table.push_back(decode(f, c));
+  return table;
+}
+
 // Rounds by searching the neighbours among the codes of the format, which ascend with the magnitude.
 uint32_t expected(const Format& f, Round round, Overflow overflow, double x) {
   const uint32_t sign = std::signbit(x) ? 1u << (f.exponent_bits + f.mantissa_bits) : 0;
   if (std::isnan(x)) return f.nan;
   const double m = std::fabs(x);
   if (std::isinf(m)) return sign | (overflow == Overflow::kFinite ? f.max_finite : f.infinity);
-  uint32_t low = 0,
-           high = f.max_finite + 1;  // value(low) <= m; high: the first beyond, or the place of 2^(emax+1)
-  while (high - low > 1) {
-    const uint32_t middle = (low + high) / 2;
-    (decode(f, middle) <= m ? low : high) = middle;
-  }
-  const double below = decode(f, low);
-  const double above = high <= f.max_finite ? decode(f, high) : 2 * below - decode(f, low - 1);
+  const std::vector<double>& value = values(f);
+  const uint32_t low =
+      static_cast<uint32_t>(std::upper_bound(value.begin(), value.end(), m) - value.begin()) - 1;
+  const uint32_t high = low + 1;  // the next code, or the place of 2^(emax + 1)
+  const double below = value[low];
+  const double above = high <= f.max_finite ? value[high] : 2 * below - value[low - 1];
   bool up = false;
   if (m != below) {
     const double middle = (below + above) / 2;
