@@ -48,7 +48,8 @@ class BodyParser {
     return index < count ? function_.parameters[index] : function_.results[index - count];
   }
 
-  // The parameters, then the results, as variables; those in registers also as registers, whose indices are returned.
+  // The parameters, then the results, as variables; those in registers also as registers, whose indices are
+  // returned.
   std::vector<int> declare_parameters() {
     std::vector<int> result;
     for (size_t i = 0; i < function_.parameters.size() + function_.results.size(); ++i) {
@@ -105,7 +106,8 @@ class BodyParser {
     in.guard_negated = lexer_.accept('!');
     const std::string_view name = lexer_.word();
     const Binding* binding = scope_.find(name);
-    if (!binding || binding->kind != NameKind::kRegister || scope_.registers[binding->index].type != Type::kPred) {
+    if (!binding || binding->kind != NameKind::kRegister ||
+        scope_.registers[binding->index].type != Type::kPred) {
       lexer_.fail("the guard '{}' is no predicate", name);
     }
     in.guard = binding->index;
@@ -151,7 +153,12 @@ class BodyParser {
     lexer_.word();
     if (lexer_.peek() == '(') parse_parameters(lexer_);
     while (lexer_.peek() == '.') {
-      if (lexer_.dotted() != "noreturn") lexer_.expected("';'");
+      const std::string_view word = lexer_.dotted();
+      if (word == "abi_preserve" || word == "abi_preserve_control") {
+        lexer_.integer(kMaxInt);
+      } else if (word != "noreturn") {
+        lexer_.fail("unknown directive .{} of a prototype", word);
+      }
     }
   }
 
@@ -224,7 +231,8 @@ class BodyParser {
     if (align != 0) type.align = align;
     do {
       Declarator declarator = parse_declarator(lexer_, space, type);
-      if (declarator.variable.bytes == 0) lexer_.fail("the variable '{}' has no size", declarator.variable.name);
+      if (declarator.variable.bytes == 0)
+        lexer_.fail("the variable '{}' has no size", declarator.variable.name);
       scope_.add_variable(lexer_, declarator.name, std::move(declarator.variable));
     } while (lexer_.accept(','));
     lexer_.expect(';');

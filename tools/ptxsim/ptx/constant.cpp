@@ -41,7 +41,8 @@ bool parse_float_bits(Lexer& lexer, Constant& result) {
   result.is_float = true;
   result.is_single = letter == 'f';
   result.integer = bits;
-  result.real = result.is_single ? std::bit_cast<float>(static_cast<uint32_t>(bits)) : std::bit_cast<double>(bits);
+  result.real =
+      result.is_single ? std::bit_cast<float>(static_cast<uint32_t>(bits)) : std::bit_cast<double>(bits);
   return true;
 }
 
@@ -65,7 +66,8 @@ bool parse_decimal_float(Lexer& lexer, Constant& result) {
   if (length == whole) return false;
   double value = 0;
   const char* first = lexer.position();
-  if (std::from_chars(first, first + length, value).ec != std::errc()) lexer.fail("a number outside the range of .f64");
+  if (std::from_chars(first, first + length, value).ec != std::errc())
+    lexer.fail("a number outside the range of .f64");
   lexer.advance(length);
   result = float_constant(value);
   return true;
@@ -148,13 +150,20 @@ Constant apply_integer(Lexer& lexer, std::string_view op, const Constant& left, 
   const uint64_t a = left.integer, b = right.integer;
   const bool is_unsigned = left.is_unsigned || right.is_unsigned;
   switch (op[0]) {
-    case '*': return integer_constant(a * b, is_unsigned);
-    case '/': return integer_constant(divide(lexer, a, b, is_unsigned, false), is_unsigned);
-    case '%': return integer_constant(divide(lexer, a, b, is_unsigned, true), is_unsigned);
-    case '+': return integer_constant(a + b, is_unsigned);
-    case '-': return integer_constant(a - b, is_unsigned);
-    case '^': return integer_constant(a ^ b, is_unsigned);
-    default: break;
+    case '*':
+      return integer_constant(a * b, is_unsigned);
+    case '/':
+      return integer_constant(divide(lexer, a, b, is_unsigned, false), is_unsigned);
+    case '%':
+      return integer_constant(divide(lexer, a, b, is_unsigned, true), is_unsigned);
+    case '+':
+      return integer_constant(a + b, is_unsigned);
+    case '-':
+      return integer_constant(a - b, is_unsigned);
+    case '^':
+      return integer_constant(a ^ b, is_unsigned);
+    default:
+      break;
   }
   if (op == "&") return integer_constant(a & b, is_unsigned);
   if (op == "|") return integer_constant(a | b, is_unsigned);
@@ -163,8 +172,8 @@ Constant apply_integer(Lexer& lexer, std::string_view op, const Constant& left, 
   if (op == "<<" || op == ">>") {
     return integer_constant(shift(a, b, left.is_unsigned, op == ">>"), left.is_unsigned);
   }
-  const bool result = is_unsigned ? compare(op, a, b)
-                                  : compare(op, static_cast<int64_t>(a), static_cast<int64_t>(b));
+  const bool result =
+      is_unsigned ? compare(op, a, b) : compare(op, static_cast<int64_t>(a), static_cast<int64_t>(b));
   return integer_constant(result, false);
 }
 

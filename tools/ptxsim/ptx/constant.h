@@ -18,8 +18,8 @@ struct Constant {
 
 // One unsigned literal: 12, 0x1fU, 017, 0b101, 1.5e3, 0f3F800000, 0d3FF0000000000000.
 Constant parse_literal(Lexer& lexer);
-// An expression with the operators and the precedence of C, casts to .s64 and .u64, and WARP_SZ. Integers are 64 bits
-// wide and wrap; division by zero is an error.
+// An expression with the operators and the precedence of C, casts to .s64 and .u64, and WARP_SZ. Integers are
+// 64 bits wide and wrap; division by zero is an error.
 Constant parse_constant(Lexer& lexer);
 // The same where only an integer will do.
 uint64_t parse_integer(Lexer& lexer);

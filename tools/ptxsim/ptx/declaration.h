@@ -25,7 +25,8 @@ struct DeclaredType {
 // Reads `.align 16`, `.attribute(...)`, `.v4`, `.f32`, `.ptr .global .align 8`. Some type must be among them.
 DeclaredType parse_declared_type(Lexer& lexer);
 
-// A name and its dimensions; `bytes` and `align` follow. The first dimension may be left open: then bytes is 0.
+// A name and its dimensions; `bytes` and `align` follow. The first dimension may be left open: then bytes is
+// 0.
 struct Declarator {
   Variable variable;
   std::string_view name;             // into the text

@@ -16,7 +16,11 @@ bool is_bit_type(Type type) { return type >= Type::kB8 && type <= Type::kB128; }
 class Initializer {
  public:
   Initializer(Lexer& lexer, const Module& module, Declarator& declarator, uint64_t& budget)
-      : lexer_(lexer), module_(module), variable_(declarator.variable), dimensions_(declarator.dimensions), budget_(budget) {
+      : lexer_(lexer),
+        module_(module),
+        variable_(declarator.variable),
+        dimensions_(declarator.dimensions),
+        budget_(budget) {
     strides_.assign(dimensions_.size() + 1, size_of(variable_.type));
     for (size_t i = dimensions_.size(); i-- > 0;) {
       strides_[i] = strides_[i + 1] * (dimensions_[i] ? dimensions_[i] : 1);
@@ -38,7 +42,8 @@ class Initializer {
     uint64_t count = 0;
     while (lexer_.peek() != '}') {
       if (count > 0) lexer_.expect(',');
-      if (dimensions_[depth] != 0 && count == dimensions_[depth]) lexer_.fail("too many values in an initialiser");
+      if (dimensions_[depth] != 0 && count == dimensions_[depth])
+        lexer_.fail("too many values in an initialiser");
       level(depth + 1, offset + count * strides_[depth + 1]);
       ++count;
     }
@@ -90,8 +95,10 @@ class Initializer {
       lexer_.fail("'{}' in an initialiser is not declared", symbol);
     }
     init.symbol = symbol;
-    if (lexer_.peek() == '+' || lexer_.peek() == '-') init.addend = static_cast<int64_t>(parse_integer(lexer_));
-    if (bytes > 8 || (shift == 0 && bytes < 4 && variable_.type != Type::kU8 && variable_.type != Type::kB8)) {
+    if (lexer_.peek() == '+' || lexer_.peek() == '-')
+      init.addend = static_cast<int64_t>(parse_integer(lexer_));
+    if (bytes > 8 ||
+        (shift == 0 && bytes < 4 && variable_.type != Type::kU8 && variable_.type != Type::kB8)) {
       lexer_.fail("an address in a variable of this type");
     }
     store(offset, 0, bytes);

@@ -8,9 +8,9 @@
 
 namespace ptxsim::ptx {
 
-// Behind '=': 5, 0f3f800000, {1, 2}, {{1}, {2, 3}}, var+4, generic(var)+4, 0xff00(generic(var)). Fills init and addresses,
-// and the size where the first dimension is open. Symbols must be known to `module`. At most `budget` bytes of values, by
-// which it is lowered.
+// Behind '=': 5, 0f3f800000, {1, 2}, {{1}, {2, 3}}, var+4, generic(var)+4, 0xff00(generic(var)). Fills init
+// and addresses, and the size where the first dimension is open. Symbols must be known to `module`. At most
+// `budget` bytes of values, by which it is lowered.
 void parse_initializer(Lexer& lexer, const Module& module, Declarator& declarator, uint64_t& budget);
 
 }  // namespace ptxsim::ptx

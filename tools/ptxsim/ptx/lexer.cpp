@@ -59,8 +59,10 @@ std::string_view Lexer::braced() {
     } else if (c == '"') {
       quoted();
     } else if (c == '/') {
-      if (at_[1] == '/' || at_[1] == '*') skip_comment();
-      else ++at_;
+      if (at_[1] == '/' || at_[1] == '*')
+        skip_comment();
+      else
+        ++at_;
     } else if (at_ < end_) {
       ++at_;
     } else {
@@ -74,9 +76,9 @@ std::string_view Lexer::braced() {
 
 void Lexer::skip_parenthesised() {
   expect('(');
-  while (!accept(')')) {
+  for (int depth = 1; depth > 0; advance(1)) {
     if (at_end() || *at_ == ';' || *at_ == '{' || *at_ == '}') expected("')'");
-    advance(1);
+    depth += (*at_ == '(') - (*at_ == ')');
   }
 }
 

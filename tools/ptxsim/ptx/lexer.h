@@ -1,6 +1,6 @@
-// A cursor over PTX text. It always stands at the first character of a token: whatever consumes a token also skips the
-// white space and comments behind it.
-// Source: PTX ISA 9.0, sections 4.1 (source format), 4.2 (comments), 4.4 (identifiers).
+// A cursor over PTX text. It always stands at the first character of a token: whatever consumes a token also
+// skips the white space and comments behind it. Source: PTX ISA 9.0, sections 4.1 (source format), 4.2
+// (comments), 4.4 (identifiers).
 #pragma once
 
 #include <fmt/format.h>
@@ -35,7 +35,9 @@ inline bool is_class(char c, uint8_t mask) { return kCharClasses[static_cast<uin
 class Lexer {
  public:
   // `text` must be followed by a NUL in memory (it is a std::string, or ends inside of one).
-  Lexer(std::string_view text, int line) : at_(text.data()), end_(text.data() + text.size()), line_(line) { skip(); }
+  Lexer(std::string_view text, int line) : at_(text.data()), end_(text.data() + text.size()), line_(line) {
+    skip();
+  }
 
   int line() const { return line_; }
   const char* position() const { return at_; }
@@ -62,7 +64,8 @@ class Lexer {
     skip();
     return result;
   }
-  // The word behind a '.', as in ".align" or ".shared::cluster"; empty (and nothing consumed) where there is none.
+  // The word behind a '.', as in ".align" or ".shared::cluster"; empty (and nothing consumed) where there is
+  // none.
   std::string_view dotted();
   // "..." without the quotes.
   std::string_view quoted();
@@ -70,7 +73,7 @@ class Lexer {
   uint64_t integer(uint64_t limit);
   // The text from '{' to its matching '}', both included.
   std::string_view braced();
-  // The text from '(' to its matching ')', without nesting.
+  // Behind the ')' that matches the present '('.
   void skip_parenthesised();
 
   // Moves on by `count` characters of the present token, then to the next token.

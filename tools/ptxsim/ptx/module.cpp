@@ -1,33 +1,43 @@
 #include "ptx/module.h"
 
-#include <utility>
+#include <iterator>
 
 namespace ptxsim::ptx {
 
-int size_of(Type type) {
-  switch (type) {
-    case Type::kNone: return 0;
-    case Type::kPred: case Type::kB8: case Type::kU8: case Type::kS8: return 1;
-    case Type::kB16: case Type::kU16: case Type::kS16: case Type::kF16: case Type::kBf16: return 2;
-    case Type::kB32: case Type::kU32: case Type::kS32: case Type::kF16x2: case Type::kBf16x2: case Type::kF32:
-    case Type::kTf32: return 4;
-    case Type::kB64: case Type::kU64: case Type::kS64: case Type::kF64: return 8;
-    case Type::kB128: return 16;
+namespace {
+
+struct NamedType {
+  std::string_view name;
+  Type type;
+  int bytes;
+};
+// In the order of the enumeration.
+constexpr NamedType kTypes[] = {
+    {"", Type::kNone, 0},         {"pred", Type::kPred, 1},   {"b8", Type::kB8, 1},
+    {"b16", Type::kB16, 2},       {"b32", Type::kB32, 4},     {"b64", Type::kB64, 8},
+    {"b128", Type::kB128, 16},    {"u8", Type::kU8, 1},       {"u16", Type::kU16, 2},
+    {"u32", Type::kU32, 4},       {"u64", Type::kU64, 8},     {"s8", Type::kS8, 1},
+    {"s16", Type::kS16, 2},       {"s32", Type::kS32, 4},     {"s64", Type::kS64, 8},
+    {"f16", Type::kF16, 2},       {"f16x2", Type::kF16x2, 4}, {"bf16", Type::kBf16, 2},
+    {"bf16x2", Type::kBf16x2, 4}, {"f32", Type::kF32, 4},     {"tf32", Type::kTf32, 4},
+    {"f64", Type::kF64, 8},
+};
+
+constexpr bool in_order() {
+  for (size_t i = 0; i < std::size(kTypes); ++i) {
+    if (static_cast<size_t>(kTypes[i].type) != i) return false;
   }
-  return 0;
+  return std::size(kTypes) == static_cast<size_t>(Type::kF64) + 1;
 }
+static_assert(in_order());
+
+}  // namespace
+
+int size_of(Type type) { return kTypes[static_cast<size_t>(type)].bytes; }
 
 Type type_named(std::string_view word) {
-  constexpr std::pair<std::string_view, Type> kTypes[] = {
-      {"b32", Type::kB32},     {"pred", Type::kPred},   {"b64", Type::kB64},       {"f32", Type::kF32},
-      {"u32", Type::kU32},     {"u64", Type::kU64},     {"b16", Type::kB16},       {"s32", Type::kS32},
-      {"s64", Type::kS64},     {"f64", Type::kF64},     {"b8", Type::kB8},         {"u16", Type::kU16},
-      {"u8", Type::kU8},       {"s8", Type::kS8},       {"s16", Type::kS16},       {"b128", Type::kB128},
-      {"f16", Type::kF16},     {"f16x2", Type::kF16x2}, {"bf16", Type::kBf16},     {"bf16x2", Type::kBf16x2},
-      {"tf32", Type::kTf32},
-  };
-  for (const auto& [name, type] : kTypes) {
-    if (name == word) return type;
+  for (const NamedType& named : kTypes) {
+    if (named.name == word) return named.type;
   }
   return Type::kNone;
 }

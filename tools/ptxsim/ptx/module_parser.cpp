@@ -28,7 +28,8 @@ class ModuleParser {
     lexer_ = &lexer;
     header();
     while (!lexer.at_end()) directive();
-    for (const auto& [alias, target] : aliases_) module_->function_index[alias] = module_->function_index.at(target);
+    for (const auto& [alias, target] : aliases_)
+      module_->function_index[alias] = module_->function_index.at(target);
     return std::move(module_);
   }
 
@@ -37,7 +38,8 @@ class ModuleParser {
   void header() {
     if (lexer_->dotted() != "version") lexer_->fail("PTX begins with .version");
     const Constant version = parse_literal(*lexer_);
-    if (!version.is_float || !(version.real >= 1 && version.real < 1000)) lexer_->fail("a malformed .version");
+    if (!version.is_float || !(version.real >= 1 && version.real < 1000))
+      lexer_->fail("a malformed .version");
     module_->version = static_cast<int>(version.real * 10 + 0.5);
     if (lexer_->dotted() != "target") lexer_->fail(".target does not follow .version");
     module_->target = lexer_->word();
@@ -182,7 +184,8 @@ class ModuleParser {
       function.min_ctas = static_cast<int>(lexer_->integer(kMaxInt));
     } else if (word == "maxnreg") {
       function.max_registers = static_cast<int>(lexer_->integer(kMaxInt));
-    } else if (word == "maxclusterrank" || word == "maxnctapersm") {
+    } else if (word == "maxclusterrank" || word == "maxnctapersm" || word == "abi_preserve" ||
+               word == "abi_preserve_control") {
       lexer_->integer(kMaxInt);
     } else if (word == "explicitcluster") {
       function.explicit_cluster = true;

@@ -24,7 +24,8 @@ class ScopedNames {
   int depth() const { return static_cast<int>(marks_.size()); }
   void enter() { marks_.push_back(chain_.size()); }
   void leave() {
-    for (size_t i = chain_.size(); i > marks_.back(); --i) slots_[find_slot(chain_[i - 1].name)].top = chain_[i - 1].hidden;
+    for (size_t i = chain_.size(); i > marks_.back(); --i)
+      slots_[find_slot(chain_[i - 1].name)].top = chain_[i - 1].hidden;
     chain_.resize(marks_.back());
     marks_.pop_back();
   }

@@ -55,7 +55,8 @@ void OperandParser::call(Instruction& in) {
 }
 
 std::vector<Operand> OperandParser::take(size_t first) {
-  std::vector<Operand> result(std::make_move_iterator(stack_.begin() + first), std::make_move_iterator(stack_.end()));
+  std::vector<Operand> result(std::make_move_iterator(stack_.begin() + first),
+                              std::make_move_iterator(stack_.end()));
   stack_.resize(first);
   return result;
 }
@@ -133,7 +134,8 @@ Operand OperandParser::name(std::string_view text) {
         result.kind = OperandKind::kVariable;
         result.variable = binding->index;
         return result;
-      case NameKind::kLabel: break;  // a label of this name may yet follow in an inner scope
+      case NameKind::kLabel:
+        break;  // a label of this name may yet follow in an inner scope
     }
   } else if (text[0] == '%' || text == "WARP_SZ") {
     result.kind = OperandKind::kSpecial;
@@ -184,9 +186,7 @@ void OperandParser::lane(Operand& out, const Binding& binding) {
 }
 
 Operand OperandParser::constant() {
-  if (!at_constant(lexer_)) {
-    if (!lexer_.at_word()) lexer_.expected("an operand");
-  }
+  if (!at_constant(lexer_) && !lexer_.at_word()) lexer_.expected("an operand");
   const Constant value = parse_constant(lexer_);
   Operand result;
   result.kind = value.is_float ? OperandKind::kFloat : OperandKind::kInteger;
@@ -218,9 +218,11 @@ Operand OperandParser::address(int depth) {
   Operand result;
   result.kind = OperandKind::kAddress;
   Operand start = base();
-  result.integer = std::exchange(start.integer, start.kind == OperandKind::kInteger ? start.integer : 0);
-  if (start.kind == OperandKind::kInteger) result.integer = 0;
-  if (start.kind == OperandKind::kRegister && lexer_.peek() == '+') result.integer = parse_integer(lexer_);
+  if (start.kind == OperandKind::kRegister && lexer_.peek() == '+') {
+    result.integer = parse_integer(lexer_);
+  } else if (start.kind != OperandKind::kInteger) {
+    result.integer = std::exchange(start.integer, 0);  // [name+4] rather than [(name+4)]
+  }
   stack_.push_back(std::move(start));
   while (lexer_.accept(',')) {
     Operand coordinate = operand(depth + 1);
@@ -238,8 +240,10 @@ Operand OperandParser::base() {
     case OperandKind::kRegister:
     case OperandKind::kVariable:
     case OperandKind::kInteger:
-    case OperandKind::kLabel: return result;
-    default: lexer_.fail("an address that is no register, variable or integer");
+    case OperandKind::kLabel:
+      return result;
+    default:
+      lexer_.fail("an address that is no register, variable or integer");
   }
 }
 

@@ -36,7 +36,8 @@ void FunctionScope::leave() {
 
 void FunctionScope::finish() {
   for (const Pending& pending : pending_) {
-    if (!pending.operand) throw ParseError(pending.line, fmt::format("the branch target '{}' is no label", pending.name));
+    if (!pending.operand)
+      throw ParseError(pending.line, fmt::format("the branch target '{}' is no label", pending.name));
     Operand& operand = *pending.operand;
     if (module.variable_index.contains(pending.name)) {
       operand.kind = OperandKind::kVariable;
@@ -71,7 +72,8 @@ int FunctionScope::add_register(const Lexer& lexer, std::string_view name, Type 
 
 void FunctionScope::add_register_range(const Lexer& lexer, std::string_view name, Type type, int count) {
   reserve_registers(lexer, count);
-  const Binding binding{.kind = NameKind::kRegister, .index = static_cast<int>(registers.size()), .count = count};
+  const Binding binding{
+      .kind = NameKind::kRegister, .index = static_cast<int>(registers.size()), .count = count};
   if (!ranges_.declare(name, binding)) lexer.fail("'{}<...>' is declared twice", name);
   has_digit_prefix_ |= is_class(name.back(), kDigit);
   std::string full(name);
@@ -114,11 +116,15 @@ void FunctionScope::require_function(const Lexer& lexer, std::string_view name) 
 
 void FunctionScope::declare(const Lexer& lexer, std::string_view name, Binding binding) {
   if (name == "_") lexer.fail("'_' is no name");
-  if (!names_.declare(name, binding)) lexer.fail("'{}' is declared twice", name);
+  const Binding* in_range = is_class(name.back(), kDigit) ? find_in_range(name) : nullptr;
+  if ((in_range && in_range->depth == depth()) || !names_.declare(name, binding)) {
+    lexer.fail("'{}' is declared twice", name);
+  }
 }
 
 void FunctionScope::reserve_registers(const Lexer& lexer, uint64_t count) {
-  if (registers.size() + count > max_registers_) lexer.fail("too many registers for a function of this length");
+  if (registers.size() + count > max_registers_)
+    lexer.fail("too many registers for a function of this length");
 }
 
 const Binding* FunctionScope::find(std::string_view name) {

@@ -36,10 +36,11 @@ class FunctionScope {
   void add_target(const Lexer& lexer, int label, std::string_view target);
   void require_function(const Lexer& lexer, std::string_view name) const;
 
-  // A register or variable that is visible now, or a label that was seen already; nullptr for others. Valid until
-  // anything is declared.
+  // A register or variable that is visible now, or a label that was seen already; nullptr for others. Valid
+  // until anything is declared.
   const Binding* find(std::string_view name);
-  // Remembers that `operand` (which must stay where it is) refers to operand.name, which find does not know (yet).
+  // Remembers that `operand` (which must stay where it is) refers to operand.name, which find does not know
+  // (yet).
   void refer(Operand& operand, int line) { pending_.push_back({operand.name, &operand, -1, 0, line}); }
 
   const Module& module;
@@ -65,8 +66,8 @@ class FunctionScope {
   bool has_digit_prefix_ = false;
   Binding found_;
   std::vector<Pending> pending_;
-  std::vector<size_t> marks_;         // pending_.size() at the start of each scope
-  std::vector<bool> has_labels_;      // of each open scope
+  std::vector<size_t> marks_;     // pending_.size() at the start of each scope
+  std::vector<bool> has_labels_;  // of each open scope
   uint64_t max_registers_;
 };
 
