@@ -10,8 +10,6 @@
 #include <cstring>
 #include <limits>
 
-#include "sim.h"
-
 namespace ptxsim {
 namespace {
 
@@ -102,24 +100,11 @@ Config read_config() {
   return c;
 }
 
-GpuLimits limits_of(const Config& c) {
-  GpuLimits limits;
-  limits.sms = 132;
-  const uint64_t datasheet = c.gpu == "H800" ? uint64_t{85'029'158'912} : uint64_t{150'121'545'728};
-  limits.memory_bytes = c.device_memory != 0 ? c.device_memory : datasheet;
-  return limits;
-}
-
 }  // namespace
 
 const Config& config() {
   static const Config* c = new Config(read_config());
   return *c;
-}
-
-const GpuLimits& gpu_limits() {
-  static const GpuLimits limits = limits_of(config());
-  return limits;
 }
 
 }  // namespace ptxsim

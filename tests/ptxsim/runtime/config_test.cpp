@@ -6,8 +6,6 @@
 #include <cstdlib>
 #include <string>
 
-#include "sim.h"
-
 namespace {
 
 // Reads the settings in a child with one of them set; the child prints what it read and ends with status 0.
@@ -52,21 +50,6 @@ TEST(SimConfigDeathTest, RefusesWhatItCannotRead) {
   EXPECT_REFUSES("PTXSIM_LATE", "yes");
   EXPECT_REFUSES("PTXSIM_ACCUMULATION", "exact");
   EXPECT_REFUSES("PTXSIM_HANG_SECONDS", "-1");
-}
-
-TEST(SimConfigDeathTest, MemoryLimitIsThatOfTheGpuOrTheSetting) {
-  EXPECT_EXIT(
-      {
-        setenv("PTXSIM_GPU", "H800", 1);
-        std::exit(ptxsim::gpu_limits().memory_bytes >> 30 == 79 ? 0 : 1);
-      },
-      testing::ExitedWithCode(0), "");
-  EXPECT_EXIT(
-      {
-        setenv("PTXSIM_MEMORY", "1G", 1);
-        std::exit(ptxsim::gpu_limits().memory_bytes == uint64_t{1} << 30 ? 0 : 1);
-      },
-      testing::ExitedWithCode(0), "");
 }
 
 }  // namespace
