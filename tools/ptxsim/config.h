@@ -19,6 +19,7 @@ struct Config {
   Accumulation accumulation = Accumulation::kHardware;  // PTXSIM_ACCUMULATION: plain or hardware
   bool profile = false;                    // PTXSIM_PROFILE=1 or a file that gets the JSON
   std::string profile_json;
+  bool time = false;                       // PTXSIM_TIME=1: a line per launch: instructions, milliseconds, M/s
   double hang_seconds = 30;                // PTXSIM_HANG_SECONDS: a launch without any progress for so long is reported
 };
 

@@ -22,8 +22,8 @@ class Image {
  public:
   // Declarations only; bodies are parsed and decoded when a kernel is first asked for. Throws Fault(kInvalidPtx,
   // kUnsupportedPtxVersion or kNoKernelImage: target not of the sm_90 family) with one line that says why.
-  static std::shared_ptr<Image> load(std::shared_ptr<const ptx::Module> module, int device);
-  static std::shared_ptr<const ptx::Module> parse(std::string text);
+  static std::shared_ptr<Image> load(std::shared_ptr<ptx::Module> module, int device);
+  static std::shared_ptr<ptx::Module> parse(std::string text);
 
   // Throws Fault where there is no such entry or it cannot be decoded.
   const Program& kernel(std::string_view name);
@@ -35,7 +35,7 @@ class Image {
 
  private:
   Image() = default;
-  std::shared_ptr<const ptx::Module> module_;
+  std::shared_ptr<ptx::Module> module_;
   int device_ = 0;
   std::mutex mutex_;
   std::unordered_map<std::string, std::unique_ptr<Program>> programs_;
@@ -50,6 +50,7 @@ struct LaunchSpec {
   const void* parameters = nullptr; // program->parameter_bytes packed as parameter_offsets say; copied
   int device = 0;
   bool cooperative = false;
+  int registers = 0;                // per thread, from the cubin where the caller knows it; 0: registers_of()
   // Programmatic dependent launch, late mode: this grid may begin when every block of the one before has called
   // griddepcontrol.launch_dependents or ended, and griddepcontrol.wait returns when that grid is complete.
   struct Dependency;
@@ -64,6 +65,10 @@ struct GpuLimits {
   uint64_t memory_bytes;
 };
 const GpuLimits& gpu_limits();
+
+// Registers per thread of a kernel: the most PTX registers live at once stands in for what ptxas would give, within .maxnreg
+// and what .maxntid / .minnctapersm leave; kernels with setmaxnreg get all that their block size allows, in eights.
+int registers_of(const Program& program);
 
 // Runs a grid to its end on the calling thread and the idle threads of the pool; many may run at once (streams, devices).
 // Throws Fault; memory is then as the kernel left it.

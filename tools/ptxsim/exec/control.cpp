@@ -148,6 +148,7 @@ void run_barrier(Warp& w, const Instr& i) {
     b.count += static_cast<uint32_t>(__builtin_popcount(p & mask));
   }
   const uint64_t phase = b.phase;
+  w.barrier_phase[id] = phase;
   if (w.check) w.check->barrier_arrive(w, i, mask, static_cast<int>(id), phase);
   const bool complete = try_complete(cta, b);
   if (op.kind == BarrierOp::Kind::kArrive) return;
@@ -171,8 +172,7 @@ void run_barrier_leave(Warp& w, const Instr& i) {
   if (!mask) return;
   const uint32_t id = row<uint32_t>(w, op.id_row)[__builtin_ctz(mask)];
   const NamedBarrier& b = w.cta->barriers[id];
-  // No lane of this warp can have arrived again, so the phase before the present one is the one it waited for.
-  if (w.check) w.check->barrier_leave(w, i, mask, static_cast<int>(id), b.phase - 1);
+  if (w.check) w.check->barrier_leave(w, i, mask, static_cast<int>(id), w.barrier_phase[id]);
   if (op.kind == BarrierOp::Kind::kRed) read_reduction(w, op, b, mask);
 }
 

@@ -73,11 +73,6 @@ struct MemoryOp {
   uint32_t rows[8] = {};
 };
 
-// Loads and stores that other warps spin on give up their turn soon.
-void charge(Warp& w, Order order) {
-  if (order != Order::kWeak) w.budget -= 16;
-}
-
 template <class M, class R>
 void load_elements(Warp& w, const MemoryOp& op, uint32_t mask, std::byte* const* p) {
   for (int e = 0; e < op.count; ++e)
@@ -99,7 +94,7 @@ void run_load(Warp& w, const Instr& i) {
   tagged_addresses(w, op.address, addresses);
   resolve(w, i, mask, addresses, op.info, p);
   load_elements<M, R>(w, op, mask, p);
-  charge(w, op.info.order);
+  if (op.info.order != Order::kWeak) note_poll(w);
 }
 
 template <class M, class R>

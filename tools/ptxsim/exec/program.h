@@ -55,7 +55,9 @@ struct Placed {
 struct LoadedModule;
 
 struct Program {
+  uint64_t serial = 0;                   // unique in the process
   std::string name;                      // mangled, as in the PTX
+  std::string short_name;                // demangled, without parameters: "gemm<128, 64>"
   const ptx::Module* module = nullptr;
   const ptx::Function* entry = nullptr;
   std::vector<Instr> code;

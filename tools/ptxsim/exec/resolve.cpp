@@ -143,7 +143,7 @@ void resolve(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses, 
       out[l] = p;
     }
   }
-  if (info.access != Access::kRead) ++c.events;
+  if (info.access == Access::kWrite) ++c.events;  // atomics: whoever knows whether they changed something
   if (w.check) w.check->access(w, i, mask, addresses, info);
   if (c.worker->profile) profile_access(w, i, mask, addresses, info);
 }

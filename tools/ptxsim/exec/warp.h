@@ -28,6 +28,7 @@ struct Cta;
 struct Cluster;
 struct Worker;
 struct Launch;
+struct AsyncGroups;
 
 // --- addresses: the top byte names the space; everything else is a host pointer (global, const, param of the launch) ---
 inline constexpr uint64_t kLocalTag = uint64_t{1} << 56;   // | offset in the thread's local memory
@@ -56,6 +57,7 @@ struct alignas(64) Warp {
   int turns_of_others = 0;   // choices of a split left in which the one furthest ahead is preferred
   std::byte* regs = nullptr;
   Checker* check = nullptr;  // null outside checked mode
+  uint32_t carry = 0;        // CC.CF of each lane (add.cc, subc, ...)
 
   uint32_t live = 0;         // lanes that have not exited
   uint32_t lanes = 0;        // lanes that exist (the last warp of a block may be short)
@@ -65,7 +67,12 @@ struct alignas(64) Warp {
   std::vector<Split> splits;  // all but the running one
   std::byte* local = nullptr;  // lane l's memory begins at local + l * program->local_bytes
   uint64_t steps = 0;          // instructions run, for clock
+  int max_registers = 0;       // after setmaxnreg; 0: as launched
+  int rows_in_flight = 0;      // register rows that a tensor core still uses; kept by the checker
   uint64_t uid = 0;            // unique in the launch: cta linear index * warps per block + index
+  std::array<uint64_t, 16> barrier_phase{};  // of each named barrier, that this warp arrived at last
+  uint64_t cluster_arrivals = 0;             // at barrier.cluster
+  std::shared_ptr<AsyncGroups> async_groups;  // exec/async.h: null until there is asynchronous work to track
 };
 
 // One of the 16 barriers of a block (bar / barrier). Arrivals are counted in warps: a warp has arrived when all its live
@@ -88,6 +95,7 @@ struct Cta {
   std::vector<Warp> warps;
   std::array<NamedBarrier, 16> barriers;
   int running = 0;                    // warps with live lanes
+  int registers_at_launch = 0;        // per thread: what setmaxnreg of all warps shares
 };
 
 // Asynchronous work that has been issued and has not happened (late mode only; otherwise it happens at issue).
@@ -106,6 +114,7 @@ struct Cluster {
   std::vector<std::unique_ptr<Cta>> ctas;
   std::vector<Pending> pending;
   uint64_t events = 0;           // anything that may let another warp go on: stores, arrivals, exits, completions
+  uint64_t polls = 0;            // looks at what another may change: loads that are not weak, atomics without effect
   uint32_t arrived = 0;          // warps at barrier.cluster of this phase
   uint64_t phase = 0;
   int running = 0;               // warps with live lanes
@@ -116,14 +125,13 @@ struct Launch {
   const Program* program = nullptr;
   Dim3 grid, block, cluster;
   uint32_t dynamic_shared = 0;
-  std::vector<std::byte> parameters;  // aligned to 128 by its allocator: see parameter_base
-  const std::byte* parameter_base = nullptr;
+  const std::byte* parameter_base = nullptr;  // a copy, aligned to 128
   int device = 0;
+  int registers_per_thread = 0;       // what ptxas would grant: see registers_of() in sim.h
   uint64_t serial = 0;                // of launches in this process
   bool cooperative = false;
   Checker* check = nullptr;
-  void* profile = nullptr;
-  std::string name;                   // demangled, short: "gemm<128, 64>"
+  std::string name;                   // demangled, without its parameters: "gemm<128, 64>"
 };
 
 // --- what handlers use ---
@@ -179,15 +187,21 @@ bool gather_lanes(Warp& w, const Instr& i, uint32_t needed, const char* why);
 // Parks the running split: it comes back to this instruction (again = true) or goes on behind it once ready() holds.
 void park(Warp& w, const Instr& i, bool again, bool (*ready)(Warp&, const Split&), uint64_t wait0, uint64_t wait1,
           const char* why);
-// Gives other warps a turn; the running split goes on behind this instruction.
-inline void yield(Warp& w) {
-  w.budget = 0;
-  w.stop = true;
-}
 // Ends the lanes of mask.
 void exit_lanes(Warp& w, uint32_t mask);
 // Something happened that another warp may wait for.
 inline void note_event(Warp& w) { ++w.cta->cluster->events; }
+// The warp looked at something that another may change (and did not change it): a loop of these gives up its turn soon.
+inline void note_poll(Warp& w) {
+  ++w.cta->cluster->polls;
+  w.budget -= 16;
+}
+// Gives other warps a turn; the running split goes on behind this instruction.
+inline void yield(Warp& w) {
+  note_poll(w);
+  w.budget = 0;
+  w.stop = true;
+}
 // Late mode: keeps work for later; at once otherwise.
 void defer(Warp& w, Pending work);
 // Does the pending work of this cluster for which `due` holds, in order of issue.

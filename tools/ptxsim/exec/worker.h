@@ -21,7 +21,8 @@ struct InstructionCounts {
   uint64_t issued = 0;                 // warp instructions
   uint64_t lanes = 0;                  // active lanes of them
   uint64_t bytes = 0;                  // asked for by lanes (loads, stores, atomics) or moved by an engine
-  uint64_t sectors = 0;                // 32-byte sectors of global memory touched
+  uint64_t sectors = 0;                // 32-byte sectors of global memory touched by lanes
+  uint64_t load_sectors = 0;           // of them, by loads
   uint64_t wavefronts = 0;             // of shared memory: passes that bank conflicts leave
   uint64_t ideal_wavefronts = 0;       // passes that the bytes need
   uint64_t flops = 0;                  // of tensor cores
@@ -32,6 +33,7 @@ struct Worker {
   std::array<RangeCache, 4> ranges;
   size_t next_range = 0;
   uint64_t random = 1;                          // state of next_random
+  uint64_t steps = 0;                           // warp instructions of the present launch
   std::vector<InstructionCounts>* profile = nullptr;  // by pc; null outside profiling
 };
 
