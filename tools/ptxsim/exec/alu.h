@@ -1,9 +1,10 @@
-// What the arithmetic families share: elementwise handlers made from a function of one lane, tables from the name of an
-// instruction to its handler, and masks of lanes as vectors.
+// What the arithmetic families share: elementwise handlers made from a function of one lane, tables from the
+// name of an instruction to its handler, and masks of lanes as vectors.
 #pragma once
 
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <concepts>
@@ -11,6 +12,7 @@
 #include <limits>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
@@ -26,7 +28,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <class T>
 inline constexpr hn::ScalableTag<T> kTag{};
 template <class T>
-inline constexpr int kVector = static_cast<int>(hn::MaxLanes(kTag<T>));  // lanes of one host vector; divides 32
+inline constexpr int kVector =
+    static_cast<int>(hn::MaxLanes(kTag<T>));  // lanes of one host vector; divides 32
 
 // Bits [first, first + kVector) of a mask of lanes.
 template <class T>
@@ -50,7 +53,8 @@ template <std::unsigned_integral T>
 [[gnu::noinline]] void blend(uint32_t mask, T* d, const T* from) {
   constexpr auto kT = kTag<T>;
   for (int l = 0; l < kWarpSize; l += kVector<T>)
-    hn::StoreU(hn::IfThenElse(mask_from_bits<T>(mask, l), hn::LoadU(kT, from + l), hn::LoadU(kT, d + l)), kT, d + l);
+    hn::StoreU(hn::IfThenElse(mask_from_bits<T>(mask, l), hn::LoadU(kT, from + l), hn::LoadU(kT, d + l)), kT,
+               d + l);
 }
 
 template <size_t kBytes>
@@ -58,8 +62,8 @@ using UnsignedOf = std::conditional_t<
     kBytes == 2, uint16_t,
     std::conditional_t<kBytes == 4, uint32_t, std::conditional_t<kBytes == 8, uint64_t, unsigned __int128>>>;
 
-// How a function of one lane is run. kVector: on all 32 lanes at once, whatever the mask: it must be harmless for any
-// bits. kScalar: for the lanes of the mask only.
+// How a function of one lane is run. kVector: on all 32 lanes at once, whatever the mask: it must be harmless
+// for any bits. kScalar: for the lanes of the mask only.
 enum class Pace { kVector, kScalar };
 
 template <Pace kPace, class T, class F>
@@ -88,7 +92,8 @@ void elementwise(Warp& w, const Instr& i) {
     const std::tuple<const S*...> s{row<S>(w, source_row(i, k))...};
     write_lanes<kPace>(active(w, i), row<D>(w, i.d),
                        [&](int l) { return static_cast<D>(kOp(std::get<k>(s)[l]...)); });
-  }(std::index_sequence_for<S...>{});
+  }
+  (std::index_sequence_for<S...>{});
 }
 
 // A type for Decoder::row: only its width matters, and whether an immediate is a float.
@@ -97,10 +102,14 @@ constexpr ptx::Type type_of() {
   if constexpr (std::is_same_v<T, float>) return ptx::Type::kF32;
   if constexpr (std::is_same_v<T, double>) return ptx::Type::kF64;
   switch (sizeof(T)) {
-    case 2: return std::is_signed_v<T> ? ptx::Type::kS16 : ptx::Type::kU16;
-    case 4: return std::is_signed_v<T> ? ptx::Type::kS32 : ptx::Type::kU32;
-    case 8: return std::is_signed_v<T> ? ptx::Type::kS64 : ptx::Type::kU64;
-    default: return ptx::Type::kB128;
+    case 2:
+      return std::is_signed_v<T> ? ptx::Type::kS16 : ptx::Type::kU16;
+    case 4:
+      return std::is_signed_v<T> ? ptx::Type::kS32 : ptx::Type::kU32;
+    case 8:
+      return std::is_signed_v<T> ? ptx::Type::kS64 : ptx::Type::kU64;
+    default:
+      return ptx::Type::kB128;
   }
 }
 
@@ -116,8 +125,12 @@ constexpr Form form() {
   return {&elementwise<kPace, kOp, D, S...>, sizeof...(S), {type_of<D>(), type_of<S>()...}};
 }
 
+struct NameHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view name) const { return std::hash<std::string_view>{}(name); }
+};
 // By the name that canonical_name() gives.
-using FormTable = std::unordered_map<std::string, Form>;
+using FormTable = std::unordered_map<std::string, Form, NameHash, std::equal_to<>>;
 
 template <class T>
 constexpr std::string_view type_name() {
@@ -125,9 +138,12 @@ constexpr std::string_view type_name() {
   if constexpr (std::is_same_v<T, double>) return "f64";
   constexpr bool kSigned = std::is_signed_v<T>;
   switch (sizeof(T)) {
-    case 2: return kSigned ? "s16" : "u16";
-    case 4: return kSigned ? "s32" : "u32";
-    default: return kSigned ? "s64" : "u64";
+    case 2:
+      return kSigned ? "s16" : "u16";
+    case 4:
+      return kSigned ? "s32" : "u32";
+    default:
+      return kSigned ? "s64" : "u64";
   }
 }
 
@@ -148,14 +164,31 @@ inline bool is_rounding_word(std::string_view word) {
   return word == "rn" || word == "rz" || word == "rm" || word == "rp";
 }
 
-// The opcode with its types last, for ptxas takes "max.s32.relu" for "max.relu.s32"; without the rounding of floats.
-inline std::string canonical_name(const ptx::Instruction& in) {
-  std::string name(in.parts[0]);
-  for (const bool types : {false, true})
-    for (size_t k = 1; k < in.parts.size(); ++k)
-      if (is_type_word(in.parts[k]) == types && !is_rounding_word(in.parts[k])) name.append(".").append(in.parts[k]);
-  return name;
-}
+// The opcode with its types last, for ptxas takes "max.s32.relu" for "max.relu.s32"; without the rounding of
+// floats. Made without the heap: several families ask for every instruction. Cut off where it is too long to
+// be known.
+class CanonicalName {
+ public:
+  explicit CanonicalName(const ptx::Instruction& in) {
+    append(in.parts[0]);
+    for (const bool types : {false, true})
+      for (size_t k = 1; k < in.parts.size(); ++k)
+        if (is_type_word(in.parts[k]) == types && !is_rounding_word(in.parts[k])) {
+          append(".");
+          append(in.parts[k]);
+        }
+  }
+  std::string_view view() const { return {text_, size_}; }
+
+ private:
+  void append(std::string_view part) {
+    const size_t n = std::min(part.size(), sizeof text_ - size_);
+    std::copy_n(part.data(), n, text_ + size_);
+    size_ += n;
+  }
+  char text_[64];
+  size_t size_ = 0;
+};
 
 // Rows of the operands of a form; `run` is left to the caller.
 inline Instr instruction_of(Decoder& d, const ptx::Instruction& in, const Form& f) {
@@ -173,7 +206,7 @@ inline Instr instruction_of(Decoder& d, const ptx::Instruction& in, const Form& 
 
 // Emits the form of the table that `in` names; false where there is none.
 inline bool emit_form(Decoder& d, const ptx::Instruction& in, const FormTable& table) {
-  const auto it = table.find(canonical_name(in));
+  const auto it = table.find(CanonicalName(in).view());
   if (it == table.end()) return false;
   if (in.operands.size() != static_cast<size_t>(it->second.sources) + 1)
     d.unknown(in);
@@ -183,6 +216,8 @@ inline bool emit_form(Decoder& d, const ptx::Instruction& in, const FormTable& t
 }
 
 // Sets the lanes of mask of a predicate row.
-inline void write_predicate(uint32_t& row, uint32_t mask, uint32_t bits) { row = (row & ~mask) | (bits & mask); }
+inline void write_predicate(uint32_t& row, uint32_t mask, uint32_t bits) {
+  row = (row & ~mask) | (bits & mask);
+}
 
 }  // namespace ptxsim::alu
