@@ -236,6 +236,7 @@ void start_cluster(ClusterSlot& slot, Launch& launch, Worker& worker, uint64_t i
       w.steps = 0;
       w.uid = cta->linear * cta->warps.size() + w.index;
       w.rows_in_flight = 0;
+      w.wgmma = {};
       w.max_registers = 0;
       *row<uint32_t>(w, kCarryRow) = 0;
     }

@@ -48,6 +48,16 @@ struct Split {
   const char* why = nullptr;                         // "bar.sync", "mbarrier.try_wait": for the report of a deadlock
 };
 
+// Groups of wgmma that a warp has committed; in checked mode the engine's work of each until the warpgroup has waited for it.
+struct WgmmaGroups {
+  struct Work {
+    uint64_t group = 0, id = 0;  // id: AsyncId of check/checker.h
+    uint32_t waited = 0;         // warps of the warpgroup that have waited for it
+  };
+  uint64_t committed = 0;
+  std::vector<Work> work;
+};
+
 struct alignas(64) Warp {
   // The running split.
   uint32_t pc = 0;
@@ -71,6 +81,7 @@ struct alignas(64) Warp {
   int rows_in_flight = 0;      // register rows that a tensor core still uses; kept by the checker
   uint64_t uid = 0;            // unique in the launch: cta linear index * warps per block + index
   std::array<uint64_t, 16> barrier_phase{};  // of each named barrier, that this warp arrived at last
+  WgmmaGroups wgmma;
   uint64_t cluster_arrivals = 0;             // at barrier.cluster
   std::shared_ptr<AsyncGroups> async_groups;  // exec/async.h: null until there is asynchronous work to track
 };
