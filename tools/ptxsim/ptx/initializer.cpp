@@ -52,7 +52,13 @@ class Initializer {
   }
 
   void value(uint64_t offset) {
-    if (lexer_.at_word()) return address(offset, 0, size_of(variable_.type));
+    if (lexer_.at_word()) {
+      const int word_bytes = size_of(variable_.type);
+      if (is_float_type(variable_.type) || (word_bytes != 4 && word_bytes != 8)) {
+        lexer_.fail("an address in a variable of this type");
+      }
+      return address(offset, 0, word_bytes);
+    }
     const Constant constant = parse_constant(lexer_);
     if (lexer_.peek() == '(') return masked(offset, constant);
     const int bytes = size_of(variable_.type);
@@ -97,10 +103,6 @@ class Initializer {
     init.symbol = symbol;
     if (lexer_.peek() == '+' || lexer_.peek() == '-')
       init.addend = static_cast<int64_t>(parse_integer(lexer_));
-    if (bytes > 8 ||
-        (shift == 0 && bytes < 4 && variable_.type != Type::kU8 && variable_.type != Type::kB8)) {
-      lexer_.fail("an address in a variable of this type");
-    }
     store(offset, 0, bytes);
     variable_.addresses.push_back(std::move(init));
   }

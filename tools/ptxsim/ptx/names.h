@@ -50,6 +50,12 @@ class ScopedNames {
     const Slot& slot = slots_[find_slot(name)];
     return slot.top < 0 ? nullptr : &chain_[slot.top].binding;
   }
+  // The innermost declaration of name<count> with more than `number` registers.
+  const Binding* find_range(std::string_view name, int number) const {
+    int i = slots_[find_slot(name)].top;
+    while (i >= 0 && chain_[i].binding.count <= number) i = chain_[i].hidden;
+    return i < 0 ? nullptr : &chain_[i].binding;
+  }
 
  private:
   struct Slot {

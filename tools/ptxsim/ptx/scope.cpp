@@ -4,6 +4,11 @@
 #include <utility>
 
 namespace ptxsim::ptx {
+namespace {
+
+constexpr size_t kMaxRangeDigits = 9;  // of a register's number: it fits an int
+
+}  // namespace
 
 FunctionScope::FunctionScope(const Module& module, size_t text_size)
     : module(module), max_registers_(std::max<uint64_t>(65536, text_size)) {}
@@ -137,17 +142,20 @@ const Binding* FunctionScope::find(std::string_view name) {
 
 // %r12 as one of %r<100>. A prefix may itself end in a digit: %r1<10> has %r12 too.
 const Binding* FunctionScope::find_in_range(std::string_view name) {
-  size_t digits = name.size() - 1;
-  while (digits > 0 && is_class(name[digits - 1], kDigit)) --digits;
+  size_t split = name.size() - 1;
+  while (split > 0 && is_class(name[split - 1], kDigit)) --split;
+  if (name.size() - split > kMaxRangeDigits) {
+    if (!has_digit_prefix_) return nullptr;
+    split = name.size() - kMaxRangeDigits;
+  }
   const Binding* best = nullptr;
-  if (name.size() - digits > 9 && has_digit_prefix_) digits = name.size() - 9;
-  for (; digits < name.size(); ++digits) {
-    const bool leading_zero = name[digits] == '0' && digits + 1 < name.size();
-    const Binding* range = leading_zero || digits == 0 ? nullptr : ranges_.find(name.substr(0, digits));
-    if (range && name.size() - digits <= 9 && (!best || range->depth > best->depth)) {
+  for (split = std::max<size_t>(split, 1); split < name.size(); ++split) {
+    const std::string_view digits = name.substr(split);
+    if (digits[0] != '0' || digits.size() == 1) {
       int number = 0;
-      for (const char c : name.substr(digits)) number = number * 10 + (c - '0');
-      if (number < range->count) {
+      for (const char c : digits) number = number * 10 + (c - '0');
+      const Binding* range = ranges_.find_range(name.substr(0, split), number);
+      if (range && (!best || range->depth > best->depth)) {
         found_ = {NameKind::kRegister, range->index + number, 0, range->depth};
         best = &found_;
       }
