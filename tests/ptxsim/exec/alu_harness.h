@@ -235,7 +235,10 @@ inline void check_text(const std::string& text, const std::string& kinds, const 
                        const CheckOptions& options = {}) {
   static Provoking provoking;
   for (const char* guard : {"", "@!%p7 "}) {
-    AluMachine m(guard + text);
+    std::string guarded = guard + text;
+    for (size_t at = guarded.find("; "); at != std::string::npos; at = guarded.find("; ", at + 1))
+      guarded.insert(at + 2, guard);
+    AluMachine m(guarded);
     ASSERT_EQ(m.unknown(), "") << text;
     for (int round = 0; round < 16; ++round) {
       const uint32_t mask = round % 4 == 3 ? static_cast<uint32_t>(provoking.next(4)) : kAllLanes;
