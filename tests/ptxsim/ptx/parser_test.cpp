@@ -14,12 +14,14 @@ namespace {
 using Lines = std::vector<std::string>;
 
 const std::string kRegisters =
-    ".reg .b32 %r<10>; .reg .b64 %rd<10>; .reg .pred %p<4>, q; .reg .f32 %f<8>; .reg .f64 %fd<4>; .reg .b16 %rs<4>;\n";
+    ".reg .b32 %r<10>; .reg .b64 %rd<10>; .reg .pred %p<4>, q; .reg .f32 %f<8>; .reg .f64 %fd<4>; .reg .b16 "
+    "%rs<4>;\n";
 
 // A kernel of the given body, with parameters p0 and p1, behind the given declarations.
 struct Kernel {
   explicit Kernel(const std::string& body, const std::string& declarations = "")
-      : module(parse_module(kHeader + declarations + "\n.visible .entry k(.param .u64 p0, .param .align 8 .b8 p1[16]) {\n" +
+      : module(parse_module(kHeader + declarations +
+                            "\n.visible .entry k(.param .u64 p0, .param .align 8 .b8 p1[16]) {\n" +
                             kRegisters + body + "\n}\n")),
         function(module->functions.at(module->function_index.at("k"))) {
     parse_body(*module, function);
@@ -62,7 +64,8 @@ TEST(PtxInstructions, Guards) {
 TEST(PtxInstructions, PredicatesPairsAndSinks) {
   EXPECT_EQ(one("setp.lt.and.s32 %p1|%p2, %r1, -1, !q;"), "setp.lt.and.s32 %p1|%p2, %r1, -1, not q");
   EXPECT_EQ(one("setp.eq.u32 _|%p2, %r1, 0;"), "setp.eq.u32 _|%p2, %r1, 0");
-  EXPECT_EQ(one("shfl.sync.bfly.b32 %r1|%p1, %r2, 16, 31, -1;"), "shfl.sync.bfly.b32 %r1|%p1, %r2, 16, 31, -1");
+  EXPECT_EQ(one("shfl.sync.bfly.b32 %r1|%p1, %r2, 16, 31, -1;"),
+            "shfl.sync.bfly.b32 %r1|%p1, %r2, 16, 31, -1");
   EXPECT_EQ(one("mbarrier.arrive.shared.b64 _, [%r1];"), "mbarrier.arrive.shared.b64 _, [%r1]");
   EXPECT_EQ(one("mov.b64 {%r1, _}, %rd1;"), "mov.b64 {%r1, _}, %rd1");
 }
@@ -73,9 +76,11 @@ TEST(PtxInstructions, VideoSelectorsAndNegatedRegisters) {
 }
 
 TEST(PtxInstructions, VectorRegistersAreTheirLanes) {
-  const Kernel kernel(".reg .v4 .f32 v;\nmov.f32 v.x, %f1; mov.v4.f32 v, {%f1, %f2, %f3, %f4}; mov.f32 %f0, v.b;");
+  const Kernel kernel(
+      ".reg .v4 .f32 v;\nmov.f32 v.x, %f1; mov.v4.f32 v, {%f1, %f2, %f3, %f4}; mov.f32 %f0, v.b;");
   EXPECT_EQ(show(kernel.function),
-            (Lines{"mov.f32 v.x, %f1", "mov.v4.f32 {v.x, v.y, v.z, v.w}, {%f1, %f2, %f3, %f4}", "mov.f32 %f0, v.z"}));
+            (Lines{"mov.f32 v.x, %f1", "mov.v4.f32 {v.x, v.y, v.z, v.w}, {%f1, %f2, %f3, %f4}",
+                   "mov.f32 %f0, v.z"}));
   EXPECT_EQ(kernel.function.registers.back().type, Type::kF32);
 }
 
@@ -117,10 +122,24 @@ TEST(PtxInstructions, TensorMapAddressKeepsItsCoordinatesTogether) {
 
 TEST(PtxConstants, Literals) {
   const std::pair<std::string, std::string> cases[] = {
-      {"0", "0"}, {"42", "42"}, {"-7", "-7"}, {"0x1F", "31"}, {"0X1fU", "31"}, {"017", "15"}, {"0b101", "5"},
-      {"10U", "10"}, {"18446744073709551615", "-1"}, {"0x8000000000000000", "-9223372036854775808"},
-      {"1.5", "d(1.5)"}, {".5", "d(0.5)"}, {"2.", "d(2)"}, {"1e3", "d(1000)"}, {"-1.5e-1", "d(-0.15)"},
-      {"0f3F800000", "f(1)"}, {"0Fc0000000", "f(-2)"}, {"0d4000000000000000", "d(2)"},
+      {"0", "0"},
+      {"42", "42"},
+      {"-7", "-7"},
+      {"0x1F", "31"},
+      {"0X1fU", "31"},
+      {"017", "15"},
+      {"0b101", "5"},
+      {"10U", "10"},
+      {"18446744073709551615", "-1"},
+      {"0x8000000000000000", "-9223372036854775808"},
+      {"1.5", "d(1.5)"},
+      {".5", "d(0.5)"},
+      {"2.", "d(2)"},
+      {"1e3", "d(1000)"},
+      {"-1.5e-1", "d(-0.15)"},
+      {"0f3F800000", "f(1)"},
+      {"0Fc0000000", "f(-2)"},
+      {"0d4000000000000000", "d(2)"},
   };
   for (const auto& [text, expected] : cases) EXPECT_EQ(one("x _, " + text + ";"), "x _, " + expected);
 }
@@ -137,12 +156,34 @@ TEST(PtxConstants, FloatsKeepTheirBits) {
 
 TEST(PtxConstants, Expressions) {
   const std::pair<std::string, std::string> cases[] = {
-      {"(1+2)*3", "9"}, {"4-1", "3"}, {"4 - -1", "5"}, {"1+2*3", "7"}, {"-7/2", "-3"}, {"-7%4", "-3"},
-      {"1<<4|3", "19"}, {"-8>>1", "-4"}, {"0xFFFFFFFFFFFFFFFF>>60", "15"}, {"1<<64", "0"}, {"~0", "-1"}, {"!5", "0"},
-      {"--1", "1"}, {"6&3^1", "3"}, {"1==1&&2<1", "0"}, {"0||3>=3", "1"}, {"-1<0U", "0"}, {"1?2:3", "2"},
-      {"0?1:0?2:3", "3"}, {"(.u64)-1>>63", "1"}, {"(.s64)0xFFFFFFFFFFFFFFFF>>63", "-1"}, {"WARP_SZ-1", "31"},
-      {"2*WARP_SZ", "64"}, {"1.5*2.0+0.5", "d(3.5)"}, {"-(1.0/4.0)", "d(-0.25)"}, {"1.0<2.0", "1"},
-      {"0x8000000000000000/-1", "0"}, {"(.s64)0x8000000000000000/-1", "-9223372036854775808"},
+      {"(1+2)*3", "9"},
+      {"4-1", "3"},
+      {"4 - -1", "5"},
+      {"1+2*3", "7"},
+      {"-7/2", "-3"},
+      {"-7%4", "-3"},
+      {"1<<4|3", "19"},
+      {"-8>>1", "-4"},
+      {"0xFFFFFFFFFFFFFFFF>>60", "15"},
+      {"1<<64", "0"},
+      {"~0", "-1"},
+      {"!5", "0"},
+      {"--1", "1"},
+      {"6&3^1", "3"},
+      {"1==1&&2<1", "0"},
+      {"0||3>=3", "1"},
+      {"-1<0U", "0"},
+      {"1?2:3", "2"},
+      {"0?1:0?2:3", "3"},
+      {"(.u64)-1>>63", "1"},
+      {"(.s64)0xFFFFFFFFFFFFFFFF>>63", "-1"},
+      {"WARP_SZ-1", "31"},
+      {"2*WARP_SZ", "64"},
+      {"1.5*2.0+0.5", "d(3.5)"},
+      {"-(1.0/4.0)", "d(-0.25)"},
+      {"1.0<2.0", "1"},
+      {"0x8000000000000000/-1", "0"},
+      {"(.s64)0x8000000000000000/-1", "-9223372036854775808"},
   };
   for (const auto& [text, expected] : cases) EXPECT_EQ(one("x " + text + ", 1;"), "x " + expected + ", 1");
 }
@@ -165,7 +206,8 @@ TEST(PtxScopes, InnerRegistersHideOuterOnes) {
 }
 
 TEST(PtxScopes, ParameterisedNames) {
-  const Kernel kernel(".reg .b32 x<3>, x1y; .reg .b64 a1<12>; .reg .pred a<2>; mov x0, x2; mov a11, a110; mov a0, x1y;");
+  const Kernel kernel(
+      ".reg .b32 x<3>, x1y; .reg .b64 a1<12>; .reg .pred a<2>; mov x0, x2; mov a11, a110; mov a0, x1y;");
   EXPECT_EQ(show(kernel.function), (Lines{"mov x0, x2", "mov a11, a110", "mov a0, x1y"}));
   const Function& f = kernel.function;
   EXPECT_EQ(f.registers[f.body[1].operands[0].reg].type, Type::kB64);
@@ -205,20 +247,23 @@ TEST(PtxScopes, VariablesOfInnerScopes) {
 
 TEST(PtxCalls, AllForms) {
   const std::string functions =
-      ".func f();\n.func (.param .b32 r) g(.param .b32 a, .param .b64 b);\n.extern .func (.param .b32 r) vprintf(.param .b64 a, "
+      ".func f();\n.func (.param .b32 r) g(.param .b32 a, .param .b64 b);\n.extern .func (.param .b32 r) "
+      "vprintf(.param .b64 a, "
       ".param .b64 b);\n";
   const std::string parameters = ".param .b32 ret; .param .b32 a0; .param .b64 a1;\n";
-  EXPECT_EQ(instructions(parameters +
-                             "call f; call.uni f, (); call (), f, ();\n"
-                             "call.uni (ret), g, (a0, a1);\ncall (%r1), g, (%r2, 5);\n@%p1 call.uni (ret),\nvprintf,\n(\na1,\na1\n);",
-                         functions),
-            (Lines{"call {}, &f, {}", "call.uni {}, &f, {}", "call {}, &f, {}", "call.uni {ret}, &g, {a0, a1}",
-                   "call {%r1}, &g, {%r2, 5}", "@%p1 call.uni {ret}, &vprintf, {a1, a1}"}));
-  EXPECT_EQ(instructions(parameters +
-                             "proto : .callprototype (.param .b32 _) _ (.param .b32 _, .param .align 8 .b8 _[12]);\n"
-                             "P2: .callprototype _ () .noreturn;\nT: .calltargets f, g;\n"
-                             "call (ret), %rd1, (a0, a1), proto; call %rd1, P2; call (ret), %rd1, (a0, a1), T;",
-                         functions),
+  EXPECT_EQ(
+      instructions(parameters + "call f; call.uni f, (); call (), f, ();\n"
+                                "call.uni (ret), g, (a0, a1);\ncall (%r1), g, (%r2, 5);\n@%p1 call.uni "
+                                "(ret),\nvprintf,\n(\na1,\na1\n);",
+                   functions),
+      (Lines{"call {}, &f, {}", "call.uni {}, &f, {}", "call {}, &f, {}", "call.uni {ret}, &g, {a0, a1}",
+             "call {%r1}, &g, {%r2, 5}", "@%p1 call.uni {ret}, &vprintf, {a1, a1}"}));
+  EXPECT_EQ(instructions(
+                parameters +
+                    "proto : .callprototype (.param .b32 _) _ (.param .b32 _, .param .align 8 .b8 _[12]);\n"
+                    "P2: .callprototype _ () .noreturn;\nT: .calltargets f, g;\n"
+                    "call (ret), %rd1, (a0, a1), proto; call %rd1, P2; call (ret), %rd1, (a0, a1), T;",
+                functions),
             (Lines{"call {ret}, %rd1, {a0, a1}, ->proto@0", "call {}, %rd1, {}, ->P2@0",
                    "call {ret}, %rd1, {a0, a1}, ->T@0"}));
   EXPECT_EQ(one("mov.u64 %rd1, g;", functions), "mov.u64 %rd1, &g");
@@ -235,9 +280,10 @@ TEST(PtxCalls, BranchTargets) {
 }
 
 TEST(PtxCalls, ParametersInRegisters) {
-  const auto module = parse_module(kHeader +
-                                   ".func (.reg .u32 r) f(.reg .u32 a, .param .b64 b)\n{ .reg .u64 x; add.u32 r, a, 1; "
-                                   "ld.param.b64 x, [b]; ret; }\n.visible .func declared();");
+  const auto module =
+      parse_module(kHeader +
+                   ".func (.reg .u32 r) f(.reg .u32 a, .param .b64 b)\n{ .reg .u64 x; add.u32 r, a, 1; "
+                   "ld.param.b64 x, [b]; ret; }\n.visible .func declared();");
   Function& f = module->functions.at(0);
   EXPECT_EQ(f.parameters.at(0).reg, -1);
   parse_body(*module, f);
@@ -252,13 +298,13 @@ TEST(PtxCalls, ParametersInRegisters) {
 }
 
 TEST(PtxLocations, LinesOfTextAndSource) {
-  const auto module = parse_module(
-      kHeader +                                                                        // 1-3
-      "/* two\nlines */ .entry k\n{\n.loc 2 10 0\n.reg .b32 a;\n"                      // 4-8
-      "mov.b32 a,\n  1;\n"                                                             // 9, 10
-      "\t.loc\t3 477 13, function_name $L__info_string5+4, inlined_at 2 304 9\n"       // 11
-      "mov.b32 a, 2; mov.b32 a, 3;\n.pragma \"nounroll\";\n@%undeclared_is_special:\n"  // 12-14
-      "}\n.file 2 \"a.cu\"\n.file 3 \"b.h\", 1700000000, 123\n");
+  const auto module =
+      parse_module(kHeader +                                                                         // 1-3
+                   "/* two\nlines */ .entry k\n{\n.loc 2 10 0\n.reg .b32 a;\n"                       // 4-8
+                   "mov.b32 a,\n  1;\n"                                                              // 9, 10
+                   "\t.loc\t3 477 13, function_name $L__info_string5+4, inlined_at 2 304 9\n"        // 11
+                   "mov.b32 a, 2; mov.b32 a, 3;\n.pragma \"nounroll\";\n@%undeclared_is_special:\n"  // 12-14
+                   "}\n.file 2 \"a.cu\"\n.file 3 \"b.h\", 1700000000, 123\n");
   EXPECT_EQ(module->files.at(2), "a.cu");
   EXPECT_EQ(module->files.at(3), "b.h");
   Function& f = module->functions.at(0);
@@ -272,9 +318,10 @@ TEST(PtxLocations, LinesOfTextAndSource) {
     EXPECT_FALSE(f.parsed);
     EXPECT_TRUE(f.body.empty());
   }
-  const auto right = parse_module(kHeader +
-                                  ".entry k\n{\n.loc 2 10 0\n.reg .b32 a;\nmov.b32 a,\n  1;\n"
-                                  ".loc 3 477 13, function_name $L__info_string5, inlined_at 2 304 9\nL: mov.b32 a, 2;\n}");
+  const auto right =
+      parse_module(kHeader +
+                   ".entry k\n{\n.loc 2 10 0\n.reg .b32 a;\nmov.b32 a,\n  1;\n"
+                   ".loc 3 477 13, function_name $L__info_string5, inlined_at 2 304 9\nL: mov.b32 a, 2;\n}");
   Function& g = right->functions.at(0);
   parse_body(*right, g);
   EXPECT_EQ(g.loc.file, 2);

@@ -47,7 +47,9 @@ void FunctionScope::finish() {
     if (module.variable_index.contains(pending.name)) {
       operand.kind = OperandKind::kVariable;
       operand.is_global = true;
-    } else if (module.function_index.contains(pending.name) && operand.integer == 0) {
+    } else if (module.function_index.contains(pending.name)) {
+      if (operand.integer != 0)
+        throw ParseError(pending.line, fmt::format("an offset from the function '{}'", pending.name));
       operand.kind = OperandKind::kFunction;
     } else {
       throw ParseError(pending.line, fmt::format("'{}' is not declared", pending.name));
