@@ -12,6 +12,14 @@ namespace ptxsim {
 
 namespace {
 
+// Shared memory of a block of the cluster that has threads left; null outside it.
+std::byte* in_shared(const Cluster& c, uint64_t a, uint64_t bytes) {
+  const uint32_t rank = shared_rank(a), offset = shared_offset(a);
+  if (rank >= c.ctas.size() || offset < kSharedBase || offset + bytes > c.ctas[rank]->shared_end || !c.ctas[rank]->running)
+    return nullptr;
+  return c.ctas[rank]->shared + offset;
+}
+
 const char* verb(Access a) { return a == Access::kRead ? "read" : a == Access::kWrite ? "write" : "atomic access"; }
 
 std::string variable_at(const std::vector<Placed>& variables, uint64_t offset) {
@@ -30,6 +38,10 @@ std::string variable_at(const std::vector<Placed>& variables, uint64_t offset) {
     if (rank >= ctas)
       fail(w, i, lane, ErrorCode::kIllegalAddress,
            fmt::format("[bounds.shared] {} of {} bytes in the shared memory of block {} of a cluster of {}", what, bytes, rank, ctas));
+    if (w.cta->cluster->ctas[rank]->running == 0)
+      fail(w, i, lane, ErrorCode::kIllegalAddress,
+           fmt::format("[bounds.shared] {} of {} bytes in the shared memory of block {} of the cluster, which has exited: "
+                       "a cluster barrier must keep it until its peers are done", what, bytes, rank));
     fail(w, i, lane, ErrorCode::kIllegalAddress,
          fmt::format("[bounds.shared] {} of {} bytes at shared offset {}{}: the block has {} to {}", what, bytes, offset,
                      variable_at(w.program->shared_variables, offset), kSharedBase, w.cta->shared_end));
@@ -69,13 +81,9 @@ std::byte* resolve_range(Warp& w, const Instr& i, int lane, uint64_t a, uint64_t
     case 0:
       if (bytes == 0 || in_global(*w.cta->cluster->worker, a, a + bytes)) return reinterpret_cast<std::byte*>(a);
       break;
-    case kSharedTag: {
-      Cluster& c = *w.cta->cluster;
-      const uint32_t rank = shared_rank(a), offset = shared_offset(a);
-      if (rank < c.ctas.size() && offset >= kSharedBase && offset + bytes <= c.ctas[rank]->shared_end)
-        return c.ctas[rank]->shared + offset;
+    case kSharedTag:
+      if (std::byte* p = in_shared(*w.cta->cluster, a, bytes)) return p;
       break;
-    }
     case kLocalTag: {
       const uint64_t offset = a & ~kTagMask;
       if (lane >= 0 && offset + bytes <= w.program->local_bytes) return w.local + lane * w.program->local_bytes + offset;
@@ -128,9 +136,7 @@ void resolve(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses, 
       const uint64_t a = addresses[l];
       std::byte* p = nullptr;
       if ((a & kTagMask) == kSharedTag) {
-        const uint32_t rank = shared_rank(a), offset = shared_offset(a);
-        if (rank < c.ctas.size() && offset >= kSharedBase && offset + bytes <= c.ctas[rank]->shared_end)
-          p = c.ctas[rank]->shared + offset;
+        p = in_shared(c, a, bytes);
       } else if ((a & kTagMask) == kLocalTag) {
         if ((a & ~kTagMask) + bytes <= w.program->local_bytes) p = w.local + l * w.program->local_bytes + (a & ~kTagMask);
       } else if ((a & kTagMask) == kParamTag) {
