@@ -127,11 +127,13 @@ constexpr auto kLg2 = [](float x) {
   p = std::fma(p, s, 0x1.ec709ep-1f);
   const float high = 0x1.715476p+1f * t;
   const float low = std::fma(0x1.715476p+1f, t, -high) + t * std::fma(p, s, 0x1.4ae0cp-25f);
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  float r = e + high + low;
-  r = x < kInfinity ? r : x;
-  r = x < 0.f ? std::numeric_limits<float>::quiet_NaN() : r;
-  return x == 0.f ? -kInfinity : r;
+  // Special values by masks: with conditional expressions the compiler makes branches, and no vector code.
+  const uint32_t bits = bits_of(x);
+  const uint32_t is_zero = 0u - (bits << 1 == 0), is_regular = 0u - (bits - 1 < 0x7f7fffffu);
+  const uint32_t is_infinity = 0u - (bits == 0x7f800000u);
+  const uint32_t special =
+      (0xff800000u & is_zero) | (bits & is_infinity) | (0x7fffffffu & ~is_zero & ~is_infinity);
+  return from_bits((bits_of(e + high + low) & is_regular) | (special & ~is_regular));
 };
 constexpr auto kSin = [](float x) { return std::sin(x); };
 constexpr auto kCos = [](float x) { return std::cos(x); };
