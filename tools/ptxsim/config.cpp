@@ -96,6 +96,7 @@ Config read_config() {
     c.profile = true;
     if (std::strcmp(value, "1") != 0) c.profile_json = value;
   }
+  c.time = read_flag("PTXSIM_TIME");
   c.hang_seconds = read_seconds("PTXSIM_HANG_SECONDS", c.hang_seconds);
   return c;
 }

@@ -62,4 +62,22 @@ TEST(SimGlobalMemory, NewRangeHidesTheFreedOnesBelowIt) {
   EXPECT_EQ(memory.describe(at + 4), "near no allocation");
 }
 
+TEST(SimGlobalMemory, PeersTouchEachOtherOnlyWhenAllowed) {
+  auto& memory = GlobalMemory::instance();
+  const ptxsim::Allocation of_device_1{kBase, kBase + 16, 1, MemoryKind::kDevice, 1};
+  const ptxsim::Allocation pinned{kBase, kBase + 16, -1, MemoryKind::kPinned, 1};
+  const ptxsim::Allocation shared{kBase, kBase + 16, 1, MemoryKind::kIpc, 1};
+  EXPECT_TRUE(memory.accessible(1, of_device_1));
+  EXPECT_FALSE(memory.accessible(0, of_device_1));
+  EXPECT_TRUE(memory.accessible(0, pinned));
+  EXPECT_TRUE(memory.accessible(0, shared));
+  const uint64_t before = memory.generation();
+  memory.set_peer_access(0, 1, true);
+  EXPECT_LT(before, memory.generation());
+  EXPECT_TRUE(memory.accessible(0, of_device_1));
+  EXPECT_FALSE(memory.accessible(2, of_device_1));
+  memory.set_peer_access(0, 1, false);
+  EXPECT_FALSE(memory.accessible(0, of_device_1));
+}
+
 }  // namespace

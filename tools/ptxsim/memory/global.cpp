@@ -101,6 +101,22 @@ Allocation GlobalMemory::find(uint64_t address) const {
   return it == t.live.end() ? Allocation{} : it->second;
 }
 
+void GlobalMemory::set_peer_access(int device, int owner, bool allowed) {
+  const uint64_t bit = uint64_t{1} << owner;
+  if (allowed)
+    peers_[device].fetch_or(bit);
+  else
+    peers_[device].fetch_and(~bit);
+  generation_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+bool GlobalMemory::accessible(int device, const Allocation& allocation) const {
+  const bool has_owner = allocation.kind == MemoryKind::kDevice || allocation.kind == MemoryKind::kModule ||
+                         allocation.kind == MemoryKind::kConstant;
+  if (!has_owner || allocation.device == device) return true;
+  return (peers_[device].load(std::memory_order_acquire) >> allocation.device & 1) != 0;
+}
+
 std::string GlobalMemory::describe(uint64_t address) const {
   Table& t = table();
   std::shared_lock lock(t.mutex);
