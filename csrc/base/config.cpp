@@ -32,6 +32,11 @@ std::string join_name(const std::string& section, const std::string& key) {
   return section.empty() ? key : section + "." + key;
 }
 
+// Nothing reads these sections of a stage.
+bool unread(const StageConfig& stage, const ConfigSection& section) {
+  return (section.name == "sft" && stage.kind == "rl") || (section.name == "rl" && stage.kind == "sft");
+}
+
 // One file or override being read. Names are full: "rl.lr", "stage.reasoning.rl.lr".
 class Loader {
  public:
@@ -354,8 +359,7 @@ class Loader {
       if (!node) continue;
       if (!node->is_table()) {
         add_key(place_of(*node), full, fmt::format("is a section: write [stage.{}]", sections[i].name));
-      } else if ((s.kind == "sft" && sections[i].name == "rl") ||
-                 (s.kind == "rl" && sections[i].name == "sft")) {
+      } else if (unread(s, sections[i])) {
         add_key(place_of(*node), full, fmt::format("a stage of kind {} does not read it", s.kind));
       } else {
         read_table(*node->as_table(), sections[i], full, names, "stage." + sections[i].name);
@@ -399,10 +403,36 @@ std::string config_fingerprint(const RunConfig& config) {
   std::string text = fingerprint_of(sections, "");
   for (StageConfig& s : copy.stages) {
     std::vector<ConfigSection> parts = stage_sections(s);
-    std::erase_if(parts, [&](const ConfigSection& p) {
-      return (p.name == "sft" && s.kind == "rl") || (p.name == "rl" && s.kind == "sft");
-    });
+    std::erase_if(parts, [&](const ConfigSection& p) { return unread(s, p); });
     text += fingerprint_of(parts, "stage." + s.name);
+  }
+  return text;
+}
+
+std::string config_text(const RunConfig& config) {
+  RunConfig copy = config;
+  std::string text =
+      fmt::format("# Every key of the run, from {} and the command line.\n", format_value(&copy.path));
+  std::map<std::string, std::string> base;  // full name, value
+  for (const ConfigSection& s : config_sections(copy)) {
+    text += fmt::format("\n[{}]\n", s.name);
+    for (const ConfigKey& k : s.keys) {
+      const std::string value = base[join_name(s.name, k.name)] = format_value(k.field);
+      text += fmt::format("{} = {}\n", k.name, value);
+    }
+  }
+  for (StageConfig& stage : copy.stages) {
+    for (const ConfigSection& s : stage_sections(stage)) {
+      std::string changed;
+      for (const ConfigKey& k : s.keys) {
+        const auto above = base.find(join_name(s.name, k.name));
+        if (above == base.end() || above->second != format_value(k.field))
+          changed += fmt::format("{} = {}\n", k.name, format_value(k.field));
+      }
+      if (changed.empty() || unread(stage, s)) continue;
+      text += s.name.empty() ? "\n[[stage]]\n" : fmt::format("[stage.{}]\n", s.name);
+      text += changed;
+    }
   }
   return text;
 }

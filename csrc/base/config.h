@@ -218,6 +218,9 @@ std::vector<std::string> config_problems(const RunConfig& config, int np);
 // Canonical text of everything that decides the numbers (not dir, metrics, checkpoint, mesh layout): the
 // config hash of checkpoints.
 std::string config_fingerprint(const RunConfig& config);
+// A file that loads as this config: every key with its value, and of each stage the keys in which it differs
+// from the sections above it.
+std::string config_text(const RunConfig& config);
 // Human-readable table of every key: default, allowed values, meaning.
 std::string config_help();
 // Virtual slices of the tensor-parallel dimensions: the largest of 4, 2, 1 that divides heads, FFN sizes and

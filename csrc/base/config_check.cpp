@@ -278,11 +278,6 @@ class Checker {
 
   void sft(const StageView& v) {
     schedule(v, "sft", v.sft.lr, v.sft.lr_min);
-    if (v.stage && v.stage->kind == "sft" && v.task.name == "jsonl") {
-      add({key(v, "task.name"), stage_key(*v.stage, "kind")},
-          "a stage of kind sft learns from worked solutions, which a JSONL file does not have; use another "
-          "task, or the kind rejection");
-    }
     if (v.sft.stop_at_accuracy > 0 && v.sft.eval_every == 0) {
       add({key(v, "sft.stop_at_accuracy"), key(v, "sft.eval_every")},
           "without sft.eval_every nothing measures it");

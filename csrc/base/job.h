@@ -37,6 +37,10 @@ int64_t fault_delay_ns(int rank);
 // ends the process with one line, which begins with `who`, and exit code 16. Any other SIGBUS stays fatal.
 void end_on_memory_errors(const std::string& who);
 
+// From here on SIGTERM writes this line to stderr before it ends the process as it would have. Later lines
+// replace it.
+void set_last_words(const std::string& line);
+
 // Runs the process-level faults (kill, segv, exit, hang, memory_error, sigterm, sigusr1) planned for this
 // step and rank.
 void run_process_faults(int rank);

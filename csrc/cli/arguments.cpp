@@ -61,7 +61,7 @@ const std::vector<Subcommand>& subcommands() {
        "memory, traffic, time and cost of a run on any mesh, without weights or ranks",
        {"plan configs/tiny.toml --np 4",
         "plan configs/tiny.toml --np 8 --set mesh.tp=4 --set mesh.data_slots=8",
-        "plan configs/demo.toml --np 8 --set mesh.data_slots=8 --hardware h800"},
+        "plan configs/v2_lite.toml --np 64 --hardware h800"},
        0},
       {CommandKind::kDemo,
        "demo",

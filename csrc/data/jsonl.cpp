@@ -91,6 +91,7 @@ Prompt parse_line(std::string_view line) {
   const bool whole_number = answer != record.end() && answer->is_number_integer();
   prompt.answer = whole_number ? answer->dump() : text_of(record, "answer");
   prompt.task = record.contains("task") ? text_of(record, "task") : "exact";
+  if (record.contains("solution")) prompt.solution = turn_text(record, "solution");
   prompt.canonical = squeeze_space(prompt.text);
   return prompt;
 }
@@ -221,7 +222,7 @@ uint64_t hash_of(const std::string& text) { return XXH3_64bits(text.data(), text
 }  // namespace
 
 std::unique_ptr<PromptSource> make_jsonl_source(const TaskConfig& task, Split split,
-                                                const Tokenizer& tokenizer) {
+                                                const Tokenizer& tokenizer, int64_t max_solved_tokens) {
   std::unordered_map<uint64_t, int64_t> held_out;  // canonical prompt -> its line
   if (split == Split::kTrain && !task.eval_file.empty()) {
     open_source(task, Split::kHeldOut, tokenizer)->scan([&](int64_t line, const Prompt& prompt) {
@@ -235,6 +236,13 @@ std::unique_ptr<PromptSource> make_jsonl_source(const TaskConfig& task, Split sp
       source->fail_at(
           line, fmt::format("the same prompt as {}:{}, which is held out", task.eval_file, found->second));
     }
+    if (max_solved_tokens == 0) return;
+    if (prompt.solution.empty())
+      source->fail_at(line, "\"solution\" is missing, which a stage of kind sft learns from");
+    const int64_t tokens = std::ssize(prompt.tokens) + std::ssize(tokenizer.encode(prompt.solution)) + 1;
+    if (tokens > max_solved_tokens)
+      source->fail_at(line, fmt::format("{} tokens with its solution, model.max_position_embeddings = {}",
+                                        tokens, max_solved_tokens));
   });
   return source;
 }

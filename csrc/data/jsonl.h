@@ -1,5 +1,5 @@
-// Prompt sets of the user: one JSON object a line, {"prompt" | "messages", "answer", "task"}. Other keys are
-// ignored.
+// Prompt sets of the user: one JSON object a line, {"prompt" | "messages", "answer", "task", "solution"}.
+// Other keys are ignored.
 //
 //   prompt    text: the model sees <user>text<assistant>
 //   messages  [{"role": "system" | "user" | "assistant", "content": text}, ...]: a system message first or
@@ -8,6 +8,7 @@
 //             its own
 //   answer    text or a whole number: what the verifier compares with
 //   task      the verifier; "exact" when missing
+//   solution  <think>...</think><answer>...</answer>: the completion that SFT learns; RL does not need it
 //
 // The file is checked from end to end before the run begins; only the place and the hash of each line are
 // kept in memory.
@@ -21,8 +22,8 @@ namespace contender {
 
 // The prompts of task.train_file or task.eval_file. Throws Error(kConfig), `file:line: what`, for the first
 // bad line; for a file without prompts; and, for the train split, for a prompt that is also in
-// task.eval_file.
+// task.eval_file. max_solved_tokens as in prompts.h.
 std::unique_ptr<PromptSource> make_jsonl_source(const TaskConfig& task, Split split,
-                                                const Tokenizer& tokenizer);
+                                                const Tokenizer& tokenizer, int64_t max_solved_tokens);
 
 }  // namespace contender

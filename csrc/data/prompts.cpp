@@ -6,8 +6,8 @@
 namespace contender {
 
 std::unique_ptr<PromptSource> make_prompt_source(const TaskConfig& task, Split split, uint64_t seed,
-                                                 const Tokenizer& tokenizer) {
-  if (task.name == "jsonl") return make_jsonl_source(task, split, tokenizer);
+                                                 const Tokenizer& tokenizer, int64_t max_solved_tokens) {
+  if (task.name == "jsonl") return make_jsonl_source(task, split, tokenizer, max_solved_tokens);
   return make_procedural_source(task, split, seed, tokenizer);
 }
 

@@ -5,20 +5,35 @@
 #include "base/log.h"
 #include "base/timer.h"
 #include "grpo/run.h"
+#include "report/text.h"
 
 namespace contender {
+
+void close_run(Run& run) {
+  if (!run.leader()) return;
+  const RunConfig& config = run.config();
+  if (run.results().empty()) {
+    const bool all = run.trainer().state().stage >= static_cast<int64_t>(config.stages.size());
+    log_info(
+        "{}: {}; eval and generate use its weights, another --run-dir begins another run, --no-resume starts "
+        "this one over",
+        config.dir,
+        all ? "this run is finished" : "its stages of kind sft are finished, train goes on with the rest");
+  }
+  std::cout << "report: " << write_report(config.dir) << std::endl;
+}
 
 int run_train(const RunConfig& config, const RunOptions& options) {
   Run run(config, options, Run::Purpose::kTrain);
   run.execute([](const StageConfig&) { return true; });
-  if (run.leader()) write_report(config.dir);
+  close_run(run);
   return 0;
 }
 
 int run_sft(const RunConfig& config, const RunOptions& options) {
   Run run(config, options, Run::Purpose::kTrain);
   run.execute([](const StageConfig& s) { return s.kind == "sft"; });
-  if (run.leader()) write_report(config.dir);
+  close_run(run);
   return 0;
 }
 
@@ -70,7 +85,7 @@ int run_generate(const RunConfig& config, const RunOptions& given) {
   for (const SampleGroup& g : t.generate(options.prompts, options.samples)) {
     for (const Sample& s : g.samples) {
       tokens += static_cast<int64_t>(s.completion.tokens.size());
-      if (run.leader()) std::cout << g.prompt.text << s.text << "\n";
+      if (run.leader()) std::cout << printable(g.prompt.text) << printable(s.text) << "\n";
     }
   }
   if (run.leader())

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "grpo/app.h"
 #include "grpo/run.h"
+#include "report/text.h"
 
 namespace contender {
 namespace {
@@ -72,10 +73,12 @@ void print_closing(const Run& run, const Json& summary, const Json& samples) {
   for (const auto& [name, seconds] : run.phase_seconds())
     phases.push_back({name, fmt::format("{:.1f}", seconds), fmt::format("{:.0f}%", 100 * seconds / total)});
   std::vector<std::vector<std::string>> answers = {{"held-out problem", "before", "after"}};
+  const auto cell = [](const Json& right, const std::string& text) {
+    return fmt::format("{} {}", right.get<bool>() ? "✓" : "✗", printable_line(text));
+  };
   for (const Json& s : samples)
-    answers.push_back({s["prompt"],
-                       fmt::format("{} {}", s["before_correct"] ? "✓" : "✗", s["before"].get<std::string>()),
-                       fmt::format("{} {}", s["after_correct"] ? "✓" : "✗", s["after"].get<std::string>())});
+    answers.push_back({printable_line(s["prompt"].get<std::string>()), cell(s["before_correct"], s["before"]),
+                       cell(s["after_correct"], s["after"])});
   const double tokens = summary["tokens_generated"].get<double>() + summary["tokens_trained"].get<double>();
   std::cout << "\n"
             << format_table(answers) << "\n"
@@ -105,16 +108,13 @@ int run_demo(const RunConfig& config, const RunOptions& options) {
   const StageResult* rl = nullptr;
   for (const StageResult& r : run.results())
     if (r.before && r.after) rl = &r;
-  if (!run.leader()) return 0;
-  if (!rl) {
-    log_info("nothing left to do in {}: the run is complete (--no-resume starts over)", config.dir);
-    return 0;
+  if (rl && run.leader()) {
+    const Json summary = summary_json(run, t, *rl, hash, peak_mib), samples = samples_json(*rl, 8);
+    write_json(config.dir + "/summary.json", summary);
+    write_json(config.dir + "/samples.json", samples);
+    print_closing(run, summary, samples);
   }
-  const Json summary = summary_json(run, t, *rl, hash, peak_mib), samples = samples_json(*rl, 8);
-  write_json(config.dir + "/summary.json", summary);
-  write_json(config.dir + "/samples.json", samples);
-  print_closing(run, summary, samples);
-  std::cout << "report: " << write_report(config.dir) << std::endl;
+  close_run(run);
   return 0;
 }
 

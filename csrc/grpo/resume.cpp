@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/job.h"
 #include "base/log.h"
 #include "base/timer.h"
 #include "checkpoint/checkpoint.h"
@@ -192,7 +193,8 @@ void Run::save() {
       if (!bytes.empty())
         tensors.push_back(bytes_tensor(fmt::format("state/{}.{}", name, mesh.rank()), bytes));
     writer.add_file(fmt::format("trainer-{:05d}.safetensors", mesh.rank()), tensors);
-    writer.commit(config_.checkpoint.keep_last, config_.checkpoint.keep_every);
+    tell_last_words(/*publishing=*/true);
+    last_checkpoint_ = writer.commit(config_.checkpoint.keep_last, config_.checkpoint.keep_every);
     failed_saves_ = 0;
   } catch (const Error& e) {
     if (e.code() != ExitCode::kStorage) throw;
@@ -202,6 +204,21 @@ void Run::save() {
                 failed_saves_, config_.checkpoint.max_failures, e.what());
     if (failed_saves_ >= config_.checkpoint.max_failures) throw;
   }
+  tell_last_words(/*publishing=*/false);
+}
+
+// What SIGTERM is answered with.
+void Run::tell_last_words(bool publishing) const {
+  if (!leader()) return;
+  std::string where = "there is no checkpoint yet; the same command starts from the beginning";
+  if (publishing) {
+    where =
+        "a checkpoint is being published, whole or not at all; the same command goes on from the last one";
+  } else if (!last_checkpoint_.empty()) {
+    where =
+        fmt::format("the last checkpoint, {}, is whole; the same command goes on from it", last_checkpoint_);
+  }
+  set_last_words("contender: SIGTERM: " + where);
 }
 
 void Run::begin() {

@@ -76,8 +76,9 @@ void check_prompt_files(const RunConfig& config) {
   const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
   for (const StageConfig& stage : config.stages) {
     if (stage.task.name != "jsonl") continue;
-    for (const Split split : {Split::kTrain, Split::kHeldOut})
-      make_prompt_source(stage.task, split, config.seed, *tokenizer);
+    make_prompt_source(stage.task, Split::kTrain, config.seed, *tokenizer,
+                       stage.kind == "sft" ? config.model.max_position_embeddings : 0);
+    make_prompt_source(stage.task, Split::kHeldOut, config.seed, *tokenizer);
   }
 }
 
@@ -114,6 +115,8 @@ Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
     return;
   }
   checkpoint.empty() ? begin() : load(checkpoint);
+  last_checkpoint_ = checkpoint;
+  tell_last_words(/*publishing=*/false);
   if (config_.metrics.trace) start_trace(machine_->mesh->rank());
   if (leader()) {
     metrics_ = std::make_unique<MetricWriter>(config_.dir, config_.metrics.tensorboard);
@@ -143,8 +146,7 @@ void Run::open_directory(ResumeMode resume) {
           config_.dir, first_difference(read_file(mark), fingerprint));
     } else {
       replace_file(mark, fingerprint);
-      if (!config_.path.empty())
-        fs::copy_file(config_.path, dir / "config.toml", fs::copy_options::overwrite_existing, error);
+      replace_file(dir / "config.toml", config_text(config_));
     }
   }
   for (const std::string& p : machine_->mesh->world().all_gather_bytes("run_dir", problem))

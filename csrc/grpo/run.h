@@ -60,6 +60,7 @@ class Run {
   // resume.cpp
   void begin();
   void save();
+  void tell_last_words(bool publishing) const;
   std::string newest_checkpoint();  // of run.dir, the same on every rank; "" when there is none
   void load_weights(const Checkpoint& checkpoint);
   void load(const std::string& path);
@@ -76,8 +77,13 @@ class Run {
   double matrix_gflops_ = 0;  // measured, all ranks together
   std::string run_id_;
   int64_t failed_saves_ = 0;
-  std::string stage_before_;  // evaluation before the RL stage in progress, as JSON, for the summary
-  double last_accuracy_ = 0;  // of the last evaluation at T = 1 in an SFT stage
+  std::string last_checkpoint_;  // path; "": none yet
+  std::string stage_before_;     // evaluation before the RL stage in progress, as JSON, for the summary
+  double last_accuracy_ = 0;     // of the last evaluation at T = 1 in an SFT stage
 };
+
+// How a command that trains ends: says so when there was nothing left to train; writes the report, says
+// where.
+void close_run(Run& run);
 
 }  // namespace contender

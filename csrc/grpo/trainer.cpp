@@ -25,7 +25,8 @@ void Trainer::begin_stage(const StageConfig& stage) {
   drop_in_flight();  // with max_staleness > 0 the last stage has begun more groups than it used
   stage_ = stage;
   algorithm_ = make_algorithm(stage.rl);
-  train_prompts_ = make_prompt_source(stage.task, Split::kTrain, config_.seed, *tokenizer_);
+  train_prompts_ = make_prompt_source(stage.task, Split::kTrain, config_.seed, *tokenizer_,
+                                      stage.kind == "sft" ? config_.model.max_position_embeddings : 0);
   eval_prompts_ = make_prompt_source(stage.task, Split::kHeldOut, config_.seed, *tokenizer_);
   rewarder_ = make_rewarder(stage.reward, stage.rl.max_new_tokens, stage.rl.overlong_buffer);
   rejection_set_.clear();

@@ -188,6 +188,34 @@ std::string pad_right(std::string_view text, int64_t columns) {
   return std::string(text) + repeat(" ", columns - display_width(text));
 }
 
+namespace {
+
+std::string escaped(std::string_view text, bool one_line) {
+  std::string out;
+  while (!text.empty()) {
+    utf8proc_int32_t code = 0;
+    const auto size = static_cast<utf8proc_ssize_t>(std::min<size_t>(text.size(), 4));
+    const utf8proc_ssize_t n =
+        utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), size, &code);
+    const size_t bytes = n > 0 ? static_cast<size_t>(n) : 1;
+    const bool control = n <= 0 || code < 0x20 || (code >= 0x7F && code < 0xA0);
+    if (code == '\n' || code == '\t') {
+      out += one_line ? (code == '\n' ? "\\n" : "\\t") : std::string(1, text[0]);
+    } else if (control) {
+      for (const char c : text.substr(0, bytes)) out += fmt::format("\\x{:02X}", static_cast<uint8_t>(c));
+    } else {
+      out += text.substr(0, bytes);
+    }
+    text.remove_prefix(bytes);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) { return escaped(text, /*one_line=*/false); }
+std::string printable_line(std::string_view text) { return escaped(text, /*one_line=*/true); }
+
 std::string compact_number(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";

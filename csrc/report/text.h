@@ -19,6 +19,11 @@ std::string clip_to_width(std::string_view text, int64_t columns);
 std::string pad_left(std::string_view text, int64_t columns);   // to the right edge: numbers
 std::string pad_right(std::string_view text, int64_t columns);  // to the left edge: words
 
+// Text from a model, made harmless for a terminal: control characters and bytes that are not UTF-8 become
+// \xNN. Line ends and tabs stay in `printable`; in `printable_line` they become \n and \t.
+std::string printable(std::string_view text);
+std::string printable_line(std::string_view text);
+
 // Three significant digits in at most 8 characters: 0.734, 12.3, 4567, 12.3k, 1.23e-3, nan.
 std::string compact_number(double value);
 // 8.4s, 1:12, 2h05m.

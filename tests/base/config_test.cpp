@@ -113,6 +113,61 @@ TEST(Config, DefaultsSurviveARoundTrip) {
   EXPECT_EQ(config_fingerprint(defaults), config_fingerprint(read));
 }
 
+std::map<std::string, std::string> values_of(RunConfig c) {
+  std::map<std::string, std::string> values;
+  for (const ConfigSection& s : config_sections(c))
+    for (const ConfigKey& k : s.keys) values[s.name + "." + k.name] = format_value(k.field);
+  for (size_t i = 0; i < c.stages.size(); ++i)
+    for (const ConfigSection& s : stage_sections(c.stages[i])) {
+      const bool read = s.name != (c.stages[i].kind == "rl" ? "sft" : c.stages[i].kind == "sft" ? "rl" : "-");
+      for (const ConfigKey& k : s.keys)
+        if (read) values[fmt::format("{} {}.{}", i, s.name, k.name)] = format_value(k.field);
+    }
+  return values;
+}
+
+// The text holds what the file and the command line said together, for every stage.
+TEST(Config, TextLoadsAsTheSameConfig) {
+  const std::string stages = R"(
+[rl]
+lr = 1e-4
+lr_min = 0
+[[stage]]
+kind = "sft"
+[stage.sft]
+steps = 3
+[[stage]]
+kind = "rejection"
+name = "again"
+[stage.sft]
+steps = 4
+[stage.rl]
+temperature = 0.9
+[[stage]]
+kind = "rl"
+[stage.rl]
+steps = 5
+[stage.reward]
+type = "command"
+command = ["a \"b\"", "c"]
+)";
+  for (const auto& [text, overrides] : std::vector<std::pair<std::string, Lines>>{
+           {"", {}},
+           {"[sft]\nsteps = 2\n[rl]\nsteps = 9\n", {"mesh.tp=2", "run.dir=a \"b\"", "stage.rl.rl.lr=2e-5"}},
+           {kMoe, {"rl.steps=7", "train.adam_eps=1e-12", "metrics.trace=true"}},
+           {stages,
+            {"rl.lr=0.1", "stage.rl.rl.lr=3e-5", "stage.again.task.difficulty=3", "eval.top_p=0.25"}}}) {
+    const RunConfig given = load(text, overrides, 0), back = load(config_text(given), {}, 0);
+    EXPECT_EQ(values_of(back), values_of(given));
+    EXPECT_EQ(config_fingerprint(back), config_fingerprint(given));
+  }
+  for (const char* name : {"demo", "tiny", "countdown", "r1_tiny"}) {
+    const RunConfig given =
+        load_config(fmt::format("configs/{}.toml", name), {"rl.lr=1e-5", "rl.lr_min=0"}, 4);
+    EXPECT_EQ(values_of(load(config_text(given), {}, 4)), values_of(given)) << name;
+  }
+}
+
 TEST(Config, EveryKeyHasADocAndAnAllowedDefault) {
   RunConfig c;
   StageConfig stage{.kind = "rl"};
@@ -390,7 +445,8 @@ TEST(Config, RecipesThatCannotWork) {
   EXPECT_EQ(problems("[rl]\noverlong_buffer = 65\n"),
             Lines{"run.toml:2: rl.overlong_buffer: 65 is more than max_new_tokens = 64"});
   EXPECT_EQ(problems("[rl]\nmax_staleness = 1\nsteps_per_rollout = 4\n"),
-            Lines{"run.toml:2: rl.max_staleness: 1 is less than the 4 updates (steps_per_rollout x inner_epochs) that "
+            Lines{"run.toml:2: rl.max_staleness: 1 is less than the 4 updates (steps_per_rollout x "
+                  "inner_epochs) that "
                   "the next rollout waits for: nothing could run ahead"});
   EXPECT_EQ(problems("[rl]\nmtp_loss_weight = 0.1\n"),
             Lines{"run.toml:2: rl.mtp_loss_weight: the model has no MTP module"});

@@ -148,6 +148,30 @@ int status_when_prepared(const char* spec, std::string* said) {
   return status;
 }
 
+TEST_F(JobTest, LastWordsOfSigterm) {
+  int pipe_ends[2];
+  ASSERT_EQ(::pipe(pipe_ends), 0);
+  std::fflush(nullptr);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::dup2(pipe_ends[1], STDERR_FILENO);
+    set_last_words("first");
+    set_last_words("second");
+    set_last_words("third, " + std::string(1000, 'x'));
+    ::kill(::getpid(), SIGTERM);
+    ::_exit(7);
+  }
+  ::close(pipe_ends[1]);
+  char text[2048];
+  const ssize_t n = ::read(pipe_ends[0], text, sizeof text);
+  ::close(pipe_ends[0]);
+  const std::string said(text, n > 0 ? static_cast<size_t>(n) : 0);
+  EXPECT_TRUE(said.starts_with("third, xxx") && said.ends_with("x\n") && said.size() < 512) << said;
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM) << status;
+}
+
 TEST_F(JobTest, LostMemoryHasItsExitCodeAndOtherBusErrorsStayFatal) {
   std::string said;
   const int lost = status_when_prepared("memory_error@9000140:1", &said);

@@ -228,5 +228,17 @@ TEST(Cli, EveryConfigOfTheRepositoryLoads) {
   EXPECT_EQ(load_config("configs/r1_tiny.toml", {}, 2).stages.size(), 4u);
 }
 
+// The example of `plan --help` with GPUs is about a model for GPUs, which fits them.
+TEST(Cli, ThePlanForGpusFits) {
+  const std::string help = parse_arguments({"plan", "--help"}).text;
+  EXPECT_NE(help.find("contender plan configs/v2_lite.toml --np 64 --hardware h800\n"), std::string::npos)
+      << help;
+  const std::string plan =
+      plan_text(command_of({"plan", "configs/v2_lite.toml", "--np", "64", "--hardware", "h800"}));
+  EXPECT_NE(plan.find("15.7 G in all, 2.45 G active per token"), std::string::npos) << plan;
+  EXPECT_NE(plan.find(" of 74.5 GiB"), std::string::npos) << plan;
+  EXPECT_EQ(plan.find("DOES NOT FIT"), std::string::npos) << plan;
+}
+
 }  // namespace
 }  // namespace contender

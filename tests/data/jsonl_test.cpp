@@ -28,7 +28,7 @@ class JsonlPrompts : public testing::Test {
 
   std::unique_ptr<PromptSource> train(const std::string& content) {
     config_.train_file = write("train.jsonl", content);
-    return make_prompt_source(config_, Split::kTrain, 1, *tokenizer_);
+    return make_prompt_source(config_, Split::kTrain, 1, *tokenizer_, max_solved_tokens_);
   }
 
   // The message of the error, without the folder.
@@ -47,11 +47,32 @@ class JsonlPrompts : public testing::Test {
 
   std::filesystem::path folder_;
   TaskConfig config_;
+  int64_t max_solved_tokens_ = 0;
   std::unique_ptr<Tokenizer> tokenizer_ = make_byte_tokenizer();
 };
 
 const std::string kGood = R"({"prompt": "1+1=", "answer": "2", "task": "addition"})"
                           "\n";
+
+TEST_F(JsonlPrompts, SolutionsAreReadAndRequiredForSft) {
+  const std::string solved =
+      R"({"prompt": "1+2=", "answer": 3, "solution": "<think>3</think><answer>3</answer>"})"
+      "\n";
+  const auto source = train(solved + kGood);
+  EXPECT_EQ(source->at(0).solution, "<think>3</think><answer>3</answer>");
+  EXPECT_EQ(source->at(1).solution, "");
+  EXPECT_EQ(error_of(R"({"prompt": "1+2=", "answer": 3, "solution": 3})"),
+            "train.jsonl:1: \"solution\" must be a string");
+  EXPECT_EQ(error_of(R"({"prompt": "1+2=", "answer": 3, "solution": "3<user>4"})"),
+            "train.jsonl:1: \"solution\" holds <user>, which separates turns");
+  max_solved_tokens_ = 13;  // <user>1+2=<assistant>, <think>3</think><answer>3</answer>, the end
+  EXPECT_EQ(train(solved)->size(), 1);
+  EXPECT_EQ(error_of(solved + kGood),
+            "train.jsonl:2: \"solution\" is missing, which a stage of kind sft learns from");
+  max_solved_tokens_ = 12;
+  EXPECT_EQ(error_of(solved),
+            "train.jsonl:1: 13 tokens with its solution, model.max_position_embeddings = 12");
+}
 
 TEST_F(JsonlPrompts, ReadsPromptsAndMessages) {
   const auto source = train(

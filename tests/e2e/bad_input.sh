@@ -32,9 +32,6 @@ refused 2 10 'mesh.dp: tp x dp = 1 x 4 = 4, but the job has 2 ranks' train "$con
 refused 2 10 'max_prompt_tokens \+ max_new_tokens = 48 \+ 24 = 72 is beyond model.max_position_embeddings = 64' \
   train "$config" --set task.max_prompt_tokens=48 --run-dir "$work/no"
 
-refused 2 10 'task.name: a stage of kind sft learns from worked solutions, which a JSONL file does not have' \
-  train "$config" --set task.name=jsonl --set task.train_file=Makefile --set task.eval_file=Makefile --run-dir "$work/no"
-
 # Prompt files. All of them are read before the first stage begins.
 prompts() { # name: a file of prompts, from stdin
   cat >"$work/$1.jsonl"
@@ -64,6 +61,15 @@ printf '{"prompt": "1+1=", "answer": "2", "task": "addition"}\n' | prompts leake
 bad_prompts leaked '1: the same prompt as .*held_out.jsonl:1, which is held out'
 { cat "$config"; printf '[[stage]]\nkind = "sft"\nname = "first"\n[[stage]]\nkind = "rl"\nname = "second"\n[stage.task]\n'; sed -n '/^name = "jsonl"/p; /_file = /p' "$work/answer.toml"; } >"$work/second.toml"
 refused 2 10 "^rank 0: $work/answer.jsonl:3: \"answer\" is missing" train "$work/second.toml" --run-dir "$work/no"
+solved='{"prompt": "3+1=", "answer": 4, "task": "addition", "solution": "<think>4</think><answer>4</answer>"}'
+printf '%s\n%s\n' "$solved" "$good" | prompts solution
+for command in train sft; do
+  refused 2 10 "^rank 0: $work/solution.jsonl:2: \"solution\" is missing, which a stage of kind sft learns from" $command "$work/solution.toml" --set sft.steps=2 --run-dir "$work/no"
+done
+printf '%s\n' "${solved/<think>4/<think>$(printf '4%.0s' {1..60})}" | prompts beyond
+refused 2 10 "^rank 0: $work/beyond.jsonl:1: 72 tokens with its solution, model.max_position_embeddings = 64" train "$work/beyond.toml" --set sft.steps=2 --run-dir "$work/no"
+printf '%s\n' "$solved" | prompts solved
+run solved 2 0 "$work/solved.toml" --set sft.steps=2 --set rl.steps=2
 printf '%s\n' "$good" | prompts fine
 refused 2 10 'task.train_file: there is no file' train "$work/fine.toml" --set task.train_file="$work/none.jsonl" --run-dir "$work/no"
 run fine 2 0 "$work/fine.toml" --set rl.steps=2

@@ -44,4 +44,9 @@ done
 for what in eval generate; do # the line with the generation rate aside
   cmp <(grep -v tokens/s "$work/$what.1.log") <(grep -v tokens/s "$work/$what.2.log") || complain "$what: ranks make a difference"
 done
+# Nothing that a model says reaches the terminal raw.
+run_on 1 generate.hot generate --prompt "3+5=" --samples 16 --set eval.temperature=20
+says generate.hot '\\x[0-9A-F]{2}'
+! LC_ALL=C grep -qaP '[\x00-\x08\x0b-\x1f\x7f]' "$work/generate.hot.log" || complain "generate prints control characters"
+iconv -f utf-8 -t utf-8 "$work/generate.hot.log" >"$work/valid" 2>&1 || complain "generate prints bytes that are not UTF-8"
 finish "r1_tiny: four stages in one command, then eval and generate"

@@ -36,6 +36,12 @@ stop last_of_sft 2 18 "$config" --set mesh.tp=2
 run last_of_sft 1 0 "$config"
 same last_of_sft sync
 
+# What a run leaves as its config holds the command line too, and goes on with the run.
+stop from_its_config 2 12 "$config" --set mesh.tp=2
+run from_its_config 2 0 "$work/from_its_config/config.toml"
+same from_its_config sync
+grep -q '^tp = 2$' "$work/from_its_config/config.toml" || complain "from_its_config: config.toml has no --set" "$work/from_its_config/config.toml"
+
 # Regular checkpoints, a stop whenever it comes, by signal to the launcher: one step, one save, exit code 3.
 signalled=$work/signalled.toml
 sed 's/^steps = 8$/steps = 2000/' "$config" >"$signalled"
@@ -99,6 +105,14 @@ for step in 3 7 9 12; do
   run "stages_$step" 2 0 "$config"
   same "stages_$step" stages
 done
+
+# A finished run says so, and stays as it is.
+before=$(cd "$work/sync" && find . -type f ! -name report.html ! -name config.toml ! -name config.fingerprint ! -name 'events.*' -exec md5sum {} + | sort)
+run sync 2 0 "$work/sync.toml"
+says sync '/sync: this run is finished; eval and generate use its weights, another --run-dir begins another run, --no-resume starts this one over'
+says sync '^report: .*/sync/report.html$'
+[ "$before" = "$(cd "$work/sync" && find . -type f ! -name report.html ! -name config.toml ! -name config.fingerprint ! -name 'events.*' -exec md5sum {} + | sort)" ] ||
+  complain "a finished run that was started again has other files"
 
 # What cannot be continued. Layouts that the run cannot have: 12, naming the one that wrote the checkpoint; without a run to go on from: 10.
 run sync 3 12 "$work/sync.toml"

@@ -68,23 +68,38 @@ TEST(Sft, LearningRateWarmsUpAndFollowsACosine) {
   }
 }
 
-TEST(Sft, PromptsWithoutASolutionAreNamed) {
+TEST(Sft, LearnsTheSolutionsOfAFileAndNamesALineWithoutOne) {
   RunConfig c = tiny_run();
   const std::string file = ::testing::TempDir() + "sft_train.jsonl",
                     held_out = ::testing::TempDir() + "sft_eval.jsonl";
-  std::ofstream(file) << R"({"prompt": "3+5=", "answer": "8"})"
-                      << "\n";
   std::ofstream(held_out) << R"({"prompt": "4+5=", "answer": "9"})"
                           << "\n";
+  const std::string solved =
+      R"({"prompt": "3+5=", "answer": "8", "solution": "<think>8</think><answer>8</answer>"})"
+      "\n";
   c.task = {.name = "jsonl", .train_file = file, .eval_file = held_out, .max_prompt_tokens = 12};
-  TinyTrainer t(c, "sft");
-  try {
+  c.sft.batch_size = 2;
+  std::ofstream(file) << solved;
+  {
+    TinyTrainer t(c, "sft");
     t->sft_step();
+    const double first = t.metric("loss");
+    EXPECT_EQ(
+        t.metric("tokens"),
+        2 * std::ssize(t->tokenizer().encode("<user>3+5=<assistant><think>8</think><answer>8</answer>")) + 2);
+    for (int step = 1; step < 30; ++step) t->sft_step();
+    EXPECT_LT(t.metric("loss"), 0.1 * first);
+  }
+  std::ofstream(file) << solved << "\n"
+                      << R"({"prompt": "3+6=", "answer": "9"})";
+  try {
+    TinyTrainer t(c, "sft");
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ExitCode::kConfig);
-    EXPECT_STREQ(e.what(), "prompt 0 of task exact has no worked solution to learn from");
+    EXPECT_EQ(e.what(), file + ":3: \"solution\" is missing, which a stage of kind sft learns from");
   }
+  TinyTrainer rl(c);  // needs none
 }
 
 TEST(Sft, ASolutionBeyondTheContextIsNamed) {

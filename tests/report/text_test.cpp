@@ -27,6 +27,20 @@ TEST(ReportText, ClipKeepsWholeCharactersAndSwitchesColoursOff) {
   EXPECT_EQ(pad_right("toolong", 3), "toolong");
 }
 
+TEST(ReportText, NothingFromAModelReachesTheTerminalRaw) {
+  EXPECT_EQ(printable("a\x1b[31mb\a\r"), "a\\x1B[31mb\\x07\\x0D");
+  EXPECT_EQ(printable(std::string_view("\0\x7f", 2)), "\\x00\\x7F");
+  EXPECT_EQ(printable("\xff\xc3(\xe6\x97"), "\\xFF\\xC3(\\xE6\\x97");
+  EXPECT_EQ(printable("\xc2\x9b"
+                      "31m"),
+            "\\xC2\\x9B31m");  // CSI as one character
+  EXPECT_EQ(printable("1\t2\n日本 é ✓"), "1\t2\n日本 é ✓");
+  EXPECT_EQ(printable_line("1\t2\n日本\x01"), "1\\t2\\n日本\\x01");
+  std::string every;
+  for (int c = 0; c < 256; ++c) every += static_cast<char>(c);
+  for (const char c : printable_line(every)) EXPECT_TRUE(c >= 0x20 && c < 0x7F) << int{c};
+}
+
 TEST(ReportText, NumbersHaveThreeDigits) {
   EXPECT_EQ(compact_number(0), "0");
   EXPECT_EQ(compact_number(0.73449), "0.734");
