@@ -146,6 +146,8 @@ TEST(PtxMalformed, BodiesNameTheLine) {
       {"\nld.u32 %r1, [%rd1-4];", "2: expected ']' before '-'"},
       {"\nld.u32 %r1, [];", "2: expected an operand before ']'"},
       {"\nld.u32 %r1, [%tid.x];", "2: an address that is no register, variable or integer"},
+      {"\nL: ld.u32 %r1, [L];", "2: the label 'L' in an address"},
+      {"\nld.u32 %r1, [f];", "2: 'f' is not declared"},
       {"\nmov.b64 %rd1, {};", "2: an empty vector"},
       {"\nmov.b64 %rd1, {{{{{%r1}}}}};", "2: operands nested too deeply"},
       {"\nsetp.eq.u32 %p1|3, %r1, 0;", "2: expected a name before '3'"},
@@ -200,6 +202,9 @@ TEST(PtxMalformed, LongTextsTakeLinearTime) {
   EXPECT_EQ(body_error(branches + labels), "");
   EXPECT_EQ(body_error(repeat("{ N:", 50) + blocks + repeat("}", 50) + labels), "");
   EXPECT_EQ(body_error("bra L0; " + declarations), "1: 'a<...>' is declared twice");
+  EXPECT_EQ(body_error(".reg .b32 a<60000>;"), "");
+  EXPECT_EQ(body_error(".reg .b32 " + std::string(10000, 'a') + "<60000>;"),
+            "1: too many registers for a function of this length");
   EXPECT_EQ(body_error(repeat("/* */ // \n", 50000)), "");
   EXPECT_EQ(body_error("mov a" + std::string(200000, '1') + ", 1;"),
             "1: 'a" + std::string(200000, '1') + "' is not declared");

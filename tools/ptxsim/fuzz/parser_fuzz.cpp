@@ -1,10 +1,9 @@
 // libFuzzer target: whatever the text, the PTX parser returns a module whose indices and views are in range,
 // or throws ParseError with a line of the text.
-//   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -Itools/ptxsim
-//   tools/ptxsim/fuzz/parser_fuzz.cpp
-//     tools/ptxsim/ptx/*.cpp -lfmt -o /tmp/parser_fuzz
-//   /tmp/parser_fuzz -dict=tools/ptxsim/fuzz/parser.dict -max_len=16384 -max_total_time=600 <corpus of .ptx
-//   files>
+//   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -Itools/ptxsim -o parser_fuzz
+//       tools/ptxsim/fuzz/parser_fuzz.cpp tools/ptxsim/ptx/*.cpp -lfmt
+//   ./parser_fuzz -dict=tools/ptxsim/fuzz/parser.dict -max_len=8192 -max_total_time=600 corpus
+// where `corpus` is a folder of PTX files to begin with.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -30,6 +29,10 @@ void require_within(const Module& module, std::string_view view) {
   const std::string_view text = *module.text;
   require(!view.empty() && view.data() >= text.data() &&
           view.data() + view.size() <= text.data() + text.size());
+}
+
+bool is_base(OperandKind kind) {
+  return kind == OperandKind::kRegister || kind == OperandKind::kVariable || kind == OperandKind::kInteger;
 }
 
 void check(const Module& module, const Function& function, const Operand& operand) {
@@ -59,6 +62,7 @@ void check(const Module& module, const Function& function, const Operand& operan
       break;
     case OperandKind::kAddress:
       require(!operand.elements.empty());
+      require(is_base(operand.elements[0].kind) && operand.elements[0].elements.empty());
       break;
     case OperandKind::kVector:
     case OperandKind::kInteger:

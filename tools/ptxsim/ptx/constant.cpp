@@ -103,6 +103,21 @@ Constant parse_integer_literal(Lexer& lexer) {
   return integer_constant(value, is_unsigned);
 }
 
+// A decimal number that is the whole constant, as most are (tables of them fill whole modules). False, with
+// nothing consumed, where that is not plain to see.
+bool parse_plain_decimal(Lexer& lexer, Constant& result) {
+  int length = 0;
+  uint64_t value = 0;
+  while (length < 18 && is_class(lexer.peek(length), kDigit))
+    value = value * 10 + (lexer.peek(length++) - '0');
+  const char next = lexer.peek(length);
+  if (length == 0 || (length > 1 && lexer.peek() == '0')) return false;
+  if (next != ',' && next != ';' && next != '}' && next != ']') return false;
+  lexer.advance(length);
+  result.integer = value;
+  return true;
+}
+
 struct Operator {
   std::string_view text;
   int precedence;
@@ -287,7 +302,11 @@ Constant parse_literal(Lexer& lexer) {
   return parse_integer_literal(lexer);
 }
 
-Constant parse_constant(Lexer& lexer) { return Expression(lexer).conditional(); }
+Constant parse_constant(Lexer& lexer) {
+  Constant result;
+  if (parse_plain_decimal(lexer, result)) return result;
+  return Expression(lexer).conditional();
+}
 
 uint64_t parse_integer(Lexer& lexer) {
   const Constant value = parse_constant(lexer);

@@ -28,7 +28,7 @@ void OperandParser::list(Instruction& in) {
     while (lexer_.accept(','));
   }
   in.operands = take(0);
-  if (unresolved_ > 0) refer(in.operands, in.loc.ptx_line);
+  if (unresolved_ > 0) refer(in.operands, in.loc.ptx_line, false);
 }
 
 void OperandParser::call(Instruction& in) {
@@ -51,7 +51,7 @@ void OperandParser::call(Instruction& in) {
   stack_.push_back(std::move(arguments));
   if (more) stack_.push_back(word());
   in.operands = take(0);
-  if (unresolved_ > 0) refer(in.operands, in.loc.ptx_line);
+  if (unresolved_ > 0) refer(in.operands, in.loc.ptx_line, false);
 }
 
 std::vector<Operand> OperandParser::take(size_t first) {
@@ -62,10 +62,10 @@ std::vector<Operand> OperandParser::take(size_t first) {
 }
 
 // Operands are where they will stay: the scope may now write into them.
-void OperandParser::refer(std::vector<Operand>& operands, int line) {
+void OperandParser::refer(std::vector<Operand>& operands, int line, bool in_address) {
   for (Operand& operand : operands) {
-    if (operand.kind == OperandKind::kLabel) scope_.refer(operand, line);
-    if (!operand.elements.empty()) refer(operand.elements, line);
+    if (operand.kind == OperandKind::kLabel) scope_.refer(operand, line, in_address);
+    if (!operand.elements.empty()) refer(operand.elements, line, operand.kind == OperandKind::kAddress);
   }
 }
 

@@ -32,7 +32,7 @@ class OperandParser {
   Operand callee();
   // Moves what lies on the stack from `first` on to a vector of just that length.
   std::vector<Operand> take(size_t first);
-  void refer(std::vector<Operand>& operands, int line);
+  void refer(std::vector<Operand>& operands, int line, bool in_address);
 
   Lexer& lexer_;
   FunctionScope& scope_;

@@ -6,12 +6,15 @@
 namespace ptxsim::ptx {
 namespace {
 
+// Enough for 80000 registers in any function, and for a register per character of long ones.
+constexpr uint64_t kRegisterBytes = 4 << 20;
+constexpr uint64_t kRegisterBytesPerCharacter = 48;
 constexpr size_t kMaxRangeDigits = 9;  // of a register's number: it fits an int
 
 }  // namespace
 
 FunctionScope::FunctionScope(const Module& module, size_t text_size)
-    : module(module), max_registers_(std::max<uint64_t>(65536, text_size)) {}
+    : module(module), register_budget_(kRegisterBytes + kRegisterBytesPerCharacter * text_size) {}
 
 void FunctionScope::enter() {
   names_.enter();
@@ -47,9 +50,10 @@ void FunctionScope::finish() {
     if (module.variable_index.contains(pending.name)) {
       operand.kind = OperandKind::kVariable;
       operand.is_global = true;
-    } else if (module.function_index.contains(pending.name)) {
-      if (operand.integer != 0)
+    } else if (module.function_index.contains(pending.name) && !pending.in_address) {
+      if (operand.integer != 0) {
         throw ParseError(pending.line, fmt::format("an offset from the function '{}'", pending.name));
+      }
       operand.kind = OperandKind::kFunction;
     } else {
       throw ParseError(pending.line, fmt::format("'{}' is not declared", pending.name));
@@ -65,12 +69,15 @@ void FunctionScope::resolve(const Pending& pending, int label) {
   if (pending.operand->integer != 0) {
     throw ParseError(pending.line, fmt::format("an offset from the label '{}'", pending.name));
   }
+  if (pending.in_address) {
+    throw ParseError(pending.line, fmt::format("the label '{}' in an address", pending.name));
+  }
   pending.operand->kind = OperandKind::kLabel;
   pending.operand->label = label;
 }
 
 int FunctionScope::add_register(const Lexer& lexer, std::string_view name, Type type) {
-  reserve_registers(lexer, 1);
+  reserve_registers(lexer, name, 1);
   const int index = static_cast<int>(registers.size());
   declare(lexer, name, {.kind = NameKind::kRegister, .index = index});
   registers.push_back({std::string(name), type});
@@ -78,7 +85,7 @@ int FunctionScope::add_register(const Lexer& lexer, std::string_view name, Type 
 }
 
 void FunctionScope::add_register_range(const Lexer& lexer, std::string_view name, Type type, int count) {
-  reserve_registers(lexer, count);
+  reserve_registers(lexer, name, count);
   const Binding binding{
       .kind = NameKind::kRegister, .index = static_cast<int>(registers.size()), .count = count};
   if (!ranges_.declare(name, binding)) lexer.fail("'{}<...>' is declared twice", name);
@@ -92,7 +99,7 @@ void FunctionScope::add_register_range(const Lexer& lexer, std::string_view name
 }
 
 void FunctionScope::add_register_vector(const Lexer& lexer, std::string_view name, Type type, int lanes) {
-  reserve_registers(lexer, lanes);
+  reserve_registers(lexer, name, lanes);
   const int index = static_cast<int>(registers.size());
   declare(lexer, name, {.kind = NameKind::kRegister, .index = index, .count = lanes});
   for (int i = 0; i < lanes; ++i) registers.push_back({std::string(name) + '.' + "xyzw"[i], type});
@@ -129,9 +136,10 @@ void FunctionScope::declare(const Lexer& lexer, std::string_view name, Binding b
   }
 }
 
-void FunctionScope::reserve_registers(const Lexer& lexer, uint64_t count) {
-  if (registers.size() + count > max_registers_)
-    lexer.fail("too many registers for a function of this length");
+void FunctionScope::reserve_registers(const Lexer& lexer, std::string_view name, uint64_t count) {
+  const uint64_t bytes = count * (sizeof(Register) + name.size());
+  if (bytes > register_budget_) lexer.fail("too many registers for a function of this length");
+  register_budget_ -= bytes;
 }
 
 const Binding* FunctionScope::find(std::string_view name) {

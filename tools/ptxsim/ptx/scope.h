@@ -14,7 +14,7 @@ namespace ptxsim::ptx {
 
 class FunctionScope {
  public:
-  // `text_size` of the body bounds how many registers it may declare.
+  // `text_size` of the body bounds the memory that its registers may take.
   FunctionScope(const Module& module, size_t text_size);
 
   int depth() const { return names_.depth(); }
@@ -40,8 +40,10 @@ class FunctionScope {
   // until anything is declared.
   const Binding* find(std::string_view name);
   // Remembers that `operand` (which must stay where it is) refers to operand.name, which find does not know
-  // (yet).
-  void refer(Operand& operand, int line) { pending_.push_back({operand.name, &operand, -1, 0, line}); }
+  // (yet), and whether it is part of an address, where only variables may be.
+  void refer(Operand& operand, int line, bool in_address) {
+    pending_.push_back({operand.name, &operand, -1, 0, line, in_address});
+  }
 
   const Module& module;
   std::vector<Register> registers;
@@ -54,10 +56,11 @@ class FunctionScope {
     Operand* operand;  // or, where it is nullptr, labels[table].targets[slot]
     int table, slot;
     int line;
+    bool in_address = false;
   };
 
   void declare(const Lexer& lexer, std::string_view name, Binding binding);
-  void reserve_registers(const Lexer& lexer, uint64_t count);
+  void reserve_registers(const Lexer& lexer, std::string_view name, uint64_t count);
   const Binding* find_in_range(std::string_view name);
   void resolve(const Pending& pending, int label);
 
@@ -68,7 +71,7 @@ class FunctionScope {
   std::vector<Pending> pending_;
   std::vector<size_t> marks_;     // pending_.size() at the start of each scope
   std::vector<bool> has_labels_;  // of each open scope
-  uint64_t max_registers_;
+  uint64_t register_budget_;      // bytes
 };
 
 }  // namespace ptxsim::ptx
