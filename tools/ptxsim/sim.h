@@ -51,10 +51,6 @@ struct LaunchSpec {
   int device = 0;
   bool cooperative = false;
   int registers = 0;                // per thread, from the cubin where the caller knows it; 0: registers_of()
-  // Programmatic dependent launch, late mode: this grid may begin when every block of the one before has called
-  // griddepcontrol.launch_dependents or ended, and griddepcontrol.wait returns when that grid is complete.
-  struct Dependency;
-  std::shared_ptr<Dependency> before, after;
 };
 
 // Limits of the configured GPU that both sides need.

@@ -43,7 +43,8 @@ void run_brx(Warp& w, const Instr& i) {
   for (uint32_t left = taken; left;) {
     const int lane = __builtin_ctz(left);
     if (index[lane] >= table.pcs.size())
-      fail(w, i, lane, ErrorCode::kInvalidPc, fmt::format("branch index {} of a table of {}", index[lane], table.pcs.size()));
+      fail(w, i, lane, ErrorCode::kInvalidPc,
+           fmt::format("branch index {} of a table of {}", index[lane], table.pcs.size()));
     uint32_t together = 0;
     for (uint32_t m = left; m; m &= m - 1)
       if (index[__builtin_ctz(m)] == index[lane]) together |= 1u << __builtin_ctz(m);
@@ -110,10 +111,12 @@ int expected_warps(Warp& w, const Instr& i, const BarrierOp& op, int lane) {
   if (!op.has_count) return -1;
   const uint32_t threads = row<uint32_t>(w, op.count_row)[lane];
   if (threads == 0 || threads % kWarpSize)
-    fail(w, i, lane, ErrorCode::kIllegalInstruction, fmt::format("[barrier] a barrier of {} threads: not a multiple of 32", threads));
+    fail(w, i, lane, ErrorCode::kIllegalInstruction,
+         fmt::format("[barrier] a barrier of {} threads: not a multiple of 32", threads));
   if (threads / kWarpSize > w.cta->warps.size())
     fail(w, i, lane, ErrorCode::kIllegalInstruction,
-         fmt::format("[barrier] a barrier of {} threads in a block of {}", threads, w.cta->cluster->launch->block.count()));
+         fmt::format("[barrier] a barrier of {} threads in a block of {}", threads,
+                     w.cta->cluster->launch->block.count()));
   return static_cast<int>(threads / kWarpSize);
 }
 
@@ -126,9 +129,11 @@ void run_barrier(Warp& w, const Instr& i) {
   const int lane = __builtin_ctz(mask);
   if (op.aligned && mask != (w.live & w.lanes))
     fail(w, i, lane, ErrorCode::kIllegalInstruction,
-         fmt::format("[divergence] aligned barrier under a guard that only lanes {:#010x} of {:#010x} pass", mask, w.live));
+         fmt::format("[divergence] aligned barrier under a guard that only lanes {:#010x} of {:#010x} pass",
+                     mask, w.live));
   const uint32_t id = row<uint32_t>(w, op.id_row)[lane];
-  if (id >= 16) fail(w, i, lane, ErrorCode::kIllegalInstruction, fmt::format("[barrier] barrier {}: a block has 16", id));
+  if (id >= 16)
+    fail(w, i, lane, ErrorCode::kIllegalInstruction, fmt::format("[barrier] barrier {}: a block has 16", id));
   Cta& cta = *w.cta;
   NamedBarrier& b = cta.barriers[id];
   const int expected = expected_warps(w, i, op, lane);
@@ -138,8 +143,10 @@ void run_barrier(Warp& w, const Instr& i) {
                      expected < 0 ? "all" : std::to_string(expected * kWarpSize),
                      b.expected < 0 ? "all" : std::to_string(b.expected * kWarpSize)));
   if (b.lanes[w.index] & mask)
-    fail(w, i, lane, ErrorCode::kIllegalInstruction, fmt::format("[barrier] barrier {}: arrived twice in one phase", id));
+    fail(w, i, lane, ErrorCode::kIllegalInstruction,
+         fmt::format("[barrier] barrier {}: arrived twice in one phase", id));
   b.expected = expected;
+  cta.barriers_in_use |= 1u << id;
   b.lanes[w.index] |= mask;
   if (op.kind == BarrierOp::Kind::kRed) {
     const uint32_t p = predicate_row(w, op.p) ^ op.p_flip;
@@ -150,7 +157,7 @@ void run_barrier(Warp& w, const Instr& i) {
   const uint64_t phase = b.phase;
   w.barrier_phase[id] = phase;
   if (w.check) w.check->barrier_arrive(w, i, mask, static_cast<int>(id), phase);
-  const bool complete = try_complete(cta, b);
+  const bool complete = try_complete(cta, static_cast<int>(id));
   if (op.kind == BarrierOp::Kind::kArrive) return;
   // Lanes that the guard left out go on without.
   if (const uint32_t others = w.mask & ~mask) {
@@ -183,8 +190,11 @@ bool decode_barrier(Decoder& d, const Instruction& in) {
   size_t k = 0;
   if (in.has("red")) {
     op.kind = BarrierOp::Kind::kRed;
-    op.reduce = in.has("popc") ? BarrierOp::Reduce::kPopc : in.has("or") ? BarrierOp::Reduce::kOr : BarrierOp::Reduce::kAnd;
-    op.d = op.reduce == BarrierOp::Reduce::kPopc ? d.row(in.operands.at(0), Type::kU32) : d.predicate(in.operands.at(0), nullptr);
+    op.reduce = in.has("popc") ? BarrierOp::Reduce::kPopc
+                : in.has("or") ? BarrierOp::Reduce::kOr
+                               : BarrierOp::Reduce::kAnd;
+    op.d = op.reduce == BarrierOp::Reduce::kPopc ? d.row(in.operands.at(0), Type::kU32)
+                                                 : d.predicate(in.operands.at(0), nullptr);
     k = 1;
   }
   op.id_row = d.row(in.operands.at(k++), Type::kU32);
@@ -210,17 +220,21 @@ bool warp_sync_ready(Warp& w, const Split& s) {
   return (s.wait[0] & w.live & ~here) == 0;
 }
 
-bool try_complete(Cta& cta, NamedBarrier& b) {
+bool try_complete(Cta& cta, int barrier) {
+  NamedBarrier& b = cta.barriers[barrier];
   if (b.expected == 0) return false;
   int arrived = 0, missing = 0;
   for (const Warp& w : cta.warps) {
     const uint32_t lanes = b.lanes[w.index];
     if (w.live == 0 && lanes == 0) continue;  // threads that have exited are not waited for
-    if ((w.live & ~lanes) == 0) ++arrived;
-    else ++missing;
+    if ((w.live & ~lanes) == 0)
+      ++arrived;
+    else
+      ++missing;
   }
   if (b.expected > 0 ? arrived < b.expected : missing > 0) return false;
   ++b.phase;
+  cta.barriers_in_use &= ~(1u << barrier);
   ++cta.cluster->events;
   b.lanes.fill(0);
   b.expected = 0;

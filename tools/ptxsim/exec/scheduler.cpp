@@ -1,10 +1,10 @@
 #include "exec/scheduler.h"
 
+#include <fmt/format.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <new>
-
-#include <fmt/format.h>
 
 #include "check/checker.h"
 #include "exec/split.h"
@@ -13,8 +13,9 @@ namespace ptxsim {
 
 namespace {
 
-constexpr int kTurn = 2048;          // backward branches of a turn
-constexpr int kDivergedTurn = 256;   // of a warp whose lanes are at different places: one part may spin on the other
+constexpr int kTurn = 2048;  // backward branches of a turn
+constexpr int kDivergedTurn =
+    256;  // of a warp whose lanes are at different places: one part may spin on the other
 constexpr int kTurnsOfOthers = 64;
 constexpr int kLateTurn = 32;
 
@@ -40,12 +41,16 @@ void run_warp(Warp& w) {
 bool take_turn(Cluster& c, Warp& w) {
   const Config& options = config();
   const bool diverged = w.splits.size() > 1;
-  w.budget = options.late ? 1 + static_cast<int>(next_random(*c.worker) % kLateTurn) : diverged ? kDivergedTurn : kTurn;
+  w.budget = options.late ? 1 + static_cast<int>(next_random(*c.worker) % kLateTurn)
+             : diverged   ? kDivergedTurn
+                          : kTurn;
   w.stop = false;
   if (!reschedule(w)) return false;
   const uint64_t before = w.steps;
-  if (w.check || c.worker->profile) run_warp<true>(w);
-  else run_warp<false>(w);
+  if (w.check || c.worker->profile)
+    run_warp<true>(w);
+  else
+    run_warp<false>(w);
   c.worker->steps += w.steps - before;
   if (w.budget <= 0 && w.mask && !w.splits.empty()) w.turns_of_others = kTurnsOfOthers;
   put_back(w);
@@ -69,16 +74,22 @@ void happen(Cluster& c, size_t k) {
         if (!w.live || !s.mask) continue;
         if (!first) first = &w;
         // The place of a split that waits behind an instruction is that instruction.
-        const uint32_t pc = s.pc > 0 && w.program->source[s.pc] != w.program->source[s.pc - 1] && s.why && !w.program->source[s.pc]
-                                ? s.pc - 1 : s.pc;
-        if (who.size() > 8000) ++more;
+        const uint32_t pc = s.pc > 0 && w.program->source[s.pc] != w.program->source[s.pc - 1] && s.why &&
+                                    !w.program->source[s.pc]
+                                ? s.pc - 1
+                                : s.pc;
+        if (who.size() > 8000)
+          ++more;
         else
-          who += fmt::format("\n  block ({},{},{}) warp {} lanes {:#010x}: {} at {}", cta->id.x, cta->id.y, cta->id.z, w.index, s.mask,
-                             s.why ? s.why : "?", instruction_place(*w.program, pc));
+          who +=
+              fmt::format("\n  block ({},{},{}) warp {} lanes {:#010x}: {} at {}", cta->id.x, cta->id.y,
+                          cta->id.z, w.index, s.mask, s.why ? s.why : "?", instruction_place(*w.program, pc));
       }
   if (more) who += fmt::format("\n  and {} more", more);
-  throw Fault(ErrorCode::kLaunchTimeout,
-              fmt::format("kernel {}: [deadlock] every thread of the cluster waits and nothing can wake one:{}", c.launch->name, who));
+  throw Fault(
+      ErrorCode::kLaunchTimeout,
+      fmt::format("kernel {}: [deadlock] every thread of the cluster waits and nothing can wake one:{}",
+                  c.launch->name, who));
 }
 
 using Buffer = std::unique_ptr<std::byte[], void (*)(std::byte*)>;
@@ -87,7 +98,9 @@ void ensure(Buffer& buffer, size_t& have, size_t need) {
   if (have >= need && buffer) return;
   const size_t bytes = (std::max<size_t>(need, 64) + 63) / 64 * 64;
   auto* p = static_cast<std::byte*>(std::aligned_alloc(64, bytes));
-  if (!p) throw Fault(ErrorCode::kMemoryAllocation, fmt::format("no memory for {} bytes of simulated registers or shared memory", bytes));
+  if (!p)
+    throw Fault(ErrorCode::kMemoryAllocation,
+                fmt::format("no memory for {} bytes of simulated registers or shared memory", bytes));
   buffer = Buffer(p, [](std::byte* q) { std::free(q); });
   have = bytes;
 }
@@ -98,9 +111,12 @@ void fill_constants(const Program& p, Warp& w) {
   for (const ConstantRow& c : p.constants) {
     const uint64_t value = c.shared ? c.value + (uint64_t{w.cta->rank} << 24) : c.value;
     for (int l = 0; l < kWarpSize; ++l) {
-      if (c.width == 2) row<uint16_t>(w, c.offset)[l] = static_cast<uint16_t>(value);
-      else if (c.width == 4) row<uint32_t>(w, c.offset)[l] = static_cast<uint32_t>(value);
-      else row<uint64_t>(w, c.offset)[l] = value;
+      if (c.width == 2)
+        row<uint16_t>(w, c.offset)[l] = static_cast<uint16_t>(value);
+      else if (c.width == 4)
+        row<uint32_t>(w, c.offset)[l] = static_cast<uint32_t>(value);
+      else
+        row<uint64_t>(w, c.offset)[l] = value;
     }
   }
 }
@@ -166,7 +182,8 @@ Slice run_slice(Cluster& c) {
     Warp& w = c.ctas[at / per_cta]->warps[at % per_cta];
     if (!w.live) continue;
     ran |= take_turn(c, w);
-    if (late && !c.pending.empty() && next_random(*c.worker) % 16 == 0) happen(c, next_random(*c.worker) % c.pending.size());
+    if (late && !c.pending.empty() && next_random(*c.worker) % 16 == 0)
+      happen(c, next_random(*c.worker) % c.pending.size());
   }
   if (c.running == 0) {
     while (!c.pending.empty()) happen(c, 0);
@@ -192,8 +209,10 @@ void defer(Warp& w, Pending work) {
 
 void settle(Cluster& c, const std::function<bool(const Pending&)>& due) {
   for (size_t k = 0; k < c.pending.size();) {
-    if (due(c.pending[k])) happen(c, k);
-    else ++k;
+    if (due(c.pending[k]))
+      happen(c, k);
+    else
+      ++k;
   }
 }
 
@@ -204,7 +223,8 @@ void start_cluster(ClusterSlot& slot, Launch& launch, Worker& worker, uint64_t i
   if (slot.program != p.serial || !same(slot.block, launch.block) || !same(slot.size, launch.cluster) ||
       c.ctas[0]->shared_end != shared_end)
     lay_out(slot, launch);
-  const Dim3 clusters{launch.grid.x / launch.cluster.x, launch.grid.y / launch.cluster.y, launch.grid.z / launch.cluster.z};
+  const Dim3 clusters{launch.grid.x / launch.cluster.x, launch.grid.y / launch.cluster.y,
+                      launch.grid.z / launch.cluster.z};
   c.launch = &launch;
   c.worker = &worker;
   c.id = {static_cast<uint32_t>(index % clusters.x), static_cast<uint32_t>(index / clusters.x % clusters.y),
@@ -216,10 +236,12 @@ void start_cluster(ClusterSlot& slot, Launch& launch, Worker& worker, uint64_t i
   const bool poison = config().late || launch.check;
   for (auto& cta : c.ctas) {
     const uint32_t r = cta->rank;
-    cta->id = {c.id.x * launch.cluster.x + r % launch.cluster.x, c.id.y * launch.cluster.y + r / launch.cluster.x % launch.cluster.y,
+    cta->id = {c.id.x * launch.cluster.x + r % launch.cluster.x,
+               c.id.y * launch.cluster.y + r / launch.cluster.x % launch.cluster.y,
                c.id.z * launch.cluster.z + r / launch.cluster.x / launch.cluster.y};
     cta->linear = cta->id.x + launch.grid.x * (cta->id.y + uint64_t{launch.grid.y} * cta->id.z);
     cta->barriers.fill({});
+    cta->barriers_in_use = 0;
     cta->running = static_cast<int>(cta->warps.size());
     cta->registers_at_launch = launch.registers_per_thread;
     c.running += cta->running;

@@ -6,7 +6,8 @@ namespace ptxsim {
 
 namespace {
 
-// A split parked by gather_lanes goes on when those it waits for are gone or have come (they absorb it: see gather_lanes).
+// A split parked by gather_lanes goes on when those it waits for are gone or have come (they absorb it: see
+// gather_lanes).
 bool gathered(Warp& w, const Split& s) { return (s.wait[0] & w.live & ~s.mask) == 0; }
 
 void absorb(Warp& w, uint32_t pc) {
@@ -37,7 +38,8 @@ bool reschedule(Warp& w) {
   for (size_t k = 0; k < w.splits.size(); ++k) {
     const Split& s = w.splits[k];
     if (s.ready && !s.ready(w, s)) continue;
-    if (best < 0 || (unfair ? s.pc > w.splits[best].pc : s.pc < w.splits[best].pc)) best = static_cast<int>(k);
+    if (best < 0 || (unfair ? s.pc > w.splits[best].pc : s.pc < w.splits[best].pc))
+      best = static_cast<int>(k);
   }
   if (best < 0) {
     w.stop = true;
@@ -74,7 +76,7 @@ void exit_lanes(Warp& w, uint32_t mask) {
   w.live &= ~mask;
   w.mask &= ~mask;
   ++w.cta->cluster->events;
-  for (NamedBarrier& b : w.cta->barriers) try_complete(*w.cta, b);
+  for (uint32_t m = w.cta->barriers_in_use; m; m &= m - 1) try_complete(*w.cta, __builtin_ctz(m));
   if (!w.live) {
     --w.cta->running;
     --w.cta->cluster->running;
@@ -104,8 +106,8 @@ bool gather_lanes(Warp& w, const Instr& i, uint32_t needed, const char* why) {
   return false;
 }
 
-void park(Warp& w, const Instr& i, bool again, bool (*ready)(Warp&, const Split&), uint64_t wait0, uint64_t wait1,
-          const char* why) {
+void park(Warp& w, const Instr& i, bool again, bool (*ready)(Warp&, const Split&), uint64_t wait0,
+          uint64_t wait1, const char* why) {
   const auto pc = static_cast<uint32_t>(&i - w.program->code.data());
   w.splits.push_back({again ? pc : pc + 1, w.mask, ready, {wait0, wait1}, why});
   w.mask = 0;

@@ -105,6 +105,7 @@ struct Cta {
   uint32_t shared_end = 0;            // kSharedBase + static + dynamic bytes
   std::vector<Warp> warps;
   std::array<NamedBarrier, 16> barriers;
+  uint32_t barriers_in_use = 0;       // those somebody has arrived at since they last completed
   int running = 0;                    // warps with live lanes
   int registers_at_launch = 0;        // per thread: what setmaxnreg of all warps shares
 };
