@@ -109,19 +109,19 @@ TEST(Fragments, GatherAndScatterFollowThePositions) {
     }
   }
   uint32_t d[16][kPanelVectors] = {}, t[16][kPanelVectors] = {};
-  gather_d(regs.rows.data(), d);
+  gather_d(regs.rows.data(), 8, d);
   gather_d_transposed(regs.rows.data(), t);
   for (int lane = 0; lane < 32; ++lane) {
     for (int r = 0; r < 4; ++r) {
       const Position p = d_position_32(lane, r);
-      EXPECT_EQ(d[p.row][p.column], regs.rows[r][lane]);
+      EXPECT_EQ(d[p.row][8 + p.column], regs.rows[r][lane]);
       EXPECT_EQ(t[p.column][p.row], regs.rows[r][lane]);
     }
   }
   Registers back(4), transposed(4);
   std::fill(back.values.begin(), back.values.end(), 0);
   std::fill(transposed.values.begin(), transposed.values.end(), 0);
-  scatter_d(d, back.rows.data());
+  scatter_d(d, 8, back.rows.data());
   scatter_d_transposed(t, transposed.rows.data());
   EXPECT_EQ(back.values, regs.values);
   EXPECT_EQ(transposed.values, regs.values);
@@ -188,8 +188,11 @@ TEST(MatrixDescriptors, PanelsHoldTheElements) {
   const auto m = MatrixDescriptor::from(descriptor(4096, 2048, 1024, 1));
   for (int vectors : {8, 16}) {
     RawPanel k_panel, mn_panel;
-    load_k_major(shared.data(), m, 40, vectors, k_panel);
-    load_mn_major(shared.data(), m, 40, vectors, mn_panel);
+    uint32_t chunks[2 * kPanelVectors];
+    chunk_addresses(m, false, 40, vectors, chunks);
+    load_panel(shared.data(), false, chunks, vectors, k_panel);
+    chunk_addresses(m, true, 40, vectors, chunks);
+    load_panel(shared.data(), true, chunks, vectors, mn_panel);
     for (int v = 0; v < kPanelVectors; ++v) {
       for (int k = 0; k < 16; ++k) {
         const int at = 40 + v;

@@ -68,24 +68,24 @@ inline void gather_b(const uint32_t* const* rows, int registers, RawPanel& panel
       for (int t = 0; t < 4; ++t) panel.word[t + 4 * r][g] = rows[r][4 * g + t];
 }
 
-// 8 columns of a 16-row accumulator of 32-bit elements: four rows of registers <-> d[row][column], columns 0
-// to 7 of d.
+// 8 columns of a 16-row accumulator of 32-bit elements: four rows of registers <-> columns c .. c + 7 of
+// d[row][column].
 template <class T>
-void gather_d(const T* const* rows, T (*d)[kPanelVectors]) {
+void gather_d(const T* const* rows, int c, T (*d)[kPanelVectors]) {
   for (int half = 0; half < 2; ++half)
     for (int g = 0; g < 8; ++g)
       for (int t = 0; t < 4; ++t) {
-        d[g + 8 * half][2 * t] = rows[2 * half][4 * g + t];
-        d[g + 8 * half][2 * t + 1] = rows[2 * half + 1][4 * g + t];
+        d[g + 8 * half][c + 2 * t] = rows[2 * half][4 * g + t];
+        d[g + 8 * half][c + 2 * t + 1] = rows[2 * half + 1][4 * g + t];
       }
 }
 template <class T>
-void scatter_d(const T (*d)[kPanelVectors], T* const* rows) {
+void scatter_d(const T (*d)[kPanelVectors], int c, T* const* rows) {
   for (int half = 0; half < 2; ++half)
     for (int g = 0; g < 8; ++g)
       for (int t = 0; t < 4; ++t) {
-        rows[2 * half][4 * g + t] = d[g + 8 * half][2 * t];
-        rows[2 * half + 1][4 * g + t] = d[g + 8 * half][2 * t + 1];
+        rows[2 * half][4 * g + t] = d[g + 8 * half][c + 2 * t];
+        rows[2 * half + 1][4 * g + t] = d[g + 8 * half][c + 2 * t + 1];
       }
 }
 // The same transposed: d[column][row], all 16 rows, columns 0 to 7.
@@ -142,26 +142,35 @@ struct MatrixDescriptor {
   }
 };
 
-// `vectors` (8 or 16) vectors from `first` on, 32 bytes deep; `shared` is offset 0. The other vectors of the
-// panel become zero.
-inline void load_k_major(const std::byte* shared, const MatrixDescriptor& m, int first, int vectors,
-                         RawPanel& panel) {
-  if (vectors < kPanelVectors) panel = {};
-  for (int v = 0; v < vectors; ++v) {
-    uint32_t words[kPanelWords];
-    std::memcpy(words, shared + m.k_major(first + v, 0), 16);
-    std::memcpy(words + 4, shared + m.k_major(first + v, 1), 16);
-    for (int w = 0; w < kPanelWords; ++w) panel.word[w][v] = words[w];
+// Where the 16-byte chunks of `vectors` vectors (a multiple of 8) from `first` on lie, 32 bytes deep: two per
+// vector, in the order in which load_panel takes them.
+inline void chunk_addresses(const MatrixDescriptor& m, bool mn_major, int first, int vectors,
+                            uint32_t* chunks) {
+  for (int v = 0; v < vectors; v += 8) {
+    for (int c = 0; c < 16; ++c)
+      chunks[2 * v + c] = mn_major ? m.mn_major(first + v, c) : m.k_major(first + v + c / 2, c % 2);
   }
 }
-inline void load_mn_major(const std::byte* shared, const MatrixDescriptor& m, int first, int vectors,
-                          RawPanel& panel) {
+
+// `vectors` (8 or 16) vectors whose chunks lie there; `shared` is offset 0. The other vectors of the panel
+// become zero.
+inline void load_panel(const std::byte* shared, bool mn_major, const uint32_t* chunks, int vectors,
+                       RawPanel& panel) {
   if (vectors < kPanelVectors) panel = {};
+  if (!mn_major) {
+    for (int v = 0; v < vectors; ++v) {
+      uint32_t words[kPanelWords];
+      std::memcpy(words, shared + chunks[2 * v], 16);
+      std::memcpy(words + 4, shared + chunks[2 * v + 1], 16);
+      for (int w = 0; w < kPanelWords; ++w) panel.word[w][v] = words[w];
+    }
+    return;
+  }
   for (int v = 0; v < vectors; v += 8) {
     for (int w = 0; w < kPanelWords; ++w) {
       uint16_t even[8], odd[8];
-      std::memcpy(even, shared + m.mn_major(first + v, 2 * w), 16);
-      std::memcpy(odd, shared + m.mn_major(first + v, 2 * w + 1), 16);
+      std::memcpy(even, shared + chunks[2 * v + 2 * w], 16);
+      std::memcpy(odd, shared + chunks[2 * v + 2 * w + 1], 16);
       for (int e = 0; e < 8; ++e) panel.word[w][v + e] = even[e] | static_cast<uint32_t>(odd[e]) << 16;
     }
   }
