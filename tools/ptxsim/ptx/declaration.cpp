@@ -87,11 +87,12 @@ Declarator parse_declarator(Lexer& lexer, Space space, const DeclaredType& type)
   }
   if (type.lanes > 1) result.dimensions.push_back(type.lanes);
   for (const uint64_t count : result.dimensions) {
-    if (__builtin_mul_overflow(bytes, count, &bytes) || bytes > kMaxVariableBytes) {
+    if (__builtin_mul_overflow(bytes, std::max<uint64_t>(count, 1), &bytes) || bytes > kMaxVariableBytes) {
       lexer.fail("the variable '{}' is too large", variable.name);
     }
   }
-  variable.bytes = bytes;
+  const bool open = !result.dimensions.empty() && result.dimensions[0] == 0;
+  variable.bytes = open ? 0 : bytes;
   variable.align = type.align ? type.align : static_cast<uint64_t>(size_of(type.type)) * type.lanes;
   return result;
 }

@@ -1,6 +1,8 @@
 #include "ptx/initializer.h"
 
+#include <algorithm>
 #include <bit>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,7 +33,8 @@ class Initializer {
     const bool open = !dimensions_.empty() && dimensions_[0] == 0;
     level(0, 0);
     if (open) variable_.bytes = open_count_ * strides_[1];
-    if (variable_.bytes > kMaxVariableBytes) lexer_.fail("the variable '{}' is too large", variable_.name);
+    variable_.init.resize(used_);
+    budget_ -= used_;
   }
 
  private:
@@ -45,7 +48,9 @@ class Initializer {
       if (dimensions_[depth] != 0 && count == dimensions_[depth])
         lexer_.fail("too many values in an initialiser");
       level(depth + 1, offset + count * strides_[depth + 1]);
-      ++count;
+      if (++count * strides_[depth + 1] > kMaxVariableBytes) {
+        lexer_.fail("the variable '{}' is too large", variable_.name);
+      }
     }
     lexer_.expect('}');
     if (dimensions_[depth] == 0) open_count_ = count;
@@ -109,13 +114,13 @@ class Initializer {
 
   void store(uint64_t offset, uint64_t bits, int bytes) {
     const uint64_t end = offset + bytes;
-    if (end > variable_.init.size()) {
-      const uint64_t more = end - variable_.init.size();
-      if (more > budget_) lexer_.fail("initialised variables that are too large for this text");
-      budget_ -= more;
-      variable_.init.resize(end);
+    std::vector<uint8_t>& init = variable_.init;
+    if (end > init.size()) {
+      if (end > budget_) lexer_.fail("initialised variables that are too large for this text");
+      init.resize(std::max(end, std::min<uint64_t>(2 * init.size(), budget_)));
     }
-    for (int i = 0; i < bytes; ++i) variable_.init[offset + i] = static_cast<uint8_t>(bits >> (8 * i));
+    used_ = std::max(used_, end);
+    std::memcpy(init.data() + offset, &bits, bytes);
   }
 
   Lexer& lexer_;
@@ -125,6 +130,7 @@ class Initializer {
   uint64_t& budget_;
   std::vector<uint64_t> strides_;  // bytes of what dimensions_[i..] describe
   uint64_t open_count_ = 0;
+  uint64_t used_ = 0;  // bytes of init; it grows ahead of them
 };
 
 }  // namespace

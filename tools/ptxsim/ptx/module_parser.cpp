@@ -13,10 +13,12 @@ namespace ptxsim::ptx {
 namespace {
 
 constexpr uint64_t kMaxInt = 0x7fffffff;
+constexpr size_t kMaxText = size_t{1} << 30;  // lines and indices are ints
 
 class ModuleParser {
  public:
   explicit ModuleParser(std::string text) : module_(std::make_unique<Module>()) {
+    if (text.size() > kMaxText) throw ParseError(1, "PTX of more than 1 GiB");
     // Images are padded with zeros.
     while (!text.empty() && text.back() == '\0') text.pop_back();
     init_budget_ = (uint64_t{16} << 20) + 16 * text.size();
