@@ -130,7 +130,7 @@ TEST(PtxCompare, Testp) {
       {"infinite", [](double x, double) { return std::isinf(x); }},
       {"number", [](double x, double) { return !std::isnan(x); }},
       {"notanumber", [](double x, double) { return std::isnan(x); }},
-      {"normal", [](double x, double low) { return std::isfinite(x) && std::fabs(x) >= low; }},
+      {"normal", [](double x, double low) { return std::isfinite(x) && (x == 0 || std::fabs(x) >= low); }},
       {"subnormal", [](double x, double low) { return x != 0 && std::fabs(x) < low; }},
   };
   for (const Test& t : tests) {

@@ -2,6 +2,8 @@
 // name of an instruction to its handler, and masks of lanes as vectors.
 #pragma once
 
+// Vectors of x86-64-v3, which has no AES, are AVX2 all the same: nothing here encrypts.
+#define HWY_DISABLE_PCLMUL_AES
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -55,6 +57,15 @@ template <std::unsigned_integral T>
   for (int l = 0; l < kWarpSize; l += kVector<T>)
     hn::StoreU(hn::IfThenElse(mask_from_bits<T>(mask, l), hn::LoadU(kT, from + l), hn::LoadU(kT, d + l)), kT,
                d + l);
+}
+
+// Arithmetic that wraps is done in the unsigned type of at least 32 bits.
+template <class T>
+using Wrap = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+
+template <class T>
+constexpr Wrap<T> wrap(T x) {
+  return static_cast<Wrap<T>>(x);
 }
 
 template <size_t kBytes>
@@ -125,11 +136,25 @@ constexpr Form form() {
   return {&elementwise<kPace, kOp, D, S...>, sizeof...(S), {type_of<D>(), type_of<S>()...}};
 }
 
+template <auto kOp, class D, class... S>
+constexpr Form vector_form() {
+  return form<Pace::kVector, kOp, D, S...>();
+}
+
+template <auto kOp>
+constexpr Form words2() {
+  return vector_form<kOp, uint32_t, uint32_t, uint32_t>();
+}
+template <auto kOp>
+constexpr Form words3() {
+  return vector_form<kOp, uint32_t, uint32_t, uint32_t, uint32_t>();
+}
+
 struct NameHash {
   using is_transparent = void;
   size_t operator()(std::string_view name) const { return std::hash<std::string_view>{}(name); }
 };
-// By the name that canonical_name() gives.
+// By the name that CanonicalName gives.
 using FormTable = std::unordered_map<std::string, Form, NameHash, std::equal_to<>>;
 
 template <class T>
@@ -214,6 +239,14 @@ inline bool emit_form(Decoder& d, const ptx::Instruction& in, const FormTable& t
     d.emit(instruction_of(d, in, it->second));
   return true;
 }
+
+// The handler of `i` under a rounding mode: its .rz, .rm or .rp where it has one, else to nearest. One whose
+// name has rounding leaves imm alone.
+void set_rounding(Instr& i, const ptx::Instruction& in);
+
+// Parts of decode_integer and decode_compare: fields, logic and shifts of bits; mov, selp and slct.
+bool decode_bits(Decoder& d, const ptx::Instruction& in);  // exec/bits.cpp
+bool decode_move(Decoder& d, const ptx::Instruction& in);  // exec/move.cpp
 
 // Sets the lanes of mask of a predicate row.
 inline void write_predicate(uint32_t& row, uint32_t mask, uint32_t bits) {

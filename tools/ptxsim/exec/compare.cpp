@@ -1,6 +1,8 @@
-// Comparisons, predicates, selection and mov. Source: PTX ISA 9.0, sections 9.7.3.4 (testp), 9.7.5 and 9.7.6
+// Comparisons and predicates. Source: PTX ISA 9.0, sections 9.7.3.4 (testp), 9.7.5 and 9.7.6
 // (set, setp, selp, slct), 9.7.8 (logic on .pred), 9.7.9 (mov). Special registers are read by decode_special,
 // which is asked first.
+#include "exec/compare.h"
+
 #include <array>
 #include <cmath>
 #include <limits>
@@ -91,10 +93,6 @@ void setp(Warp& w, const Instr& i) {
   write_predicate(predicate_row(w, i.d), mask, compare<T, kFtz, kCmp>(w.regs + i.a, w.regs + i.b));
 }
 
-struct Comparison {
-  Handler setp = nullptr;                                   // p = a cmp b
-  uint32_t (*compare)(const void*, const void*) = nullptr;  // the same as bits
-};
 template <class T, bool kFtz, int kCount>
 constexpr auto comparisons() {
   return []<int... k>(std::integer_sequence<int, k...>) {
@@ -108,8 +106,9 @@ constexpr auto kIntegers = comparisons<T, false, kIntegerCompares>();
 template <class T, bool kFtz>
 constexpr auto kFloats = comparisons<T, kFtz, kFloatCompares>();
 
-// The comparison that the words of an opcode name; its setp is null where there is none.
-Comparison find_comparison(std::string_view word, Type type, bool ftz) {
+}  // namespace
+
+Comparison alu::find_comparison(std::string_view word, Type type, bool ftz) {
   constexpr std::string_view kNames[] = {"eq",  "ne",  "lt",  "le",  "gt",  "ge",  "equ",
                                          "neu", "ltu", "leu", "gtu", "geu", "num", "nan"};
   constexpr std::pair<std::string_view, Cmp> kUnsigned[] = {
@@ -149,22 +148,9 @@ Comparison find_comparison(std::string_view word, Type type, bool ftz) {
   }
 }
 
+namespace {
+
 // --- setp p|q with a boolean, and set ---
-enum class Bool : uint8_t { kNone, kAnd, kOr, kXor };
-
-uint32_t combine(Bool op, uint32_t a, uint32_t b) {
-  switch (op) {
-    case Bool::kAnd:
-      return a & b;
-    case Bool::kOr:
-      return a | b;
-    case Bool::kXor:
-      return a ^ b;
-    default:
-      return a;
-  }
-}
-
 struct Combined {
   uint32_t (*compare)(const void*, const void*) = nullptr;
   Bool op = Bool::kNone;
@@ -192,11 +178,6 @@ void set_combined(Warp& w, const Instr& i) {
   write_lanes<Pace::kVector>(mask, d, [=](int l) { return (holds >> l) & 1 ? e.value : 0u; });
 }
 
-// The types at the end of an opcode, from the last.
-Type type_from_end(const ptx::Instruction& in, size_t k) {
-  return in.parts.size() > k + 1 ? ptx::type_named(in.parts[in.parts.size() - 1 - k]) : Type::kNone;
-}
-
 // setp and set: parts are the comparison, perhaps a boolean, ftz, and the types.
 bool decode_compared(Decoder& d, const ptx::Instruction& in, bool is_set) {
   const Type type = type_from_end(in, 0);
@@ -208,7 +189,7 @@ bool decode_compared(Decoder& d, const ptx::Instruction& in, bool is_set) {
   Combined e;
   e.compare = found.compare;
   e.value = result == Type::kF32 ? 0x3f800000u : ~0u;
-  e.op = in.has("and") ? Bool::kAnd : in.has("or") ? Bool::kOr : in.has("xor") ? Bool::kXor : Bool::kNone;
+  e.op = find_bool(in);
   if (in.operands.size() != (e.op == Bool::kNone ? 3u : 4u)) {
     d.unknown(in);
     return true;
@@ -247,7 +228,7 @@ void testp(Warp& w, const Instr& i) {
                        : kTest == Test::kInfinite ? x == kInfinity
                        : kTest == Test::kNumber   ? x == x
                        : kTest == Test::kNan      ? x != x
-                       : kTest == Test::kNormal   ? (x >= kMin) & (x < kInfinity)
+                       : kTest == Test::kNormal   ? (x == 0) | ((x >= kMin) & (x < kInfinity))
                                                   : (x > 0) & (x < kMin);
     bits |= uint32_t{holds} << l;
   }
@@ -278,84 +259,6 @@ bool decode_testp(Decoder& d, const ptx::Instruction& in) {
   return true;
 }
 
-// --- selp, slct ---
-template <class T>
-void selp(Warp& w, const Instr& i) {
-  const uint32_t mask = active(w, i);
-  const uint32_t picks = predicate_row(w, i.c) ^ static_cast<uint32_t>(i.imm);
-  const T *a = row<T>(w, i.a), *b = row<T>(w, i.b);
-  T* d = row<T>(w, i.d);
-  constexpr auto kT = kTag<T>;
-  for (int l = 0; l < kWarpSize; l += kVector<T>) {
-    const auto v = hn::IfThenElse(mask_from_bits<T>(picks, l), hn::LoadU(kT, a + l), hn::LoadU(kT, b + l));
-    if (mask == kAllLanes) [[likely]]
-      hn::StoreU(v, kT, d + l);
-    else
-      hn::StoreU(hn::IfThenElse(mask_from_bits<T>(mask, l), v, hn::LoadU(kT, d + l)), kT, d + l);
-  }
-}
-
-bool decode_selp(Decoder& d, const ptx::Instruction& in) {
-  const Type type = type_from_end(in, 0);
-  Instr i;
-  switch (ptx::size_of(type)) {
-    case 2:
-      i.run = &selp<uint16_t>;
-      break;
-    case 4:
-      i.run = &selp<uint32_t>;
-      break;
-    case 8:
-      i.run = &selp<uint64_t>;
-      break;
-    default:
-      return false;
-  }
-  if (in.operands.size() != 4) return false;
-  uint32_t flip = 0;
-  i.d = d.row(in.operands[0], type);
-  i.a = d.row(in.operands[1], type);
-  i.b = d.row(in.operands[2], type);
-  i.c = d.predicate(in.operands[3], &flip);
-  i.imm = flip;
-  d.emit(i);
-  return true;
-}
-
-constexpr auto kSlct = [](auto a, auto b, auto c) { return c >= 0 ? a : b; };
-constexpr auto kSlctFtz = [](auto a, auto b, float c) {
-  return c > -std::numeric_limits<float>::min() ? a : b;
-};
-
-template <class T>
-Form slct_of(Type type, bool ftz) {
-  if (type == Type::kS32) return form<Pace::kVector, kSlct, T, T, T, int32_t>();
-  if (type != Type::kF32) return {};
-  return ftz ? form<Pace::kVector, kSlctFtz, T, T, T, float>() : form<Pace::kVector, kSlct, T, T, T, float>();
-}
-
-bool decode_slct(Decoder& d, const ptx::Instruction& in) {
-  const Type type = type_from_end(in, 0), result = type_from_end(in, 1);
-  Form f;
-  switch (ptx::size_of(result)) {
-    case 2:
-      f = slct_of<uint16_t>(type, in.has("ftz"));
-      break;
-    case 4:
-      f = slct_of<uint32_t>(type, in.has("ftz"));
-      break;
-    case 8:
-      f = slct_of<uint64_t>(type, in.has("ftz"));
-      break;
-    default:
-      break;
-  }
-  if (!f.run || in.operands.size() != 4) return false;
-  for (int k = 0; k < 3; ++k) f.types[k] = result;
-  d.emit(instruction_of(d, in, f));
-  return true;
-}
-
 // --- and, or, xor, not, mov of predicates ---
 template <Bool kOp>
 void predicate_logic(Warp& w, const Instr& i) {
@@ -383,128 +286,15 @@ bool decode_predicate_logic(Decoder& d, const ptx::Instruction& in) {
   return true;
 }
 
-// --- mov ---
-using Word128 = unsigned __int128;
-constexpr auto kCopy = [](auto a) { return a; };
-// {a, b, ...}: the first element in the lowest bits.
-template <class D>
-inline constexpr auto kPack = [](auto first, auto... rest) {
-  D word = first;
-  int shift = 0;
-  ((word |= static_cast<D>(rest) << (shift += 8 * sizeof first)), ...);
-  return word;
-};
-
-template <class T>
-constexpr Form copy_of() {
-  return form < sizeof(T) == 16 ? Pace::kScalar : Pace::kVector, kCopy, T, T > ();
-}
-template <class D, class S>
-constexpr Form pack_of(size_t count) {
-  constexpr Pace kPace = sizeof(D) == 16 ? Pace::kScalar : Pace::kVector;
-  if constexpr (sizeof(D) == 2 * sizeof(S))
-    return count == 2 ? form<kPace, kPack<D>, D, S, S>() : Form{};
-  else
-    return count == 4 ? form<kPace, kPack<D>, D, S, S, S, S>() : Form{};
-}
-
-// Elements in d, b, c, imm.
-template <class D, class S, int kCount>
-void unpack(Warp& w, const Instr& i) {
-  const S* a = row<S>(w, i.a);
-  const uint32_t mask = active(w, i);
-  const uint32_t to[4] = {i.d, i.b, i.c, static_cast<uint32_t>(i.imm)};
-  for (int k = 0; k < kCount; ++k)
-    write_lanes<Pace::kVector>(mask, row<D>(w, to[k]),
-                               [=](int l) { return static_cast<D>(a[l] >> (8 * sizeof(D) * k)); });
-}
-
-bool decode_pack(Decoder& d, const ptx::Instruction& in, int bytes) {
-  const auto& elements = in.operands[1].elements;
-  const size_t n = elements.size();
-  Form f;
-  Type element = Type::kNone;
-  if (bytes == 4 && n == 2) f = pack_of<uint32_t, uint16_t>(n), element = Type::kB16;
-  if (bytes == 8 && n == 2) f = pack_of<uint64_t, uint32_t>(n), element = Type::kB32;
-  if (bytes == 8 && n == 4) f = pack_of<uint64_t, uint16_t>(n), element = Type::kB16;
-  if (bytes == 16 && n == 2) f = pack_of<Word128, uint64_t>(n), element = Type::kB64;
-  if (bytes == 16 && n == 4) f = pack_of<Word128, uint32_t>(n), element = Type::kB32;
-  if (!f.run) return false;
-  uint32_t rows[4] = {};
-  for (size_t k = 0; k < n; ++k) rows[k] = d.row(elements[k], element);
-  Instr i;
-  i.run = f.run;
-  i.d = d.row(in.operands[0], type_from_end(in, 0));
-  i.a = rows[0];
-  i.b = rows[1];
-  i.c = rows[2];
-  i.imm = rows[3];
-  d.emit(i);
-  return true;
-}
-
-bool decode_unpack(Decoder& d, const ptx::Instruction& in, int bytes) {
-  const auto& elements = in.operands[0].elements;
-  const size_t n = elements.size();
-  Instr i;
-  Type element = Type::kNone;
-  if (bytes == 4 && n == 2) i.run = &unpack<uint16_t, uint32_t, 2>, element = Type::kB16;
-  if (bytes == 8 && n == 2) i.run = &unpack<uint32_t, uint64_t, 2>, element = Type::kB32;
-  if (bytes == 8 && n == 4) i.run = &unpack<uint16_t, uint64_t, 4>, element = Type::kB16;
-  if (bytes == 16 && n == 2) i.run = &unpack<uint64_t, Word128, 2>, element = Type::kB64;
-  if (bytes == 16 && n == 4) i.run = &unpack<uint32_t, Word128, 4>, element = Type::kB32;
-  if (!i.run) return false;
-  uint32_t rows[4] = {};
-  for (size_t k = 0; k < n; ++k) rows[k] = d.row(elements[k], element);
-  i.a = d.row(in.operands[1], type_from_end(in, 0));
-  i.d = rows[0];
-  i.b = rows[1];
-  i.c = rows[2];
-  i.imm = rows[3];
-  d.emit(i);
-  return true;
-}
-
-bool decode_mov(Decoder& d, const ptx::Instruction& in) {
-  const Type type = type_from_end(in, 0);
-  if (type == Type::kPred) return decode_predicate_logic(d, in);
-  const int bytes = ptx::size_of(type);
-  if (in.operands.size() != 2) return false;
-  if (in.operands[1].kind == OperandKind::kVector) return decode_pack(d, in, bytes);
-  if (in.operands[0].kind == OperandKind::kVector) return decode_unpack(d, in, bytes);
-  Form f;
-  switch (bytes) {
-    case 2:
-      f = copy_of<uint16_t>();
-      break;
-    case 4:
-      f = copy_of<uint32_t>();
-      break;
-    case 8:
-      f = copy_of<uint64_t>();
-      break;
-    case 16:
-      f = copy_of<Word128>();
-      break;
-    default:
-      return false;
-  }
-  f.types[0] = f.types[1] = type;
-  d.emit(instruction_of(d, in, f));
-  return true;
-}
-
 }  // namespace
 
 bool decode_compare(Decoder& d, const ptx::Instruction& in) {
   const std::string_view op = in.mnemonic();
   if (op == "setp" || op == "set") return decode_compared(d, in, op == "set");
-  if (op == "mov") return decode_mov(d, in);
-  if (op == "selp") return decode_selp(d, in);
-  if (op == "slct") return decode_slct(d, in);
   if (op == "testp") return decode_testp(d, in);
-  const bool is_logic = op == "and" || op == "or" || op == "xor" || op == "not";
-  return is_logic && type_from_end(in, 0) == Type::kPred && decode_predicate_logic(d, in);
+  const bool is_logic = op == "and" || op == "or" || op == "xor" || op == "not" || op == "mov";
+  if (is_logic && type_from_end(in, 0) == Type::kPred) return decode_predicate_logic(d, in);
+  return decode_move(d, in);
 }
 
 }  // namespace ptxsim

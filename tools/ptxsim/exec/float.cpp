@@ -257,6 +257,16 @@ void rounded(Warp& w, const Instr& i) {
 
 }  // namespace
 
+void alu::set_rounding(Instr& i, const ptx::Instruction& in) {
+  const Handler run = in.has("rz")   ? &rounded<_MM_ROUND_TOWARD_ZERO>
+                      : in.has("rm") ? &rounded<_MM_ROUND_DOWN>
+                      : in.has("rp") ? &rounded<_MM_ROUND_UP>
+                                     : nullptr;
+  if (!run) return;
+  i.imm = std::bit_cast<int64_t>(i.run);
+  i.run = run;
+}
+
 bool decode_float(Decoder& d, const ptx::Instruction& in) {
   const auto it = table().find(CanonicalName(in).view());
   if (it == table().end()) return false;
@@ -265,14 +275,7 @@ bool decode_float(Decoder& d, const ptx::Instruction& in) {
     return true;
   }
   Instr i = instruction_of(d, in, it->second);
-  const Handler run = in.has("rz")   ? &rounded<_MM_ROUND_TOWARD_ZERO>
-                      : in.has("rm") ? &rounded<_MM_ROUND_DOWN>
-                      : in.has("rp") ? &rounded<_MM_ROUND_UP>
-                                     : nullptr;
-  if (run) {
-    i.imm = std::bit_cast<int64_t>(i.run);
-    i.run = run;
-  }
+  set_rounding(i, in);
   d.emit(i);
   return true;
 }
