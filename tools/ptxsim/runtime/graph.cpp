@@ -97,7 +97,8 @@ std::vector<Node*> Graph::topological() const {
   return order;
 }
 
-GraphExec::GraphExec(const Graph& graph, unsigned long long flags) : flags(flags) {
+GraphExec::GraphExec(const Graph& graph, unsigned long long flags)
+    : flags(flags), user_objects_(graph.user_objects) {
   append(graph, {});
   make_chains();
 }

@@ -166,6 +166,7 @@ class GraphExec {
     std::shared_ptr<Stream> stream;
   };
   std::vector<Chain> chains_;
+  std::vector<std::shared_ptr<void>> user_objects_;
   Ticket last_;
 };
 
