@@ -68,20 +68,35 @@ struct Bits128 {
 
 struct MemoryOp {
   AddressOperand address;
-  AccessInfo info;      // bytes: of the whole vector
-  int count = 1;        // elements
+  AccessInfo info;  // bytes: of the whole vector
+  int count = 1;    // elements
   uint32_t rows[8] = {};
 };
 
-template <class M, class R>
-void load_elements(Warp& w, const MemoryOp& op, uint32_t mask, std::byte* const* p) {
-  for (int e = 0; e < op.count; ++e)
-    each_lane(mask, row<R>(w, op.rows[e]), [&](int l) {
-      M v;
-      std::memcpy(&v, p[l] + e * sizeof(M), sizeof(M));
-      if constexpr (std::is_same_v<M, R>) return v;
-      else return static_cast<R>(v);
-    });
+// Lane l's bytes lie behind lane l - 1's: the whole warp is one piece of memory.
+bool one_piece(uint32_t mask, std::byte* const* p, uint32_t bytes) {
+  if (mask != kAllLanes) return false;
+  uint64_t gaps = 0;
+  for (int l = 0; l < kWarpSize; ++l) gaps |= reinterpret_cast<uint64_t>(p[l]) ^ (reinterpret_cast<uint64_t>(p[0]) + bytes * l);
+  return gaps == 0;
+}
+
+// Elements kCount apart; GCC makes permutations of a constant stride.
+template <int kCount, class M>
+void deal(Warp& w, const MemoryOp& op, const std::byte* from) {
+  const M* values = reinterpret_cast<const M*>(from);
+  for (int e = 0; e < kCount; ++e) {
+    M* d = row<M>(w, op.rows[e]);
+    for (int l = 0; l < kWarpSize; ++l) d[l] = values[l * kCount + e];
+  }
+}
+template <int kCount, class M>
+void collect(Warp& w, const MemoryOp& op, std::byte* to) {
+  M* values = reinterpret_cast<M*>(to);
+  for (int e = 0; e < kCount; ++e) {
+    const M* d = row<M>(w, op.rows[e]);
+    for (int l = 0; l < kWarpSize; ++l) values[l * kCount + e] = d[l];
+  }
 }
 
 template <class M, class R>
@@ -93,8 +108,21 @@ void run_load(Warp& w, const Instr& i) {
   alignas(64) std::byte* p[kWarpSize];
   tagged_addresses(w, op.address, addresses);
   resolve(w, i, mask, addresses, op.info, p);
-  load_elements<M, R>(w, op, mask, p);
   if (op.info.order != Order::kWeak) note_poll(w);
+  if constexpr (std::is_same_v<M, R>) {
+    if (one_piece(mask, p, op.info.bytes)) {
+      if (op.count == 1) return deal<1, M>(w, op, p[0]);
+      if (op.count == 2) return deal<2, M>(w, op, p[0]);
+      if (op.count == 4) return deal<4, M>(w, op, p[0]);
+    }
+  }
+  for (int e = 0; e < op.count; ++e)
+    each_lane(mask, row<R>(w, op.rows[e]), [&](int l) {
+      M v;
+      std::memcpy(&v, p[l] + e * sizeof(M), sizeof(M));
+      if constexpr (std::is_same_v<M, R>) return v;
+      else return static_cast<R>(v);
+    });
 }
 
 template <class M, class R>
@@ -106,19 +134,26 @@ void run_store(Warp& w, const Instr& i) {
   alignas(64) std::byte* p[kWarpSize];
   tagged_addresses(w, op.address, addresses);
   resolve(w, i, mask, addresses, op.info, p);
+  if constexpr (std::is_same_v<M, R>) {
+    if (one_piece(mask, p, op.info.bytes)) {
+      if (op.count == 1) return collect<1, M>(w, op, p[0]);
+      if (op.count == 2) return collect<2, M>(w, op, p[0]);
+      if (op.count == 4) return collect<4, M>(w, op, p[0]);
+    }
+  }
   for (uint32_t m = mask; m; m &= m - 1) {
     const int l = __builtin_ctz(m);
     for (int e = 0; e < op.count; ++e) {
-      const M v = [&] {
-        if constexpr (std::is_same_v<M, R>) return row<R>(w, op.rows[e])[l];
-        else return static_cast<M>(row<R>(w, op.rows[e])[l]);
-      }();
+      M v;
+      if constexpr (std::is_same_v<M, R>) v = row<R>(w, op.rows[e])[l];
+      else v = static_cast<M>(row<R>(w, op.rows[e])[l]);
       std::memcpy(p[l] + e * sizeof(M), &v, sizeof(M));
     }
   }
 }
 
-// Offsets into the own block's shared memory of a full warp, if all lanes are inside: the usual case, without tags.
+// Offsets into the own block's shared memory of a full warp, if all lanes are inside: the usual case, without
+// tags.
 inline bool own_shared(Warp& w, const MemoryOp& op, uint32_t* offsets) {
   const uint32_t base = w.cta->rank << 24;
   const uint32_t add = static_cast<uint32_t>(op.address.offset) - base - kSharedBase;
@@ -134,7 +169,8 @@ inline bool own_shared(Warp& w, const MemoryOp& op, uint32_t* offsets) {
     high = offsets[l] > high ? offsets[l] : high;
     bits |= offsets[l];
   }
-  return uint64_t{high} + op.info.bytes + kSharedBase <= w.cta->shared_end && (bits & (op.info.bytes - 1)) == 0;
+  return uint64_t{high} + op.info.bytes + kSharedBase <= w.cta->shared_end &&
+         (bits & (op.info.bytes - 1)) == 0;
 }
 
 // 4-byte elements of the own block's shared memory; everything unusual takes the general way.
@@ -201,8 +237,10 @@ void run_load_parameter(Warp& w, const Instr& i) {
     M v;
     std::memcpy(&v, p + e * sizeof(M), sizeof(M));
     R value;
-    if constexpr (std::is_same_v<M, R>) value = v;
-    else value = static_cast<R>(v);
+    if constexpr (std::is_same_v<M, R>)
+      value = v;
+    else
+      value = static_cast<R>(v);
     each_lane(mask, row<R>(w, op.rows[e]), [&](int) { return value; });
   }
 }
@@ -220,26 +258,43 @@ constexpr Handlers handlers() {
 Handlers handlers_of(Type memory, int register_bytes) {
   const bool is_signed = memory == Type::kS8 || memory == Type::kS16 || memory == Type::kS32;
   switch (ptx::size_of(memory) * 100 + register_bytes * 2 + (is_signed ? 1 : 0)) {
-    case 104: return handlers<uint8_t, uint16_t>();
-    case 105: return handlers<int8_t, int16_t>();
-    case 108: return handlers<uint8_t, uint32_t>();
-    case 109: return handlers<int8_t, int32_t>();
-    case 116: return handlers<uint8_t, uint64_t>();
-    case 117: return handlers<int8_t, int64_t>();
+    case 104:
+      return handlers<uint8_t, uint16_t>();
+    case 105:
+      return handlers<int8_t, int16_t>();
+    case 108:
+      return handlers<uint8_t, uint32_t>();
+    case 109:
+      return handlers<int8_t, int32_t>();
+    case 116:
+      return handlers<uint8_t, uint64_t>();
+    case 117:
+      return handlers<int8_t, int64_t>();
     case 204:
-    case 205: return handlers<uint16_t, uint16_t>();
-    case 208: return handlers<uint16_t, uint32_t>();
-    case 209: return handlers<int16_t, int32_t>();
-    case 216: return handlers<uint16_t, uint64_t>();
-    case 217: return handlers<int16_t, int64_t>();
+    case 205:
+      return handlers<uint16_t, uint16_t>();
+    case 208:
+      return handlers<uint16_t, uint32_t>();
+    case 209:
+      return handlers<int16_t, int32_t>();
+    case 216:
+      return handlers<uint16_t, uint64_t>();
+    case 217:
+      return handlers<int16_t, int64_t>();
     case 408:
-    case 409: return handlers<uint32_t, uint32_t>();
-    case 416: return handlers<uint32_t, uint64_t>();
-    case 417: return handlers<int32_t, int64_t>();
+    case 409:
+      return handlers<uint32_t, uint32_t>();
+    case 416:
+      return handlers<uint32_t, uint64_t>();
+    case 417:
+      return handlers<int32_t, int64_t>();
     case 816:
-    case 817: return handlers<uint64_t, uint64_t>();
-    case 1632: return handlers<Bits128, Bits128>();
-    default: return {};
+    case 817:
+      return handlers<uint64_t, uint64_t>();
+    case 1632:
+      return handlers<Bits128, Bits128>();
+    default:
+      return {};
   }
 }
 
@@ -265,8 +320,8 @@ bool decode_load_store(Decoder& d, const Instruction& in, bool load) {
   }
   // Immediates and sinks have the width that the type asks for.
   if (!register_bytes) register_bytes = std::max(2, ptx::size_of(type));
-  static constexpr Type kByBytes[] = {Type::kNone, Type::kNone, Type::kB16, Type::kNone, Type::kB32, Type::kNone, Type::kNone,
-                                      Type::kNone, Type::kB64};
+  static constexpr Type kByBytes[] = {Type::kNone, Type::kNone, Type::kB16,  Type::kNone, Type::kB32,
+                                      Type::kNone, Type::kNone, Type::kNone, Type::kB64};
   const Type row_type = register_bytes == 16 ? Type::kB128 : kByBytes[register_bytes];
   for (int e = 0; e < op.count; ++e) op.rows[e] = d.row(listed ? value.elements[e] : value, row_type);
   const Handlers h = handlers_of(type, register_bytes);
@@ -313,9 +368,16 @@ bool decode_cvta(Decoder& d, const Instruction& in) {
     return true;
   }
   uint64_t tag = 0;
-  if (!in.has("to")) tag = space == Space::kShared ? kSharedTag : space == Space::kLocal ? kLocalTag : space == Space::kParam ? kParamTag : 0;
-  d.emit({.run = run_cvta<uint64_t>, .d = d.row(in.operands[0], Type::kB64), .a = d.row(in.operands[1], Type::kB64),
-          .imm = space == Space::kShared, .ext = reinterpret_cast<const void*>(tag)});
+  if (!in.has("to"))
+    tag = space == Space::kShared  ? kSharedTag
+          : space == Space::kLocal ? kLocalTag
+          : space == Space::kParam ? kParamTag
+                                   : 0;
+  d.emit({.run = run_cvta<uint64_t>,
+          .d = d.row(in.operands[0], Type::kB64),
+          .a = d.row(in.operands[1], Type::kB64),
+          .imm = space == Space::kShared,
+          .ext = reinterpret_cast<const void*>(tag)});
   return true;
 }
 
@@ -332,10 +394,14 @@ void run_isspacep(Warp& w, const Instr& i) {
   for (int l = 0; l < kWarpSize; ++l) {
     const uint64_t tag = a[l] & kTagMask;
     bool is = false;
-    if (op.space == Space::kShared) is = tag == kSharedTag && (!op.own_block || shared_rank(a[l]) == w.cta->rank);
-    else if (op.space == Space::kLocal) is = tag == kLocalTag;
-    else if (op.space == Space::kParam) is = tag == kParamTag;
-    else is = tag == 0;  // global; constants are global memory here
+    if (op.space == Space::kShared)
+      is = tag == kSharedTag && (!op.own_block || shared_rank(a[l]) == w.cta->rank);
+    else if (op.space == Space::kLocal)
+      is = tag == kLocalTag;
+    else if (op.space == Space::kParam)
+      is = tag == kParamTag;
+    else
+      is = tag == 0;  // global; constants are global memory here
     in_space |= static_cast<uint32_t>(is) << l;
   }
   uint32_t& d = predicate_row(w, i.d);
@@ -358,7 +424,9 @@ bool decode_memory(Decoder& d, const Instruction& in) {
   if (m == "cvta") return decode_cvta(d, in);
   if (m == "isspacep") {
     const IsSpace op{space_of(in), in.has("shared::cta") || in.has("shared")};
-    d.emit({.run = run_isspacep, .d = d.predicate(in.operands.at(0), nullptr), .a = d.row(in.operands.at(1), Type::kB64),
+    d.emit({.run = run_isspacep,
+            .d = d.predicate(in.operands.at(0), nullptr),
+            .a = d.row(in.operands.at(1), Type::kB64),
             .ext = d.program().keep(op)});
     return true;
   }
