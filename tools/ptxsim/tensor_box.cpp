@@ -1,10 +1,10 @@
 #include "tensor_box.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "numeric/float_formats.h"
 
@@ -15,9 +15,11 @@ namespace {
 constexpr uint32_t kChunk = 16;
 constexpr uint32_t kMaxRowBytes = 256 * 8;
 
-// The chunks of the row at shared address `a` are XORed with this: the same for the whole row, as a row never crosses a
-// 128-byte line when it is swizzled.
-uint32_t flip_of(const TensorMap& m, uint32_t a) { return (a >> 7 & (span_of(m.swizzle) / kChunk - 1)) * kChunk; }
+// The chunks of the row at shared address `a` are XORed with this: the same for the whole row, as a row never
+// crosses a 128-byte line when it is swizzled.
+uint32_t flip_of(const TensorMap& m, uint32_t a) {
+  return (a >> 7 & (span_of(m.swizzle) / kChunk - 1)) * kChunk;
+}
 
 struct Shared {
   const TensorMap& m;
@@ -51,7 +53,9 @@ void fill_row(const TensorMap& m, std::byte* row, uint32_t bytes) {
   for (uint32_t k = size_of(m.type) - 1; k < bytes; k += size_of(m.type)) row[k] = std::byte{0x7f};
 }
 
-bool converts(TensorType t) { return t == TensorType::kF32Ftz || t == TensorType::kTf32 || t == TensorType::kTf32Ftz; }
+bool converts(TensorType t) {
+  return t == TensorType::kF32Ftz || t == TensorType::kTf32 || t == TensorType::kTf32Ftz;
+}
 
 // Loads of these types change values: subnormals become zero, tf32 keeps 10 bits of the fraction.
 void convert_row(TensorType type, std::byte* row, uint32_t bytes) {
@@ -72,9 +76,11 @@ void convert_row(TensorType type, std::byte* row, uint32_t bytes) {
 std::string check_box(const TensorMap& m) {
   if (m.interleave != Interleave::kNone) return "interleaved tensors are not simulated";
   const uint32_t bytes = row_elements(m) * size_of(m.type), span = span_of(m.swizzle);
-  if (bytes % kChunk) return fmt::format("the inner dimension of the box is {} bytes, not a multiple of 16", bytes);
+  if (bytes % kChunk)
+    return fmt::format("the inner dimension of the box is {} bytes, not a multiple of 16", bytes);
   if (m.swizzle != Swizzle::kNone && bytes > span)
-    return fmt::format("the inner dimension of the box is {} bytes, more than the {} of the swizzle", bytes, span);
+    return fmt::format("the inner dimension of the box is {} bytes, more than the {} of the swizzle", bytes,
+                       span);
   return "";
 }
 

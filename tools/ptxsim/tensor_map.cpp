@@ -1,9 +1,9 @@
 #include "tensor_map.h"
 
+#include <fmt/format.h>
+
 #include <bit>
 #include <cstring>
-
-#include <fmt/format.h>
 
 namespace ptxsim {
 
@@ -42,8 +42,14 @@ static_assert(sizeof(Encoded) == kTensorMapBytes && offsetof(Encoded, flags) == 
 void store(const TensorMap& m, void* out) {
   Encoded e{};
   e.address = m.address;
-  e.flags = {static_cast<uint32_t>(m.rank - 1), static_cast<uint32_t>(m.type), static_cast<uint32_t>(m.interleave),
-             static_cast<uint32_t>(m.swizzle),  static_cast<uint32_t>(m.l2_promotion), m.nan_fill, m.im2col, 0};
+  e.flags = {static_cast<uint32_t>(m.rank - 1),
+             static_cast<uint32_t>(m.type),
+             static_cast<uint32_t>(m.interleave),
+             static_cast<uint32_t>(m.swizzle),
+             static_cast<uint32_t>(m.l2_promotion),
+             m.nan_fill,
+             m.im2col,
+             0};
   e.magic = kMagic;
   for (int d = 0; d < kMaxTensorRank; ++d) {
     e.dim[d] = static_cast<uint32_t>(m.dim[d] - 1);
@@ -79,7 +85,8 @@ std::string check_enums(const Arguments& a) {
   if (a.rank < 1 || a.rank > kMaxTensorRank) return fmt::format("tensorRank {} is not 1 to 5", a.rank);
   if (a.interleave > 2) return fmt::format("interleave {} is none", a.interleave);
   if (a.swizzle > 6) return fmt::format("swizzle {} is none", a.swizzle);
-  if (a.swizzle > 3) return fmt::format("swizzle {} (atoms of 32 or 64 bytes) needs compute capability 10.0", a.swizzle);
+  if (a.swizzle > 3)
+    return fmt::format("swizzle {} (atoms of 32 or 64 bytes) needs compute capability 10.0", a.swizzle);
   if (a.l2_promotion > 3) return fmt::format("l2Promotion {} is none", a.l2_promotion);
   if (a.fill > 1) return fmt::format("oobFill {} is none", a.fill);
   if (a.fill && !is_float(static_cast<TensorType>(a.type)))
@@ -91,17 +98,20 @@ std::string check_tensor(const Arguments& a) {
   const uint64_t alignment = a.interleave == 2 ? 32 : 16;
   if (reinterpret_cast<uintptr_t>(a.address) % alignment)
     return fmt::format("globalAddress {} is not aligned to {} bytes", a.address, alignment);
-  if (a.interleave && a.rank < 3) return fmt::format("an interleaved tensor of rank {}: at least 3 is needed", a.rank);
+  if (a.interleave && a.rank < 3)
+    return fmt::format("an interleaved tensor of rank {}: at least 3 is needed", a.rank);
   if (a.interleave == 2 && a.swizzle != 1) return "interleave 32B needs swizzle 32B";
   for (uint32_t d = 0; d < a.rank; ++d) {
-    if (a.dims[d] < 1 || a.dims[d] > uint64_t{1} << 32) return fmt::format("globalDim[{}] = {} is not 1 to 2^32", d, a.dims[d]);
+    if (a.dims[d] < 1 || a.dims[d] > uint64_t{1} << 32)
+      return fmt::format("globalDim[{}] = {} is not 1 to 2^32", d, a.dims[d]);
     const bool counts = d > 0 || a.interleave;  // without interleaving there is no step along dimension 0
     if (counts && (a.steps[d] < 1 || a.steps[d] > 8))
       return fmt::format("elementStrides[{}] = {} is not 1 to 8", d, a.steps[d]);
   }
   for (uint32_t d = 0; d + 1 < a.rank; ++d)
     if (a.strides[d] % alignment || a.strides[d] >= uint64_t{1} << 40)
-      return fmt::format("globalStrides[{}] = {} is not a multiple of {} below 2^40", d, a.strides[d], alignment);
+      return fmt::format("globalStrides[{}] = {} is not a multiple of {} below 2^40", d, a.strides[d],
+                         alignment);
   return "";
 }
 
@@ -110,7 +120,8 @@ std::string check_inner(const char* name, uint64_t elements, const Arguments& a)
   const uint64_t bytes = elements * size_of(static_cast<TensorType>(a.type));
   if (bytes % 16) return fmt::format("{} is {} bytes, not a multiple of 16", name, bytes);
   const uint32_t span = span_of(static_cast<Swizzle>(a.swizzle));
-  if (a.swizzle && bytes > span) return fmt::format("{} is {} bytes, more than the {} of the swizzle", name, bytes, span);
+  if (a.swizzle && bytes > span)
+    return fmt::format("{} is {} bytes, more than the {} of the swizzle", name, bytes, span);
   return "";
 }
 
@@ -154,8 +165,9 @@ std::string check_corners(const Arguments& a, const int* lower, const int* upper
 
 // The types as tensormap.replace numbers them.
 constexpr TensorType kReplaceTypes[] = {
-    TensorType::kU8,  TensorType::kU16,    TensorType::kU32, TensorType::kS32,  TensorType::kU64,  TensorType::kS64,    TensorType::kF16,
-    TensorType::kF32, TensorType::kF32Ftz, TensorType::kF64, TensorType::kBf16, TensorType::kTf32, TensorType::kTf32Ftz};
+    TensorType::kU8,   TensorType::kU16,  TensorType::kU32,    TensorType::kS32,    TensorType::kU64,
+    TensorType::kS64,  TensorType::kF16,  TensorType::kF32,    TensorType::kF32Ftz, TensorType::kF64,
+    TensorType::kBf16, TensorType::kTf32, TensorType::kTf32Ftz};
 
 std::string in_range(std::string_view field, uint64_t value, uint64_t low, uint64_t high) {
   if (value >= low && value <= high) return "";
@@ -166,22 +178,26 @@ std::string in_range(std::string_view field, uint64_t value, uint64_t low, uint6
 
 int size_of(TensorType type) {
   switch (type) {
-    case TensorType::kU8: return 1;
+    case TensorType::kU8:
+      return 1;
     case TensorType::kU16:
     case TensorType::kF16:
-    case TensorType::kBf16: return 2;
+    case TensorType::kBf16:
+      return 2;
     case TensorType::kU64:
     case TensorType::kS64:
-    case TensorType::kF64: return 8;
-    default: return 4;
+    case TensorType::kF64:
+      return 8;
+    default:
+      return 4;
   }
 }
 
 bool is_float(TensorType type) { return type >= TensorType::kF16; }
 
-int encode_tiled(void* map, uint32_t type, uint32_t rank, const void* address, const uint64_t* dims, const uint64_t* strides,
-                 const uint32_t* box, const uint32_t* steps, uint32_t interleave, uint32_t swizzle, uint32_t l2_promotion,
-                 uint32_t fill, std::string* why) {
+int encode_tiled(void* map, uint32_t type, uint32_t rank, const void* address, const uint64_t* dims,
+                 const uint64_t* strides, const uint32_t* box, const uint32_t* steps, uint32_t interleave,
+                 uint32_t swizzle, uint32_t l2_promotion, uint32_t fill, std::string* why) {
   const Arguments a{map, type, rank, address, dims, strides, steps, interleave, swizzle, l2_promotion, fill};
   std::string wrong = box ? check_enums(a) : "a required pointer is null";
   if (wrong.empty()) wrong = check_tensor(a);
@@ -195,9 +211,10 @@ int encode_tiled(void* map, uint32_t type, uint32_t rank, const void* address, c
   return kCuSuccess;
 }
 
-int encode_im2col(void* map, uint32_t type, uint32_t rank, const void* address, const uint64_t* dims, const uint64_t* strides,
-                  const int* lower, const int* upper, uint32_t channels, uint32_t pixels, const uint32_t* steps,
-                  uint32_t interleave, uint32_t swizzle, uint32_t l2_promotion, uint32_t fill, std::string* why) {
+int encode_im2col(void* map, uint32_t type, uint32_t rank, const void* address, const uint64_t* dims,
+                  const uint64_t* strides, const int* lower, const int* upper, uint32_t channels,
+                  uint32_t pixels, const uint32_t* steps, uint32_t interleave, uint32_t swizzle,
+                  uint32_t l2_promotion, uint32_t fill, std::string* why) {
   const Arguments a{map, type, rank, address, dims, strides, steps, interleave, swizzle, l2_promotion, fill};
   std::string wrong = lower && upper ? check_enums(a) : "a required pointer is null";
   if (wrong.empty()) wrong = check_tensor(a);
@@ -228,7 +245,8 @@ int replace_address(void* map, const void* address, std::string* why) {
 std::optional<TensorMap> decode_tensor_map(const void* map) {
   Encoded e;
   std::memcpy(&e, map, sizeof e);
-  if (e.magic != kMagic || e.flags.rank >= kMaxTensorRank || e.flags.type > static_cast<uint32_t>(TensorType::kTf32Ftz))
+  if (e.magic != kMagic || e.flags.rank >= kMaxTensorRank ||
+      e.flags.type > static_cast<uint32_t>(TensorType::kTf32Ftz))
     return std::nullopt;
   TensorMap m;
   m.address = e.address;
@@ -259,7 +277,8 @@ std::string replace_field(void* map, std::string_view field, uint32_t ordinal, u
   Encoded e;
   std::memcpy(&e, map, sizeof e);
   if (e.magic != kMagic) return "these 128 bytes are no tensor map";
-  const bool per_dimension = field == "box_dim" || field == "global_dim" || field == "global_stride" || field == "element_stride";
+  const bool per_dimension =
+      field == "box_dim" || field == "global_dim" || field == "global_stride" || field == "element_stride";
   if (per_dimension && ordinal >= (field == "global_stride" ? kMaxTensorRank - 1u : kMaxTensorRank))
     return fmt::format("{} has no dimension {}", field, ordinal);
   std::string wrong;
@@ -276,7 +295,8 @@ std::string replace_field(void* map, std::string_view field, uint32_t ordinal, u
     // 32 bits hold 2^32 as 0.
     e.dim[ordinal] = static_cast<uint32_t>(value - 1);
   } else if (field == "global_stride") {
-    if (value % 16 || value >= uint64_t{1} << 40) return fmt::format("global_stride {} is not a multiple of 16 below 2^40", value);
+    if (value % 16 || value >= uint64_t{1} << 40)
+      return fmt::format("global_stride {} is not a multiple of 16 below 2^40", value);
     e.stride[ordinal] = value;
   } else if (field == "element_stride") {
     wrong = in_range(field, value, 1, 8);

@@ -16,7 +16,8 @@ template <class T>
 std::vector<T> reduced(ReduceOp op, ReduceType type, std::vector<T> target, const std::vector<T>& values) {
   const ReduceFunction f = reduce_function(op, type);
   if (!f) return {};
-  f(reinterpret_cast<std::byte*>(target.data()), reinterpret_cast<const std::byte*>(values.data()), static_cast<uint32_t>(values.size()));
+  f(reinterpret_cast<std::byte*>(target.data()), reinterpret_cast<const std::byte*>(values.data()),
+    static_cast<uint32_t>(values.size()));
   return target;
 }
 
@@ -51,10 +52,14 @@ TEST(BulkReduce, Floats) {
 TEST(BulkReduce, Halves) {
   using V = std::vector<uint16_t>;
   // f16: 1 + 2^-11 is halfway and goes to even; subnormals stay; 65504 + 16 rounds up to infinity.
-  EXPECT_EQ(reduced(ReduceOp::kAdd, ReduceType::kF16, V{0x3c00, 0x0001, 0x7bff}, V{0x1000, 0x0001, 0x4c00}), (V{0x3c00, 0x0002, 0x7c00}));
-  EXPECT_EQ(reduced(ReduceOp::kMax, ReduceType::kF16, V{0x7fff, 0x8000, 0x3c00}, V{0xbc00, 0x0000, 0x7e00}), (V{0xbc00, 0x0000, 0x3c00}));
-  EXPECT_EQ(reduced(ReduceOp::kMin, ReduceType::kF16, V{0x0000, 0xbc00}, V{0x8000, 0x3c00}), (V{0x8000, 0xbc00}));
-  EXPECT_EQ(reduced(ReduceOp::kAdd, ReduceType::kBf16, V{0x3f80, 0x3f80}, V{0x3f80, 0x3b80}), (V{0x4000, 0x3f80}));
+  EXPECT_EQ(reduced(ReduceOp::kAdd, ReduceType::kF16, V{0x3c00, 0x0001, 0x7bff}, V{0x1000, 0x0001, 0x4c00}),
+            (V{0x3c00, 0x0002, 0x7c00}));
+  EXPECT_EQ(reduced(ReduceOp::kMax, ReduceType::kF16, V{0x7fff, 0x8000, 0x3c00}, V{0xbc00, 0x0000, 0x7e00}),
+            (V{0xbc00, 0x0000, 0x3c00}));
+  EXPECT_EQ(reduced(ReduceOp::kMin, ReduceType::kF16, V{0x0000, 0xbc00}, V{0x8000, 0x3c00}),
+            (V{0x8000, 0xbc00}));
+  EXPECT_EQ(reduced(ReduceOp::kAdd, ReduceType::kBf16, V{0x3f80, 0x3f80}, V{0x3f80, 0x3b80}),
+            (V{0x4000, 0x3f80}));
   EXPECT_EQ(reduced(ReduceOp::kMin, ReduceType::kBf16, V{0x7fc0}, V{0x7fc0}), (V{0x7fff}));
 }
 
@@ -70,7 +75,8 @@ TEST(BulkReduce, ThreadsDoNotLoseUpdates) {
   const uint16_t one[2] = {0x3f80, 0x3f80};
   const auto add = [&] {
     for (int k = 0; k < 60; ++k)
-      reduce_function(ReduceOp::kAdd, ReduceType::kBf16)(reinterpret_cast<std::byte*>(target), reinterpret_cast<const std::byte*>(one), 2);
+      reduce_function(ReduceOp::kAdd, ReduceType::kBf16)(reinterpret_cast<std::byte*>(target),
+                                                         reinterpret_cast<const std::byte*>(one), 2);
   };
   std::thread other(add);
   add();

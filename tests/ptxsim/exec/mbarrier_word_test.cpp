@@ -1,10 +1,10 @@
-#include "exec/mbarrier.h"
-
 #include <gtest/gtest.h>
 
 #include <bit>
 #include <cstring>
 #include <random>
+
+#include "exec/mbarrier.h"
 
 namespace ptxsim {
 namespace {
@@ -15,7 +15,8 @@ TEST(MbarrierWord, KeepsItsFields) {
     Mbarrier b;
     b.pending = random() % (kMbarrierMaxCount + 1);
     b.expected = random() % (kMbarrierMaxCount + 1);
-    b.tx = static_cast<int32_t>(random() % (2 * kMbarrierMaxCount + 1)) - static_cast<int32_t>(kMbarrierMaxCount);
+    b.tx = static_cast<int32_t>(random() % (2 * kMbarrierMaxCount + 1)) -
+           static_cast<int32_t>(kMbarrierMaxCount);
     b.parity = random() & 1;
     const uint64_t word = b.encode();
     const std::optional<Mbarrier> back = Mbarrier::decode(word);
@@ -39,7 +40,8 @@ TEST(MbarrierWord, CommonContentsOfMemoryAreNone) {
   int words = 0, floats = 0;
   for (int round = 0; round < 4000; ++round) {
     words += Mbarrier::decode(random()).has_value();
-    const auto a = std::bit_cast<uint32_t>(static_cast<float>(random() % 1000) / 64), b = std::bit_cast<uint32_t>(static_cast<float>(random() % 1000) / 64);
+    const auto a = std::bit_cast<uint32_t>(static_cast<float>(random() % 1000) / 64),
+               b = std::bit_cast<uint32_t>(static_cast<float>(random() % 1000) / 64);
     floats += Mbarrier::decode(uint64_t{a} << 32 | b).has_value();
   }
   EXPECT_LT(words, 1200);

@@ -26,7 +26,9 @@ std::byte* shared_memory() {
 }
 
 Tensor make_tensor(std::mt19937& random, int rank, TensorType type, Swizzle swizzle) {
-  const auto pick = [&](uint32_t low, uint32_t high) { return low + static_cast<uint32_t>(random()) % (high - low + 1); };
+  const auto pick = [&](uint32_t low, uint32_t high) {
+    return low + static_cast<uint32_t>(random()) % (high - low + 1);
+  };
   Tensor t;
   TensorMap& m = t.map;
   const uint32_t size = size_of(type);
@@ -36,7 +38,8 @@ Tensor make_tensor(std::mt19937& random, int rank, TensorType type, Swizzle swiz
   m.stride[0] = size;
   m.nan_fill = is_float(type) && random() % 2;
   m.dim[0] = pick(1, 300 / size + 3);
-  const uint32_t chunks = swizzle == Swizzle::kNone ? std::min(256 / (16 / size), 12u) : span_of(swizzle) / 16;
+  const uint32_t chunks =
+      swizzle == Swizzle::kNone ? std::min(256 / (16 / size), 12u) : span_of(swizzle) / 16;
   m.box[0] = pick(1, chunks) * 16 / size;
   uint64_t span = m.dim[0] * size;
   for (int d = 1; d < rank; ++d) {
@@ -61,7 +64,8 @@ BoxPlace place_box(std::mt19937& random, const TensorMap& m, bool inside_start) 
   return place;
 }
 
-// Calls f(global address or 0, shared address) for every element of the box, one by one and from the definition.
+// Calls f(global address or 0, shared address) for every element of the box, one by one and from the
+// definition.
 template <class F>
 void each_element(const TensorMap& m, const BoxPlace& place, uint32_t base, F f) {
   const uint32_t size = size_of(m.type);
@@ -92,7 +96,8 @@ void each_element(const TensorMap& m, const BoxPlace& place, uint32_t base, F f)
 }
 
 // Types without conversion on the way.
-constexpr TensorType kTypes[] = {TensorType::kU8, TensorType::kBf16, TensorType::kF16, TensorType::kF32, TensorType::kU64, TensorType::kF64};
+constexpr TensorType kTypes[] = {TensorType::kU8,  TensorType::kBf16, TensorType::kF16,
+                                 TensorType::kF32, TensorType::kU64,  TensorType::kF64};
 constexpr Swizzle kSwizzles[] = {Swizzle::kNone, Swizzle::k32, Swizzle::k64, Swizzle::k128};
 
 class TensorBoxAgainstLoop : public testing::TestWithParam<std::tuple<int, Swizzle>> {};
@@ -160,6 +165,27 @@ TEST(TensorBox, CountsTheWholeBox) {
   EXPECT_EQ(box_extent(m), 6u * 128);
 }
 
+TEST(TensorBox, SharedPiecesAreTheBytesOfTheBox) {
+  std::mt19937 random(4);
+  for (int round = 0; round < 200; ++round) {
+    const Tensor t =
+        make_tensor(random, 1 + round % 3, kTypes[random() % std::size(kTypes)], kSwizzles[round % 4]);
+    if (box_extent(t.map) > kSharedBytes - 2048) continue;
+    const BoxPlace place = place_box(random, t.map, false);
+    const uint32_t base = 128 * (random() % 8);
+    for (bool only_inside : {false, true}) {
+      std::vector<int> expected(kSharedBytes), seen(kSharedBytes);
+      each_element(t.map, place, base, [&](uint64_t global, uint32_t at) {
+        for (int k = 0; k < size_of(t.map.type); ++k) expected[at + k] = global || !only_inside;
+      });
+      for_each_shared_piece(t.map, place, base, only_inside, [&](uint64_t at, uint64_t bytes) {
+        for (uint64_t k = 0; k < bytes; ++k) ++seen[at + k];
+      });
+      ASSERT_EQ(seen, expected) << "round " << round << (only_inside ? " inside" : "");
+    }
+  }
+}
+
 TEST(TensorBox, HullHoldsTheRowsInside) {
   std::mt19937 random(3);
   int empty = 0;
@@ -213,7 +239,8 @@ TEST(TensorBox, ReduceGetsOnlyWhatLiesInside) {
 }
 
 TEST(TensorBox, SomeTypesRoundOnLoad) {
-  alignas(128) float values[4] = {1.0f + 0x1p-11f, std::bit_cast<float>(0x80000003u), 1.0f + 3 * 0x1p-11f, -0x1p-126f};
+  alignas(128) float values[4] = {1.0f + 0x1p-11f, std::bit_cast<float>(0x80000003u), 1.0f + 3 * 0x1p-11f,
+                                  -0x1p-126f};
   alignas(128) float loaded[4];
   TensorMap m;
   m.address = reinterpret_cast<uint64_t>(values);

@@ -24,8 +24,8 @@ struct Tiled {
 
   int encode() {
     std::memset(words, 0xa5, sizeof words);
-    return encode_tiled(words, type, rank, reinterpret_cast<const void*>(address), dims, strides, box, steps, interleave, swizzle,
-                        l2, fill, &why);
+    return encode_tiled(words, type, rank, reinterpret_cast<const void*>(address), dims, strides, box, steps,
+                        interleave, swizzle, l2, fill, &why);
   }
 };
 
@@ -96,11 +96,24 @@ TEST(TensorMapEncode, RefusesWhatTheDriverRefuses) {
       {"swizzle 4", [](Tiled& t) { t.swizzle = 4; }},
       {"swizzle 7", [](Tiled& t) { t.swizzle = 7; }},
       {"interleave 3", [](Tiled& t) { t.interleave = 3; }},
-      {"needs swizzle 32B", [](Tiled& t) { t.interleave = 2; t.address = 0x1000; t.strides[0] = 448; }},
-      {"at least 3", [](Tiled& t) { t.interleave = 1; t.rank = 2; }},
+      {"needs swizzle 32B",
+       [](Tiled& t) {
+         t.interleave = 2;
+         t.address = 0x1000;
+         t.strides[0] = 448;
+       }},
+      {"at least 3",
+       [](Tiled& t) {
+         t.interleave = 1;
+         t.rank = 2;
+       }},
       {"l2Promotion 4", [](Tiled& t) { t.l2 = 4; }},
       {"oobFill 2", [](Tiled& t) { t.fill = 2; }},
-      {"floating-point", [](Tiled& t) { t.fill = 1; t.type = 1; }},
+      {"floating-point",
+       [](Tiled& t) {
+         t.fill = 1;
+         t.type = 1;
+       }},
   };
   for (const auto& [reason, change] : cases) {
     Tiled t;
@@ -120,10 +133,16 @@ TEST(TensorMapEncode, IgnoresTheFirstElementStrideWithoutInterleave) {
 
 TEST(TensorMapEncode, RefusesNullAndMisalignedMaps) {
   Tiled t;
-  EXPECT_EQ(encode_tiled(nullptr, t.type, t.rank, nullptr, t.dims, t.strides, t.box, t.steps, 0, 3, 0, 0, nullptr), kCuErrorInvalidValue);
-  EXPECT_EQ(encode_tiled(t.words + 1, t.type, t.rank, nullptr, t.dims, t.strides, t.box, t.steps, 0, 3, 0, 0, &t.why), kCuErrorInvalidValue);
+  EXPECT_EQ(
+      encode_tiled(nullptr, t.type, t.rank, nullptr, t.dims, t.strides, t.box, t.steps, 0, 3, 0, 0, nullptr),
+      kCuErrorInvalidValue);
+  EXPECT_EQ(encode_tiled(t.words + 1, t.type, t.rank, nullptr, t.dims, t.strides, t.box, t.steps, 0, 3, 0, 0,
+                         &t.why),
+            kCuErrorInvalidValue);
   EXPECT_NE(t.why.find("64 bytes"), std::string::npos);
-  EXPECT_EQ(encode_tiled(t.words, t.type, t.rank, nullptr, t.dims, nullptr, t.box, t.steps, 0, 3, 0, 0, &t.why), kCuErrorInvalidValue);
+  EXPECT_EQ(
+      encode_tiled(t.words, t.type, t.rank, nullptr, t.dims, nullptr, t.box, t.steps, 0, 3, 0, 0, &t.why),
+      kCuErrorInvalidValue);
 }
 
 TEST(TensorMapDecode, Bit21OfTheSecondWordIsFree) {
@@ -152,7 +171,9 @@ TEST(TensorMapDecode, OtherBytesAreNoMap) {
 TEST(TensorMapReplace, EveryField) {
   Tiled t;
   ASSERT_EQ(t.encode(), kCuSuccess);
-  const auto replace = [&](const char* field, uint32_t ordinal, uint64_t value) { return replace_field(t.words, field, ordinal, value); };
+  const auto replace = [&](const char* field, uint32_t ordinal, uint64_t value) {
+    return replace_field(t.words, field, ordinal, value);
+  };
   EXPECT_EQ(replace("global_address", 0, 0x7000), "");
   EXPECT_EQ(replace("rank", 0, 3), "");
   EXPECT_EQ(replace("box_dim", 0, 32), "");
@@ -213,9 +234,10 @@ TEST(TensorMapIm2col, FieldsAndLimits) {
   const uint64_t dims[5] = {64, 9, 14, 6, 3}, strides[4] = {128, 1152, 16128, 96768};
   const uint32_t steps[5] = {1, 1, 2, 1, 1};
   std::string why;
-  const auto encode = [&](std::vector<int> lower, std::vector<int> upper, uint32_t channels, uint32_t pixels) {
-    return encode_im2col(words, 6, static_cast<uint32_t>(lower.size()) + 2, nullptr, dims, strides, lower.data(), upper.data(), channels,
-                         pixels, steps, 0, 3, 0, 0, &why);
+  const auto encode = [&](std::vector<int> lower, std::vector<int> upper, uint32_t channels,
+                          uint32_t pixels) {
+    return encode_im2col(words, 6, static_cast<uint32_t>(lower.size()) + 2, nullptr, dims, strides,
+                         lower.data(), upper.data(), channels, pixels, steps, 0, 3, 0, 0, &why);
   };
   ASSERT_EQ(encode({-1, -2}, {-3, 1}, 64, 1024), kCuSuccess) << why;
   const std::optional<TensorMap> m = decode_tensor_map(words);

@@ -1,10 +1,11 @@
-// cp.async and its groups, the groups of bulk copies, griddepcontrol. Source: PTX ISA 9.0, 9.7.9.25, 9.7.13.13, 9.7.13.15.15.
+// cp.async and its groups, the groups of bulk copies, griddepcontrol. Source: PTX
+// ISA 9.0, 9.7.9.25, 9.7.13.13, 9.7.13.15.15.
 #include "exec/async.h"
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "exec/mbarrier.h"
 #include "exec/memory.h"
@@ -61,7 +62,8 @@ Copies gather_copies(Warp& w, const Instr& i, const CpAsync& op, uint32_t mask) 
     const int l = __builtin_ctz(m);
     uint32_t bytes = op.has_source_size ? row<uint32_t>(w, op.source_size_row)[l] : op.size;
     if (bytes > op.size)
-      fail(w, i, l, ErrorCode::kIllegalInstruction, fmt::format("[cp.async] source size {} of a copy of {} bytes", bytes, op.size));
+      fail(w, i, l, ErrorCode::kIllegalInstruction,
+           fmt::format("[cp.async] source size {} of a copy of {} bytes", bytes, op.size));
     if (ignored >> l & 1) bytes = 0;
     c.bytes[l] = bytes;
     require_own_block(w, i, l, c.to_address[l], "destination");
@@ -147,7 +149,8 @@ void run_commit(Warp& w, const Instr& i) {
 }
 
 // Lanes of mask for which the work is in a group that may not be pending any more.
-uint32_t due_lanes(const AsyncGroups::Family& groups, uint32_t work_lanes, uint64_t group, uint32_t mask, uint64_t allowed) {
+uint32_t due_lanes(const AsyncGroups::Family& groups, uint32_t work_lanes, uint64_t group, uint32_t mask,
+                   uint64_t allowed) {
   uint32_t due = 0;
   for (uint32_t m = work_lanes & mask; m; m &= m - 1)
     if (group + allowed < groups.open[__builtin_ctz(m)]) due |= m & -m;
@@ -165,7 +168,8 @@ void run_due(Warp& w, GroupFamily family, uint32_t mask, uint64_t allowed) {
   AsyncGroups::Family& groups = groups_of(w, family);
   if (family == GroupFamily::kBulk) {
     settle(*w.cta->cluster, [&](const Pending& p) {
-      return p.issuer == &w && p.kind == kPendingBulkGroup && due_lanes(groups, p.lanes, p.group, mask, allowed);
+      return p.issuer == &w && p.kind == kPendingBulkGroup &&
+             due_lanes(groups, p.lanes, p.group, mask, allowed);
     });
     return;
   }
@@ -173,11 +177,13 @@ void run_due(Warp& w, GroupFamily family, uint32_t mask, uint64_t allowed) {
   for (const auto& work : groups.work)
     if (due_lanes(groups, work->lanes, work->group, mask, allowed)) due.push_back(work.get());
   // Copies of a wait land in any order.
-  for (size_t k = due.size(); k > 1; --k) std::swap(due[k - 1], due[next_random(*w.cta->cluster->worker) % k]);
-  for (GroupedWork* work : due) work->run(w.check);
+  for (size_t k = due.size(); k > 1; --k)
+    std::swap(due[k - 1], due[next_random(*w.cta->cluster->worker) % k]);
+  for (GroupedWork* work : due) work->run();
 }
 
-// imm: how many groups may stay pending; d: the family; a: only the reads are waited for; b: all work is committed first.
+// imm: how many groups may stay pending; d: the family; a: only the reads are waited for; b: all work is
+// committed first.
 void run_wait(Warp& w, const Instr& i) {
   if (!tracks_groups(w)) return;
   const uint32_t mask = active(w, i);
@@ -191,7 +197,7 @@ void run_wait(Warp& w, const Instr& i) {
     uint32_t& waited = reads_only ? work->waited_read : work->waited;
     const uint32_t due = due_lanes(groups, work->lanes, work->group, mask, allowed) & ~waited;
     if (!due) continue;
-    if (config().late && reads_only) work->read_source(w.check);
+    if (config().late && reads_only) work->read_source();
     tell_waited(w, *work, due, reads_only);
     waited |= due;
   }
@@ -201,7 +207,8 @@ void run_wait(Warp& w, const Instr& i) {
 void decode_wait(Decoder& d, const Instruction& in, GroupFamily family) {
   const bool all = in.has("wait_all");
   const int64_t allowed = all ? 0 : d.integer(in.operands.at(0));
-  d.emit({.run = run_wait, .d = static_cast<uint32_t>(family), .a = in.has("read"), .b = all, .imm = allowed});
+  d.emit(
+      {.run = run_wait, .d = static_cast<uint32_t>(family), .a = in.has("read"), .b = all, .imm = allowed});
 }
 
 // --- cp.async.mbarrier.arrive ---
@@ -233,12 +240,14 @@ void run_tracking_arrive(Warp& w, const Instr& i) {
   }
   const auto arrive = [&w, &i, mask, addresses, before] {
     for (const auto& work : before) {
-      work->run(w.check);
+      work->run();
       size_t k = 0;
       for (uint32_t m = work->lanes; m && w.check; m &= m - 1, ++k)
-        if (mask & m & -m) w.check->complete_on_mbarrier(work->ids[k], *w.cta->cluster, addresses[__builtin_ctz(m)]);
+        if (mask & m & -m)
+          w.check->complete_on_mbarrier(work->ids[k], *w.cta->cluster, addresses[__builtin_ctz(m)]);
     }
-    for (uint32_t m = mask; m; m &= m - 1) change_mbarrier(w, i, __builtin_ctz(m), addresses[__builtin_ctz(m)], {.arrivals = 1});
+    for (uint32_t m = mask; m; m &= m - 1)
+      change_mbarrier(w, i, __builtin_ctz(m), addresses[__builtin_ctz(m)], {.arrivals = 1});
   };
   if (config().late) {
     defer(w, {.issuer = &w, .lanes = mask, .kind = kPendingArrive, .happen = arrive});
@@ -253,16 +262,16 @@ void run_nothing(Warp&, const Instr&) {}
 
 }  // namespace
 
-void GroupedWork::read_source(Checker* check) {
+void GroupedWork::read_source() {
   if (is_read || !finish) return;
   is_read = true;
-  if (check && source.bytes) check->async_access(ids[0], source.address, source.bytes, Access::kRead);
+  if (tell_read) tell_read();
   copy.assign(source.at, source.at + source.bytes);
 }
 
-void GroupedWork::run(Checker* check) {
+void GroupedWork::run() {
   if (!finish) return;
-  if (!is_read && check && source.bytes) check->async_access(ids[0], source.address, source.bytes, Access::kRead);
+  if (!is_read && tell_read) tell_read();
   const auto work = std::move(finish);
   finish = nullptr;
   work(is_read ? copy.data() : source.at);
@@ -272,44 +281,63 @@ void GroupedWork::run(Checker* check) {
 AsyncGroups::Family& groups_of(Warp& w, GroupFamily family) {
   const uint64_t launch = w.cta->cluster->launch->serial;
   if (!w.async_groups || w.async_groups->launch != launch || w.async_groups->uid != w.uid)
-    w.async_groups = std::make_shared<AsyncGroups>(AsyncGroups{.launch = launch, .uid = w.uid, .families = {}});
+    w.async_groups =
+        std::make_shared<AsyncGroups>(AsyncGroups{.launch = launch, .uid = w.uid, .families = {}});
   return w.async_groups->families[static_cast<int>(family)];
 }
 
-void track_bulk(Warp& w, int lane, AsyncId id, const EngineRange& source, std::function<void(const std::byte*)> late_write) {
+void track_bulk(Warp& w, const Instr& i, int lane, AsyncId id, const EngineRange& source,
+                std::function<void()> tell_read, std::function<void(const std::byte*)> late_write) {
   AsyncGroups::Family& groups = groups_of(w, GroupFamily::kBulk);
   auto work = std::make_shared<GroupedWork>();
   work->lanes = 1u << lane;
   work->group = groups.open[lane];
   if (w.check) work->ids = {id};
   work->source = source;
+  work->tell_read = std::move(tell_read);
   work->finish = std::move(late_write);
   groups.work.push_back(work);
   if (!config().late) return;
-  defer(w, {.issuer = &w, .lanes = work->lanes, .kind = kPendingBulkGroup, .group = work->group,
-            .happen = [&w, work] { work->run(w.check); }});
+  const auto happen = [&w, &i, lane, work] {
+    if (!work->is_read && w.cta->running == 0)
+      fail(w, i, lane, ErrorCode::kLaunchFailure,
+           "[async] the block has exited and this copy may still read its shared memory: wait_group.read is "
+           "missing");
+    work->run();
+  };
+  defer(w, {.issuer = &w,
+            .lanes = work->lanes,
+            .kind = kPendingBulkGroup,
+            .group = work->group,
+            .happen = happen});
 }
 
-EngineRange engine_range(Warp& w, const Instr& i, int lane, uint64_t address, uint64_t bytes, uint64_t alignment) {
+EngineRange engine_range(Warp& w, const Instr& i, int lane, uint64_t address, uint64_t bytes,
+                         uint64_t alignment) {
   return {address, bytes, resolve_range(w, i, lane, address, bytes, alignment)};
 }
 
 void require_own_block(Warp& w, const Instr& i, int lane, uint64_t address, const char* what) {
   if ((address & kTagMask) != kSharedTag)
-    fail(w, i, lane, ErrorCode::kInvalidAddressSpace, fmt::format("[async] the {} {:#x} is not in shared memory", what, address));
+    fail(w, i, lane, ErrorCode::kInvalidAddressSpace,
+         fmt::format("[async] the {} {:#x} is not in shared memory", what, address));
   if (shared_rank(address) != w.cta->rank)
     fail(w, i, lane, ErrorCode::kInvalidAddressSpace,
-         fmt::format("[async] the {} lies in block {} of the cluster, and this is block {}", what, shared_rank(address), w.cta->rank));
+         fmt::format("[async] the {} lies in block {} of the cluster, and this is block {}", what,
+                     shared_rank(address), w.cta->rank));
 }
 
 void require_same_block(Warp& w, const Instr& i, int lane, uint64_t destination, uint64_t mbarrier) {
-  if ((destination & kTagMask) == kSharedTag && (mbarrier & kTagMask) == kSharedTag && shared_rank(destination) == shared_rank(mbarrier))
+  if ((destination & kTagMask) == kSharedTag && (mbarrier & kTagMask) == kSharedTag &&
+      shared_rank(destination) == shared_rank(mbarrier))
     return;
   fail(w, i, lane, ErrorCode::kInvalidAddressSpace,
-       fmt::format("[async] destination {:#x} and mbarrier {:#x} are not in the shared memory of one block", destination, mbarrier));
+       fmt::format("[async] destination {:#x} and mbarrier {:#x} are not in the shared memory of one block",
+                   destination, mbarrier));
 }
 
-Destinations destinations_of(Warp& w, const Instr& i, int lane, uint64_t data, uint64_t mbarrier, bool multicast, uint32_t ranks) {
+Destinations destinations_of(Warp& w, const Instr& i, int lane, uint64_t data, uint64_t mbarrier,
+                             bool multicast, uint32_t ranks) {
   require_same_block(w, i, lane, data, mbarrier);
   Destinations to{data, mbarrier, 0};
   if (!multicast) return to;
@@ -321,12 +349,9 @@ Destinations destinations_of(Warp& w, const Instr& i, int lane, uint64_t data, u
   return to;
 }
 
-void signal(Warp& w, const Instr& i, int lane, AsyncId id, const Destinations& to, uint64_t extent, uint32_t bytes, Access access) {
-  to.each([&](uint64_t data, uint64_t mbarrier) {
-    if (w.check) {
-      w.check->async_access(id, data, extent, access);
-      w.check->complete_on_mbarrier(id, *w.cta->cluster, mbarrier);
-    }
+void signal(Warp& w, const Instr& i, int lane, AsyncId id, const Destinations& to, uint32_t bytes) {
+  to.each([&](uint64_t, uint64_t mbarrier) {
+    if (w.check) w.check->complete_on_mbarrier(id, *w.cta->cluster, mbarrier);
     complete_tx(w, i, lane, mbarrier, bytes);
   });
   note_event(w);
@@ -335,7 +360,8 @@ void signal(Warp& w, const Instr& i, int lane, AsyncId id, const Destinations& t
 bool decode_async(Decoder& d, const Instruction& in) {
   const std::string_view m = in.mnemonic();
   if (m == "griddepcontrol") {
-    // Grids of a stream run one after the other: what comes before is complete, and nothing waits for a signal.
+    // Grids of a stream run one after the other: what comes before is complete, and nothing waits for a
+    // signal.
     d.emit({.run = run_nothing});
     return true;
   }

@@ -1,8 +1,9 @@
-// What cp.async, bulk copies and TMA share: groups of asynchronous work per lane, and how an engine's work is carried out.
+// What cp.async, bulk copies and TMA share: groups of asynchronous work per lane, and how an engine's work is
+// carried out.
 //
-// Plain mode does the work when it is issued. Late mode does it as late as is legal: transfers that signal an mbarrier when
-// the scheduler delivers them, bulk groups at the wait (or when the cluster ends), cp.async only at the wait or for the
-// mbarrier that tracks it: without either it never lands.
+// Plain mode does the work when it is issued. Late mode does it as late as is legal: transfers that signal an
+// mbarrier when the scheduler delivers them, bulk groups at the wait (or when the cluster ends), cp.async
+// only at the wait or for the mbarrier that tracks it: without either it never lands.
 #pragma once
 
 #include <array>
@@ -40,11 +41,12 @@ struct GroupedWork {
   EngineRange source;                    // bulk: what it reads
   std::vector<std::byte> copy;           // of the source, once it has been read
   bool is_read = false;
+  std::function<void()> tell_read;  // checked mode: tells what is read; may be empty
   // Late mode: does the work, from where the source lies; empty once done.
   std::function<void(const std::byte* source)> finish;
 
-  void read_source(Checker* check);
-  void run(Checker* check);
+  void read_source();
+  void run();
 };
 
 // What the lanes of one warp have issued and not waited for. Kept in late and in checked mode only.
@@ -60,7 +62,8 @@ AsyncGroups::Family& groups_of(Warp& w, GroupFamily family);
 inline bool tracks_groups(const Warp& w) { return w.check || config().late; }
 
 // Bounds and alignment checked.
-EngineRange engine_range(Warp& w, const Instr& i, int lane, uint64_t address, uint64_t bytes, uint64_t alignment);
+EngineRange engine_range(Warp& w, const Instr& i, int lane, uint64_t address, uint64_t bytes,
+                         uint64_t alignment);
 // `what` ("source", "destination") must lie in the shared memory of the issuing block.
 void require_own_block(Warp& w, const Instr& i, int lane, uint64_t address, const char* what);
 // The mbarrier must lie in the block of the destination.
@@ -80,9 +83,10 @@ struct Destinations {
   }
 };
 // Checked against the cluster, and the mbarrier against the destination.
-Destinations destinations_of(Warp& w, const Instr& i, int lane, uint64_t data, uint64_t mbarrier, bool multicast, uint32_t ranks);
-// Tells the checker what the engine wrote, then signals `bytes` to every mbarrier.
-void signal(Warp& w, const Instr& i, int lane, AsyncId id, const Destinations& to, uint64_t extent, uint32_t bytes, Access access);
+Destinations destinations_of(Warp& w, const Instr& i, int lane, uint64_t data, uint64_t mbarrier,
+                             bool multicast, uint32_t ranks);
+// Completes `bytes` on every mbarrier; what was written has been told to the checker before.
+void signal(Warp& w, const Instr& i, int lane, AsyncId id, const Destinations& to, uint32_t bytes);
 
 // A transfer that signals mbarriers: work(id) does all of it, now or when the scheduler delivers it.
 template <class F>
@@ -91,23 +95,29 @@ void issue_transfer(Warp& w, const Instr& i, int lane, Checker::Engine engine, F
   if (!config().late) {
     work(id);
   } else {
-    defer(w, {.issuer = &w, .lanes = 1u << lane, .kind = kPendingTransfer, .happen = [id, work] { work(id); }});
+    defer(w,
+          {.issuer = &w, .lanes = 1u << lane, .kind = kPendingTransfer, .happen = [id, work] { work(id); }});
   }
 }
 
-// A transfer that a bulk group tracks: write(id, source) gets the bytes of `source` where they lie.
-void track_bulk(Warp& w, int lane, AsyncId id, const EngineRange& source, std::function<void(const std::byte*)> late_write);
-template <class F>
-void issue_bulk_group(Warp& w, const Instr& i, int lane, Checker::Engine engine, const EngineRange& source, F write) {
+// A transfer that a bulk group tracks. tell_read(id) tells the checker what it reads of `source`; write(id,
+// bytes) does the rest, with the bytes of `source` where they lie by then.
+void track_bulk(Warp& w, const Instr& i, int lane, AsyncId id, const EngineRange& source,
+                std::function<void()> tell_read, std::function<void(const std::byte*)> late_write);
+template <class R, class F>
+void issue_bulk_group(Warp& w, const Instr& i, int lane, Checker::Engine engine, const EngineRange& source,
+                      R tell_read, F write) {
   const AsyncId id = w.check ? w.check->begin_async(w, i, lane, engine) : AsyncId{};
-  if (!config().late) {
-    if (w.check) w.check->async_access(id, source.address, source.bytes, Access::kRead);
-    write(id, static_cast<const std::byte*>(source.at));
+  if (config().late) {
+    std::function<void()> tell;
+    if (w.check) tell = [id, tell_read] { tell_read(id); };
+    track_bulk(w, i, lane, id, source, std::move(tell),
+               [id, write](const std::byte* from) { write(id, from); });
+    return;
   }
-  if (!tracks_groups(w)) return;
-  std::function<void(const std::byte*)> later;
-  if (config().late) later = [id, write](const std::byte* from) { write(id, from); };
-  track_bulk(w, lane, id, source, std::move(later));
+  if (w.check) tell_read(id);
+  write(id, static_cast<const std::byte*>(source.at));
+  if (w.check) track_bulk(w, i, lane, id, source, nullptr, nullptr);
 }
 
 // exec/bulk.cpp: cp.async.bulk, cp.reduce.async.bulk, st.async, red.async; asked by decode_async.

@@ -40,9 +40,13 @@ float pick(float a, float b) {
 template <ReduceOp kOp, class T>
 T combine(T a, T b) {
   if constexpr (kOp == ReduceOp::kAdd) {
-    if constexpr (std::is_same_v<T, float>) return flush(flush(a) + flush(b));
-    else if constexpr (std::is_same_v<T, double>) return a + b;
-    else return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) + static_cast<std::make_unsigned_t<T>>(b));
+    if constexpr (std::is_same_v<T, float>)
+      return flush(flush(a) + flush(b));
+    else if constexpr (std::is_same_v<T, double>)
+      return a + b;
+    else
+      return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) +
+                            static_cast<std::make_unsigned_t<T>>(b));
   }
   if constexpr (kOp == ReduceOp::kMin) return std::min(a, b);
   if constexpr (kOp == ReduceOp::kMax) return std::max(a, b);
@@ -70,8 +74,9 @@ void reduce_numbers(std::byte* target, const std::byte* values, uint32_t element
   for (uint32_t k = 0; k < elements; ++k) {
     T value;
     std::memcpy(&value, values + k * sizeof(T), sizeof(T));
-    update<Word>(target + k * sizeof(T),
-                 [&](Word before) { return std::bit_cast<Word>(combine<kOp, T>(std::bit_cast<T>(before), value)); });
+    update<Word>(target + k * sizeof(T), [&](Word before) {
+      return std::bit_cast<Word>(combine<kOp, T>(std::bit_cast<T>(before), value));
+    });
   }
 }
 
@@ -84,8 +89,10 @@ void reduce_halves(std::byte* target, const std::byte* values, uint32_t elements
     update<uint16_t>(target + k * 2, [&](uint16_t before) {
       const float old = Format::widen(before);
       // Sums in f32 round once: it has more than twice the bits and two more.
-      if constexpr (kOp == ReduceOp::kAdd) return Format::narrow(old + value);
-      else return Format::narrow(pick<kOp == ReduceOp::kMax>(old, value));
+      if constexpr (kOp == ReduceOp::kAdd)
+        return Format::narrow(old + value);
+      else
+        return Format::narrow(pick<kOp == ReduceOp::kMax>(old, value));
     });
   }
 }
@@ -93,11 +100,16 @@ void reduce_halves(std::byte* target, const std::byte* values, uint32_t elements
 template <ReduceOp kOp>
 ReduceFunction integers(ReduceType type) {
   switch (type) {
-    case ReduceType::kU32: return reduce_numbers<kOp, uint32_t>;
-    case ReduceType::kS32: return reduce_numbers<kOp, int32_t>;
-    case ReduceType::kU64: return reduce_numbers<kOp, uint64_t>;
-    case ReduceType::kS64: return reduce_numbers<kOp, int64_t>;
-    default: return nullptr;
+    case ReduceType::kU32:
+      return reduce_numbers<kOp, uint32_t>;
+    case ReduceType::kS32:
+      return reduce_numbers<kOp, int32_t>;
+    case ReduceType::kU64:
+      return reduce_numbers<kOp, uint64_t>;
+    case ReduceType::kS64:
+      return reduce_numbers<kOp, int64_t>;
+    default:
+      return nullptr;
   }
 }
 
@@ -110,11 +122,16 @@ ReduceFunction extremum(ReduceType type) {
 
 ReduceFunction sum(ReduceType type) {
   switch (type) {
-    case ReduceType::kF16: return reduce_halves<ReduceOp::kAdd, F16>;
-    case ReduceType::kBf16: return reduce_halves<ReduceOp::kAdd, Bf16>;
-    case ReduceType::kF32: return reduce_numbers<ReduceOp::kAdd, float>;
-    case ReduceType::kF64: return reduce_numbers<ReduceOp::kAdd, double>;
-    default: return integers<ReduceOp::kAdd>(type);
+    case ReduceType::kF16:
+      return reduce_halves<ReduceOp::kAdd, F16>;
+    case ReduceType::kBf16:
+      return reduce_halves<ReduceOp::kAdd, Bf16>;
+    case ReduceType::kF32:
+      return reduce_numbers<ReduceOp::kAdd, float>;
+    case ReduceType::kF64:
+      return reduce_numbers<ReduceOp::kAdd, double>;
+    default:
+      return integers<ReduceOp::kAdd>(type);
   }
 }
 
@@ -123,24 +140,35 @@ ReduceFunction sum(ReduceType type) {
 uint32_t size_of(ReduceType type) {
   switch (type) {
     case ReduceType::kF16:
-    case ReduceType::kBf16: return 2;
+    case ReduceType::kBf16:
+      return 2;
     case ReduceType::kU64:
     case ReduceType::kS64:
-    case ReduceType::kF64: return 8;
-    default: return 4;
+    case ReduceType::kF64:
+      return 8;
+    default:
+      return 4;
   }
 }
 
 ReduceFunction reduce_function(ReduceOp op, ReduceType type) {
   switch (op) {
-    case ReduceOp::kAdd: return sum(type);
-    case ReduceOp::kMin: return extremum<ReduceOp::kMin>(type);
-    case ReduceOp::kMax: return extremum<ReduceOp::kMax>(type);
-    case ReduceOp::kInc: return type == ReduceType::kU32 ? reduce_numbers<ReduceOp::kInc, uint32_t> : nullptr;
-    case ReduceOp::kDec: return type == ReduceType::kU32 ? reduce_numbers<ReduceOp::kDec, uint32_t> : nullptr;
-    case ReduceOp::kAnd: return integers<ReduceOp::kAnd>(type);
-    case ReduceOp::kOr: return integers<ReduceOp::kOr>(type);
-    case ReduceOp::kXor: return integers<ReduceOp::kXor>(type);
+    case ReduceOp::kAdd:
+      return sum(type);
+    case ReduceOp::kMin:
+      return extremum<ReduceOp::kMin>(type);
+    case ReduceOp::kMax:
+      return extremum<ReduceOp::kMax>(type);
+    case ReduceOp::kInc:
+      return type == ReduceType::kU32 ? reduce_numbers<ReduceOp::kInc, uint32_t> : nullptr;
+    case ReduceOp::kDec:
+      return type == ReduceType::kU32 ? reduce_numbers<ReduceOp::kDec, uint32_t> : nullptr;
+    case ReduceOp::kAnd:
+      return integers<ReduceOp::kAnd>(type);
+    case ReduceOp::kOr:
+      return integers<ReduceOp::kOr>(type);
+    case ReduceOp::kXor:
+      return integers<ReduceOp::kXor>(type);
   }
   return nullptr;
 }

@@ -1,6 +1,7 @@
-// Element by element reductions in memory, as cp.reduce.async.bulk, its tensor form and red.async do them. Each element is
-// one atomic read-modify-write of the host, because blocks of other host threads may reduce into the same memory.
-// Source: PTX ISA 9.0, cp.reduce.async.bulk (f32 sums flush subnormal inputs and results, f16 and bf16 do not).
+// Element by element reductions in memory, as cp.reduce.async.bulk, its tensor form and red.async do them.
+// Each element is one atomic read-modify-write of the host, because blocks of other host threads may reduce
+// into the same memory. Source: PTX ISA 9.0, cp.reduce.async.bulk (f32 sums flush subnormal inputs and
+// results, f16 and bf16 do not).
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // barrier.cluster, mapa, getctarank, fences. Source: PTX ISA 9.0, 9.7.13.3, 9.7.13.4, 9.7.9.23, 9.7.9.24.
 //
-// A phase of the cluster's barrier ends when every warp that still has live lanes has arrived; exits need no hook, because
-// whoever waits looks at the warps again.
+// A phase of the cluster's barrier ends when every warp that still has live lanes has arrived; exits need no
+// hook, because whoever waits looks at the warps again.
 #include <atomic>
 
 #include "check/checker.h"
@@ -18,7 +18,8 @@ using ptx::Type;
 namespace {
 
 // --- barrier.cluster ---
-// Arrivals of all warps are numbered alike: a warp has arrived in the present phase when its count is above the phase.
+// Arrivals of all warps are numbered alike: a warp has arrived in the present phase when its count is above
+// the phase.
 bool try_complete_phase(Cluster& c) {
   if (c.arrived < static_cast<uint32_t>(c.running)) return false;  // some live warp has not
   for (const auto& cta : c.ctas)
@@ -50,7 +51,8 @@ void run_cluster_arrive(Warp& w, const Instr& i) {
   Cluster& c = *w.cta->cluster;
   if (w.cluster_arrivals > c.phase) try_complete_phase(c);
   if (w.cluster_arrivals > c.phase)
-    fail(w, i, -1, ErrorCode::kLaunchFailure, "[cluster] a warp arrives twice in one phase of barrier.cluster");
+    fail(w, i, -1, ErrorCode::kLaunchFailure,
+         "[cluster] a warp arrives twice in one phase of barrier.cluster");
   if (w.check) w.check->cluster_arrive(w, i, w.mask, i.imm, c.phase);
   ++w.cluster_arrivals;
   ++c.arrived;
@@ -61,7 +63,8 @@ void run_cluster_arrive(Warp& w, const Instr& i) {
 // imm: acquire. Runs again when the phase is over.
 void run_cluster_wait(Warp& w, const Instr& i) {
   if (!whole_warp(w, i, "barrier.cluster.wait")) return;
-  if (w.cluster_arrivals == 0) fail(w, i, -1, ErrorCode::kLaunchFailure, "[cluster] barrier.cluster.wait without an arrive");
+  if (w.cluster_arrivals == 0)
+    fail(w, i, -1, ErrorCode::kLaunchFailure, "[cluster] barrier.cluster.wait without an arrive");
   const uint64_t phase = w.cluster_arrivals - 1;
   Cluster& c = *w.cta->cluster;
   if (c.phase <= phase && !try_complete_phase(c)) {
@@ -98,8 +101,10 @@ void run_fence(Warp& w, const Instr& i) {
   const uint32_t mask = active(w, i);
   if (!mask) return;
   // Between blocks on other host threads; the host orders everything else by itself.
-  if (op.kind == Checker::Fence::kSeqCst) std::atomic_thread_fence(std::memory_order_seq_cst);
-  else std::atomic_signal_fence(std::memory_order_acq_rel);
+  if (op.kind == Checker::Fence::kSeqCst)
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+  else
+    std::atomic_signal_fence(std::memory_order_acq_rel);
   if (w.check && op.checked) w.check->fence(w, i, mask, op.kind, op.scope);
 }
 
@@ -129,13 +134,16 @@ bool decode_cluster(Decoder& d, const Instruction& in) {
   if (m == "mapa") {
     const bool wide = in.has("u64");
     const Type type = wide ? Type::kU64 : Type::kU32;
-    d.emit({.run = wide ? run_mapa<uint64_t> : run_mapa<uint32_t>, .d = d.row(in.operands.at(0), type),
-            .a = d.row(in.operands.at(1), type), .b = d.row(in.operands.at(2), Type::kU32)});
+    d.emit({.run = wide ? run_mapa<uint64_t> : run_mapa<uint32_t>,
+            .d = d.row(in.operands.at(0), type),
+            .a = d.row(in.operands.at(1), type),
+            .b = d.row(in.operands.at(2), Type::kU32)});
     return true;
   }
   if (m == "getctarank") {
     const bool wide = in.has("u64");
-    d.emit({.run = wide ? run_rank<uint64_t> : run_rank<uint32_t>, .d = d.row(in.operands.at(0), Type::kU32),
+    d.emit({.run = wide ? run_rank<uint64_t> : run_rank<uint32_t>,
+            .d = d.row(in.operands.at(0), Type::kU32),
             .a = d.row(in.operands.at(1), wide ? Type::kU64 : Type::kU32)});
     return true;
   }

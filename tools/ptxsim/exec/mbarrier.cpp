@@ -1,8 +1,8 @@
 #include "exec/mbarrier.h"
 
-#include <cstring>
-
 #include <fmt/format.h>
+
+#include <cstring>
 
 #include "check/checker.h"
 #include "exec/decoder.h"
@@ -20,20 +20,23 @@ namespace {
 
 constexpr uint64_t kCheckMask = uint64_t{3} << 61;
 
-// Two bits of the rest; the multiplier is odd and spreads every bit upwards.
+// Two bits of the rest. Multiplying by 2^64 / golden ratio spreads every bit upwards; the addend is one with
+// which the words that memory is usually filled with (zeros, ones, 0xcd...) fail.
 uint64_t check_bits(uint64_t word) {
-  const uint64_t mixed = ((word & ~kCheckMask) + 0x5bd1e995) * 0x9e3779b97f4a7c15;
+  const uint64_t mixed = ((word & ~kCheckMask) + 0x5eda92d9) * 0x9e3779b97f4a7c15;
   return (mixed >> 62) << 61;
 }
 
 std::string place_of(Warp& w, uint64_t address) {
-  return fmt::format("mbarrier at shared offset {} of block {}", shared_offset(address), shared_rank(address)) +
+  return fmt::format("mbarrier at shared offset {} of block {}", shared_offset(address),
+                     shared_rank(address)) +
          (shared_rank(address) == w.cta->rank ? "" : " (another block of the cluster)");
 }
 
 uint64_t* word_of(Warp& w, const Instr& i, int lane, uint64_t address) {
   if ((address & kTagMask) != kSharedTag)
-    fail(w, i, lane, ErrorCode::kInvalidAddressSpace, fmt::format("[mbarrier] address {:#x} is not in shared memory", address));
+    fail(w, i, lane, ErrorCode::kInvalidAddressSpace,
+         fmt::format("[mbarrier] address {:#x} is not in shared memory", address));
   return reinterpret_cast<uint64_t*>(resolve_range(w, i, lane, address, 8, 8));
 }
 
@@ -41,26 +44,36 @@ Mbarrier read(Warp& w, const Instr& i, int lane, uint64_t address, uint64_t word
   const std::optional<Mbarrier> b = Mbarrier::decode(word);
   if (!b)
     fail(w, i, lane, ErrorCode::kLaunchFailure,
-         fmt::format("[mbarrier] no mbarrier is there (never initialised, invalidated or overwritten): {}", place_of(w, address)));
+         fmt::format("[mbarrier] no mbarrier is there (never initialised, invalidated or overwritten): {}",
+                     place_of(w, address)));
   return *b;
 }
 
 void check_own(Warp& w, const Instr& i, int lane, uint64_t address) {
   if ((address & kTagMask) == kSharedTag && shared_rank(address) != w.cta->rank)
     fail(w, i, lane, ErrorCode::kInvalidAddressSpace,
-         fmt::format("[mbarrier] only arrive, expect_tx and complete_tx reach into another block: {}", place_of(w, address)));
+         fmt::format("[mbarrier] only arrive, expect_tx and complete_tx reach into another block: {}",
+                     place_of(w, address)));
 }
 
 // --- the operations ---
 struct Operation {
-  enum class Kind : uint8_t { kInit, kInval, kArrive, kExpectTx, kCompleteTx, kTestWait, kTryWait } kind = Kind::kInit;
+  enum class Kind : uint8_t {
+    kInit,
+    kInval,
+    kArrive,
+    kExpectTx,
+    kCompleteTx,
+    kTestWait,
+    kTryWait
+  } kind = Kind::kInit;
   AddressOperand address;
-  uint32_t count_row = 0;     // count, tx-count, parity or state
-  bool has_count = false;     // kArrive: `count` given
+  uint32_t count_row = 0;  // count, tx-count, parity or state
+  bool has_count = false;  // kArrive: `count` given
   bool expect_tx = false, drop = false, no_complete = false;
-  bool has_state = false;     // kArrive: the state is wanted
-  bool parity = false;        // waits: count_row is a parity and not a state
-  bool synchronises = true;   // release or acquire; false: relaxed
+  bool has_state = false;    // kArrive: the state is wanted
+  bool parity = false;       // waits: count_row is a parity and not a state
+  bool synchronises = true;  // release or acquire; false: relaxed
 };
 
 void run_init(Warp& w, const Instr& i) {
@@ -79,7 +92,8 @@ void run_init(Warp& w, const Instr& i) {
     }
     const uint32_t count = counts[lane];
     if (count < 1 || count > kMbarrierMaxCount)
-      fail(w, i, lane, ErrorCode::kIllegalInstruction, fmt::format("[mbarrier] init with count {}, not 1 to {}", count, kMbarrierMaxCount));
+      fail(w, i, lane, ErrorCode::kIllegalInstruction,
+           fmt::format("[mbarrier] init with count {}, not 1 to {}", count, kMbarrierMaxCount));
     *word = Mbarrier{.pending = count, .expected = count}.encode();
     if (w.check) w.check->mbarrier_init(w, i, lane, addresses[lane]);
   }
@@ -94,8 +108,10 @@ void run_arrive(Warp& w, const Instr& i) {
     const int lane = __builtin_ctz(m);
     const uint64_t a = addresses[lane];
     if (op.has_state && (a & kTagMask) == kSharedTag && shared_rank(a) != w.cta->rank)
-      fail(w, i, lane, ErrorCode::kIllegalInstruction, fmt::format("[mbarrier] arriving in another block gives no state: {}", place_of(w, a)));
-    MbarrierChange change{.arrivals = op.has_count ? counts[lane] : 1, .drop = op.drop, .must_not_complete = op.no_complete};
+      fail(w, i, lane, ErrorCode::kIllegalInstruction,
+           fmt::format("[mbarrier] arriving in another block gives no state: {}", place_of(w, a)));
+    MbarrierChange change{
+        .arrivals = op.has_count ? counts[lane] : 1, .drop = op.drop, .must_not_complete = op.no_complete};
     if (op.expect_tx) change.tx = counts[lane];
     if (w.check) w.check->mbarrier_arrive(w, i, lane, a, op.synchronises);
     const uint64_t before = change_mbarrier(w, i, lane, a, change);
@@ -112,14 +128,16 @@ void run_tx(Warp& w, const Instr& i) {
   for (uint32_t m = active(w, i); m; m &= m - 1) {
     const int lane = __builtin_ctz(m);
     const int64_t count = counts[lane];
-    change_mbarrier(w, i, lane, addresses[lane], {.tx = op.kind == Operation::Kind::kExpectTx ? count : -count});
+    change_mbarrier(w, i, lane, addresses[lane],
+                    {.tx = op.kind == Operation::Kind::kExpectTx ? count : -count});
   }
   note_event(w);
 }
 
 // The parity of the phase that a lane waits for.
 bool awaited(Warp& w, const Operation& op, int lane) {
-  return op.parity ? row<uint32_t>(w, op.count_row)[lane] & 1 : mbarrier_parity(row<uint64_t>(w, op.count_row)[lane]);
+  return op.parity ? row<uint32_t>(w, op.count_row)[lane] & 1
+                   : mbarrier_parity(row<uint64_t>(w, op.count_row)[lane]);
 }
 
 bool same_for_all(uint32_t mask, const uint64_t* addresses) {
@@ -181,7 +199,8 @@ void run_wait(Warp& w, const Instr& i) {
 
 void run_pending_count(Warp& w, const Instr& i) {
   const uint64_t* state = row<uint64_t>(w, i.a);
-  each_lane(active(w, i), row<uint32_t>(w, i.d), [&](int l) { return static_cast<uint32_t>(state[l] & kMbarrierMaxCount); });
+  each_lane(active(w, i), row<uint32_t>(w, i.d),
+            [&](int l) { return static_cast<uint32_t>(state[l] & kMbarrierMaxCount); });
 }
 
 // --- decoding ---
@@ -210,8 +229,8 @@ void decode_wait(Decoder& d, const Instruction& in, Operation op) {
 }  // namespace
 
 uint64_t Mbarrier::encode() const {
-  const uint64_t word = uint64_t{pending} | uint64_t{expected} << 20 | (static_cast<uint64_t>(tx) & 0x1fffff) << 40 |
-                        uint64_t{parity} << 63;
+  const uint64_t word = uint64_t{pending} | uint64_t{expected} << 20 |
+                        (static_cast<uint64_t>(tx) & 0x1fffff) << 40 | uint64_t{parity} << 63;
   return word | check_bits(word);
 }
 
@@ -247,8 +266,10 @@ uint64_t change_mbarrier(Warp& w, const Instr& i, int lane, uint64_t address, co
     if (b.pending == kMbarrierMaxCount) refuse("the pending count leaves its range");
     ++b.pending;
   }
-  if (change.arrivals > b.pending) refuse(fmt::format("{} arrivals where {} are pending", change.arrivals, b.pending));
-  if (change.drop && change.arrivals > b.expected) refuse(fmt::format("{} dropped of {} expected", change.arrivals, b.expected));
+  if (change.arrivals > b.pending)
+    refuse(fmt::format("{} arrivals where {} are pending", change.arrivals, b.pending));
+  if (change.drop && change.arrivals > b.expected)
+    refuse(fmt::format("{} dropped of {} expected", change.arrivals, b.expected));
   b.pending -= static_cast<uint32_t>(change.arrivals);
   if (change.drop) b.expected -= static_cast<uint32_t>(change.arrivals);
   const bool complete = b.try_complete();
@@ -269,7 +290,8 @@ bool try_wait_ready(Warp& w, const Split& s) {
   bool parity = false;
   for (uint32_t m = static_cast<uint32_t>(s.wait[0]); m; m &= m - 1) {
     const int lane = __builtin_ctz(m);
-    uint64_t a = op.address.bits == 64 ? row<uint64_t>(w, op.address.row)[lane] : row<uint32_t>(w, op.address.row)[lane];
+    uint64_t a = op.address.bits == 64 ? row<uint64_t>(w, op.address.row)[lane]
+                                       : row<uint32_t>(w, op.address.row)[lane];
     a += static_cast<uint64_t>(op.address.offset);
     if (last == 0 || a != last) {
       // Own block: checked when the lanes came here.
@@ -292,10 +314,15 @@ bool decode_mbarrier(Decoder& d, const Instruction& in) {
   } else if (what == "test_wait" || what == "try_wait") {
     decode_wait(d, in, op);
   } else if (what == "pending_count") {
-    d.emit({.run = run_pending_count, .d = d.row(in.operands.at(0), Type::kU32), .a = d.row(in.operands.at(1), Type::kB64)});
+    d.emit({.run = run_pending_count,
+            .d = d.row(in.operands.at(0), Type::kU32),
+            .a = d.row(in.operands.at(1), Type::kB64)});
   } else if (what == "init" || what == "inval" || what == "expect_tx" || what == "complete_tx") {
     using Kind = Operation::Kind;
-    op.kind = what == "init" ? Kind::kInit : what == "inval" ? Kind::kInval : what == "expect_tx" ? Kind::kExpectTx : Kind::kCompleteTx;
+    op.kind = what == "init"        ? Kind::kInit
+              : what == "inval"     ? Kind::kInval
+              : what == "expect_tx" ? Kind::kExpectTx
+                                    : Kind::kCompleteTx;
     op.address = address_operand(d, in.operands.at(0), space_of(in));
     if (op.kind != Kind::kInval) op.count_row = d.row(in.operands.at(1), Type::kU32);
     const bool tx = op.kind == Kind::kExpectTx || op.kind == Kind::kCompleteTx;

@@ -1,9 +1,9 @@
 // TMA: boxes of tensors between global and shared memory, and changes of tensor maps on the device.
 // Source: PTX ISA 9.0, 9.7.9.27, 9.7.9.28, 9.7.13.16.
+#include <fmt/format.h>
+
 #include <array>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "exec/async.h"
 #include "exec/bulk_reduce.h"
@@ -49,14 +49,19 @@ struct Box {
 Box read_box(Warp& w, const Instr& i, const TensorOp& op, int lane, uint64_t map_address) {
   const std::byte* at = resolve_range(w, i, lane, map_address, kTensorMapBytes, kMapAlignment);
   const std::optional<TensorMap> map = decode_tensor_map(at);
-  if (!map) refuse(w, i, lane, fmt::format("no tensor map at {:#x} (never encoded, or overwritten)", map_address));
-  if (map->rank != op.dims) refuse(w, i, lane, fmt::format("a {}d instruction on a tensor map of rank {}", op.dims, map->rank));
+  if (!map)
+    refuse(w, i, lane, fmt::format("no tensor map at {:#x} (never encoded, or overwritten)", map_address));
+  if (map->rank != op.dims)
+    refuse(w, i, lane, fmt::format("a {}d instruction on a tensor map of rank {}", op.dims, map->rank));
   if (map->im2col != op.im2col)
-    refuse(w, i, lane, fmt::format("{} instruction on {} tensor map", op.im2col ? "an im2col" : "a tile", map->im2col ? "an im2col" : "a tiled"));
+    refuse(w, i, lane,
+           fmt::format("{} instruction on {} tensor map", op.im2col ? "an im2col" : "a tile",
+                       map->im2col ? "an im2col" : "a tiled"));
   if (std::string wrong = check_box(*map); !wrong.empty()) refuse(w, i, lane, wrong);
   Box box{*map, {}};
   for (int d = 0; d < op.dims; ++d) box.place.at[d] = row<int32_t>(w, op.coordinate_rows[d])[lane];
-  for (int d = 0; op.has_offsets && d < op.dims - 2; ++d) box.place.offset[d] = row<uint16_t>(w, op.offset_rows[d])[lane];
+  for (int d = 0; op.has_offsets && d < op.dims - 2; ++d)
+    box.place.offset[d] = row<uint16_t>(w, op.offset_rows[d])[lane];
   return box;
 }
 
@@ -75,21 +80,21 @@ void check_global(Warp& w, const Instr& i, int lane, const Box& box, Access acce
   profile_engine(w, i, bytes, access);
 }
 
+// What the engine reads or writes, as the checker wants it: only bytes that matter.
 void tell_global(Checker& check, AsyncId id, const Box& box, Access access) {
-  const uint64_t size = size_of(box.map.type);
-  uint64_t begin = 0, end = 0;
-  const auto flush = [&] {
-    if (end > begin) check.async_access(id, begin, end - begin, access);
-  };
+  box_detail::Joined joined{[&](uint64_t at, uint64_t bytes) { check.async_access(id, at, bytes, access); }};
   for_each_row(box.map, box.place, [&](const BoxRow& r) {
-    if (!r.count) return;
-    if (r.global != end) {
-      flush();
-      begin = r.global;
-    }
-    end = r.global + r.count * size;
+    if (r.count) joined.add(r.global, uint64_t{r.count} * size_of(box.map.type));
   });
-  flush();
+  joined.flush();
+}
+
+void tell_shared(Checker& check, AsyncId id, const Box& box, uint64_t address, bool only_inside,
+                 Access access) {
+  const uint64_t block = address & ~uint64_t{kSharedOffsetMask};
+  for_each_shared_piece(
+      box.map, box.place, shared_offset(address), only_inside,
+      [&](uint64_t at, uint64_t bytes) { check.async_access(id, block | at, bytes, access); });
 }
 
 void run_load(Warp& w, const Instr& i) {
@@ -110,24 +115,34 @@ void run_load(Warp& w, const Instr& i) {
     issue_transfer(w, i, lane, Checker::Engine::kTma, [&w, &i, lane, box, to, extent](AsyncId id) {
       if (w.check) tell_global(*w.check, id, box, Access::kRead);
       to.each([&](uint64_t data, uint64_t) {
-        load_box(box.map, box.place, resolve_range(w, i, lane, data, extent, kBoxAlignment), shared_offset(data));
+        if (w.check) tell_shared(*w.check, id, box, data, false, Access::kWrite);
+        load_box(box.map, box.place, resolve_range(w, i, lane, data, extent, kBoxAlignment),
+                 shared_offset(data));
       });
-      signal(w, i, lane, id, to, extent, box_bytes(box.map), Access::kWrite);
+      signal(w, i, lane, id, to, box_bytes(box.map));
     });
   }
 }
 
 ReduceFunction reduction(ReduceOp op, TensorType type) {
   switch (type) {
-    case TensorType::kU32: return reduce_function(op, ReduceType::kU32);
-    case TensorType::kS32: return reduce_function(op, ReduceType::kS32);
-    case TensorType::kU64: return reduce_function(op, ReduceType::kU64);
-    case TensorType::kS64: return reduce_function(op, ReduceType::kS64);
-    case TensorType::kF16: return reduce_function(op, ReduceType::kF16);
-    case TensorType::kBf16: return reduce_function(op, ReduceType::kBf16);
+    case TensorType::kU32:
+      return reduce_function(op, ReduceType::kU32);
+    case TensorType::kS32:
+      return reduce_function(op, ReduceType::kS32);
+    case TensorType::kU64:
+      return reduce_function(op, ReduceType::kU64);
+    case TensorType::kS64:
+      return reduce_function(op, ReduceType::kS64);
+    case TensorType::kF16:
+      return reduce_function(op, ReduceType::kF16);
+    case TensorType::kBf16:
+      return reduce_function(op, ReduceType::kBf16);
     case TensorType::kF32:
-    case TensorType::kF32Ftz: return reduce_function(op, ReduceType::kF32);
-    default: return nullptr;
+    case TensorType::kF32Ftz:
+      return reduce_function(op, ReduceType::kF32);
+    default:
+      return nullptr;
   }
 }
 
@@ -140,21 +155,29 @@ void run_store(Warp& w, const Instr& i) {
     const int lane = __builtin_ctz(m);
     const Box box = read_box(w, i, op, lane, maps[lane]);
     for (int d = 0; d < op.dims; ++d)
-      if (box.place.at[d] < 0) refuse(w, i, lane, fmt::format("a store at coordinate {} = {}: stores start inside", d, box.place.at[d]));
+      if (box.place.at[d] < 0)
+        refuse(w, i, lane,
+               fmt::format("a store at coordinate {} = {}: stores start inside", d, box.place.at[d]));
     const ReduceFunction reduce = op.reduces ? reduction(op.reduce, box.map.type) : nullptr;
     if (op.reduces && !reduce) refuse(w, i, lane, "no such reduction of the element type of this tensor map");
     require_own_block(w, i, lane, shared[lane], "source");
     const EngineRange source = engine_range(w, i, lane, shared[lane], box_extent(box.map), kBoxAlignment);
     const Access access = reduce ? Access::kAtomic : Access::kWrite;
     check_global(w, i, lane, box, access);
-    const uint32_t offset = shared_offset(shared[lane]);
-    issue_bulk_group(w, i, lane, Checker::Engine::kTma, source,
-                     [&w, box, reduce, access, offset](AsyncId id, const std::byte* bytes) {
-                       if (w.check) tell_global(*w.check, id, box, access);
-                       if (reduce) reduce_box(box.map, box.place, bytes, offset, reduce);
-                       else store_box(box.map, box.place, bytes, offset);
-                       note_event(w);
-                     });
+    issue_bulk_group(
+        w, i, lane, Checker::Engine::kTma, source,
+        [&w, box, source](AsyncId id) {
+          tell_shared(*w.check, id, box, source.address, true, Access::kRead);
+        },
+        [&w, box, reduce, access, source](AsyncId id, const std::byte* bytes) {
+          if (w.check) tell_global(*w.check, id, box, access);
+          const uint32_t offset = shared_offset(source.address);
+          if (reduce)
+            reduce_box(box.map, box.place, bytes, offset, reduce);
+          else
+            store_box(box.map, box.place, bytes, offset);
+          note_event(w);
+        });
   }
 }
 
@@ -190,8 +213,10 @@ void run_replace(Warp& w, const Instr& i) {
   for (uint32_t m = active(w, i); m; m &= m - 1) {
     const int lane = __builtin_ctz(m);
     std::byte* at = resolve_range(w, i, lane, maps[lane], kTensorMapBytes, kMapAlignment);
-    const uint64_t value = op.wide ? row<uint64_t>(w, op.value_row)[lane] : row<uint32_t>(w, op.value_row)[lane];
-    if (std::string wrong = replace_field(at, op.field, op.ordinal, value); !wrong.empty()) refuse(w, i, lane, wrong);
+    const uint64_t value =
+        op.wide ? row<uint64_t>(w, op.value_row)[lane] : row<uint32_t>(w, op.value_row)[lane];
+    if (std::string wrong = replace_field(at, op.field, op.ordinal, value); !wrong.empty())
+      refuse(w, i, lane, wrong);
     tell_map(w, i, lane, maps[lane], Access::kWrite);
   }
   note_event(w);
@@ -232,8 +257,8 @@ void run_copy_fence(Warp& w, const Instr& i) {
 // --- decoding ---
 void decode_map_change(Decoder& d, const Instruction& in) {
   if (in.parts.at(1) == "cp_fenceproxy") {
-    CopyFenceOp op{address_operand(d, in.operands.at(0), Space::kGlobal), address_operand(d, in.operands.at(1), Space::kShared),
-                   scope_of(in, Scope::kGpu)};
+    CopyFenceOp op{address_operand(d, in.operands.at(0), Space::kGlobal),
+                   address_operand(d, in.operands.at(1), Space::kShared), scope_of(in, Scope::kGpu)};
     d.emit({.run = run_copy_fence, .ext = d.program().keep(op)});
     return;
   }
@@ -294,8 +319,8 @@ void decode_store(Decoder& d, const Instruction& in, TensorOp op) {
 
 // Modes and qualifiers that need compute capability 10.0.
 bool too_new(const Instruction& in) {
-  return in.has("tile::gather4") || in.has("tile::scatter4") || in.has("im2col::w") || in.has("im2col::w::128") ||
-         in.has("cta_group::1") || in.has("cta_group::2");
+  return in.has("tile::gather4") || in.has("tile::scatter4") || in.has("im2col::w") ||
+         in.has("im2col::w::128") || in.has("cta_group::1") || in.has("cta_group::2");
 }
 
 }  // namespace
