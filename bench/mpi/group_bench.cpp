@@ -1,6 +1,6 @@
 // Collectives between ranks: latency and bytes sent per rank and second, MPI's own collectives beside them.
-//   make b/mpi/group builds it; mpirun --oversubscribe -np 2 build/release/b/mpi/group measures. Alone it
-//   skips.
+//   make b/mpi/group builds it; mpirun --oversubscribe -np 2 build/release/b/mpi/group_bench measures. Alone
+//   it skips.
 // Iterations are fixed: every rank must make the same calls.
 #include <benchmark/benchmark.h>
 #include <mpi.h>

@@ -6,8 +6,6 @@
 // the tile an element falls in does not change its bits.
 #pragma once
 
-#include <hwy/cache_control.h>
-
 #include <algorithm>
 #include <cstdint>
 

@@ -2,8 +2,6 @@
 // contracted index.
 #pragma once
 
-#include <hwy/cache_control.h>
-
 #include <array>
 #include <cstdint>
 

@@ -5,13 +5,11 @@
 // count or machine.
 #pragma once
 
-#include <hwy/highway.h>
-
 #include <cstdint>
 
-namespace contender::cpu {
+#include "cpu/highway.h"
 
-namespace hn = hwy::HWY_NAMESPACE;
+namespace contender::cpu {
 
 inline constexpr int64_t kLanes = 16;
 using LaneTag = hn::CappedTag<float, kLanes>;

@@ -6,18 +6,11 @@
 // Include from .cpp files and private headers of cpu/ only.
 #pragma once
 
-#include <hwy/highway.h>
-
 #include <cstdint>
 
-#if !HWY_NATIVE_FMA || HWY_TARGET > HWY_AVX2
-#error \
-    "the CPU backend needs an x86-64 with AVX2 and FMA, or AVX-512: compile with -march=native on such a machine"
-#endif
+#include "cpu/highway.h"
 
 namespace contender::cpu {
-
-namespace hn = hwy::HWY_NAMESPACE;
 
 // Lanes of one full vector: 16 (AVX-512) or 8 (AVX2).
 using FloatTag = hn::ScalableTag<float>;
