@@ -76,7 +76,9 @@ class AluDecoder final : public Decoder {
   void decode(const ptx::Instruction& in) {
     guard_ = in.guard;
     guard_negated_ = in.guard_negated;
-    if (!decode_integer(*this, in) && !decode_float(*this, in) && !decode_compare(*this, in)) unknown(in);
+    if (!decode_integer(*this, in) && !decode_float(*this, in) && !decode_compare(*this, in) &&
+        !decode_half(*this, in))
+      unknown(in);
   }
   uint32_t offset(int reg) const { return offsets_[reg]; }
   uint32_t end() const { return next_; }

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "exec/alu.h"
+#include "exec/approximate.h"
 #include "numeric/float_formats.h"
 
 namespace ptxsim {
@@ -92,49 +93,6 @@ constexpr auto kDivApprox = [](float a, float b) {
 };
 constexpr auto kRsqrt = [](auto a) { return decltype(a)(1) / std::sqrt(a); };
 
-// 2^x = 2^n 2^f, |f| <= 1/2, by the Taylor polynomial of degree 7 (relative error below 2^-27).
-constexpr auto kEx2 = [](float x) {
-  constexpr float kRound = 0x1.8p23f;  // x + kRound has the rounded x in its low bits
-  x = x < -160.f ? -160.f : x;
-  x = x > 130.f ? 130.f : x;
-  const float shifted = x + kRound;
-  const float f = x - (shifted - kRound);
-  const int n = static_cast<int>(bits_of(shifted)) - static_cast<int>(bits_of(kRound));
-  float p = std::fma(0x1.ffcbfcp-17f, f, 0x1.430912p-13f);
-  p = std::fma(p, f, 0x1.5d87fep-10f);
-  p = std::fma(p, f, 0x1.3b2ab6p-7f);
-  p = std::fma(p, f, 0x1.c6b08ep-5f);
-  p = std::fma(p, f, 0x1.ebfbep-3f);
-  p = std::fma(p, f, 0x1.62e43p-1f);
-  p = std::fma(p, f, 1.f);
-  // In two steps, so that results below the normal range are rounded once.
-  const int half = n >> 1;
-  const float low = from_bits(static_cast<uint32_t>(half + 127) << 23);
-  const float high = from_bits(static_cast<uint32_t>(n - half + 127) << 23);
-  return p * low * high;
-};
-// log2(2^e m) = e + 2 / ln 2 * atanh(t), t = (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)): odd series up to
-// t^9 (relative error below 2^-28).
-constexpr auto kLg2 = [](float x) {
-  const uint32_t small = bits_of(x) < 0x800000u;  // subnormal: scaled by 2^23
-  const float scaled = x * from_bits(0x3f800000u + (small * 23u << 23));
-  const uint32_t shifted = bits_of(scaled) - 0x3f3504f3u;  // 0x3f3504f3: sqrt(1/2)
-  const float e = static_cast<float>((static_cast<int>(shifted) >> 23) - static_cast<int>(small * 23u));
-  const float m = from_bits((shifted & 0x7fffffu) + 0x3f3504f3u);
-  const float t = (m - 1.f) / (m + 1.f), s = t * t;
-  float p = std::fma(0x1.484b14p-2f, s, 0x1.a61762p-2f);
-  p = std::fma(p, s, 0x1.2776c6p-1f);
-  p = std::fma(p, s, 0x1.ec709ep-1f);
-  const float high = 0x1.715476p+1f * t;
-  const float low = std::fma(0x1.715476p+1f, t, -high) + t * std::fma(p, s, 0x1.4ae0cp-25f);
-  // Special values by masks: with conditional expressions the compiler makes branches, and no vector code.
-  const uint32_t bits = bits_of(x);
-  const uint32_t is_zero = 0u - (bits << 1 == 0), is_regular = 0u - (bits - 1 < 0x7f7fffffu);
-  const uint32_t is_infinity = 0u - (bits == 0x7f800000u);
-  const uint32_t special =
-      (0xff800000u & is_zero) | (bits & is_infinity) | (0x7fffffffu & ~is_zero & ~is_infinity);
-  return from_bits((bits_of(e + high + low) & is_regular) | (special & ~is_regular));
-};
 constexpr auto kSin = [](float x) { return std::sin(x); };
 constexpr auto kCos = [](float x) { return std::cos(x); };
 constexpr auto kTanh = [](float x) { return std::tanh(x); };
