@@ -1,0 +1,226 @@
+// Accesses of warps to global memory, and of engines on their behalf. Lanes of one warp are not told apart
+// here.
+#include <algorithm>
+#include <cstring>
+
+#include "check/cluster_checker.h"
+#include "check/global_shadow.h"
+#include "check/party.h"
+
+namespace ptxsim::check {
+
+const uint8_t* consecutive_lanes(uint32_t bytes);
+bool are_consecutive(uint32_t mask, const uint64_t* addresses, uint32_t bytes);
+bool are_equal(uint32_t mask, const uint64_t* addresses);
+
+namespace {
+
+uint32_t site_number(uint64_t e) { return e >> kSiteShift & (kSites - 1); }
+uint32_t warp_number(uint64_t e) { return owner_of(e) & (kGlobalWarps - 1); }
+uint32_t bytes_used(uint64_t e) { return e >> kBytesShift & 15; }
+Clock global_clock(uint64_t e) { return e >> kGlobalClockShift & kMaxGlobalClock; }
+
+// Of several unordered readers one word keeps the first, the next one the last: whoever writes the lot meets
+// another.
+constexpr uint64_t kKeepsFirst = 4;
+
+}  // namespace
+
+// What the party leaves in the shadow, but for bytes and lane.
+uint64_t ClusterChecker::global_epoch(const Party& p) const {
+  const uint64_t warp = (index_ * launch_->warps_per_cluster() + p.ws.actor) % launch_->warp_numbers();
+  const Clock clock = std::min(p.clock - base_, kMaxGlobalClock);
+  return uint64_t{launch_->tag()} << kTagShift | warp << kWarpShift | uint64_t{clock} << kGlobalClockShift |
+         uint64_t{launch_->site_of(p.pc(), p.strong, p.far, p.is_engine)} << kSiteShift;
+}
+
+// Is the access `e` of this launch known to the party, or (proxied) covered by a proxy fence on the way to
+// it?
+bool ClusterChecker::knows_global(const Party& p, uint64_t e, bool proxied) const {
+  const uint64_t per_cluster = launch_->warps_per_cluster(), step = launch_->warp_numbers() / per_cluster;
+  const auto actor = static_cast<uint32_t>(warp_number(e) % per_cluster),
+             lane = static_cast<uint32_t>(e & 31);
+  const Clock clock = global_clock(e);
+  // Numbers repeat in large grids: one that is known is enough.
+  for (uint64_t cluster = warp_number(e) / per_cluster; cluster < launch_->clusters(); cluster += step) {
+    if (cluster == index_) {
+      if ((proxied ? p.now.proxied : p.now.order).covers(actor, base_ + clock, lane)) return true;
+      continue;
+    }
+    const Leaf* leaf = remote_find(p.now.remote, cluster, launch_->levels());
+    if (leaf && (proxied ? leaf->proxied : leaf->order).covers(actor, leaf->order.base() + clock, lane))
+      return true;
+    if (!proxied) continue;
+    leaf = remote_find(p.now.remote_proxied, cluster, launch_->levels());
+    if (leaf && leaf->order.covers(actor, leaf->order.base() + clock, lane)) return true;
+  }
+  return false;
+}
+
+void ClusterChecker::judge_global(Party& p, uint64_t address, uint32_t bytes, uint64_t e, bool e_writes,
+                                  uint32_t lane) {
+  const uint32_t mine = ((1u << bytes) - 1) << address % 4;
+  if (!(bytes_used(e) & mine)) return;
+  const Site& site = launch_->site(site_number(e));
+  const uint64_t own = (index_ * launch_->warps_per_cluster() + p.ws.actor) % launch_->warp_numbers();
+  if (warp_number(e) != own) {
+    const bool near = warp_number(e) / launch_->warps_per_cluster() == own / launch_->warps_per_cluster();
+    if (p.strong && site.strong && (near || (p.far && site.far))) return;
+    if (!knows_global(p, e, false)) {
+      const std::pair<uint64_t, uint64_t> seen{address & ~uint64_t{3}, e};
+      if (e_writes && site.strong &&
+          std::find(p.ws.observed.begin(), p.ws.observed.end(), seen) != p.ws.observed.end())
+        return;
+      if (e_writes && p.access == Access::kWrite && !p.is_engine && !site.engine) {
+        SameValue s{.ws = &p.ws,
+                    .instr = &p.instr,
+                    .at = reinterpret_cast<const std::byte*>(address),
+                    .bytes = bytes,
+                    .lane = lane,
+                    .global = true,
+                    .place = address,
+                    .epoch = e};
+        std::memcpy(s.before.data(), s.at, bytes);
+        same_values_.push_back(s);
+        return;
+      }
+      race_in_global(p, address, bytes, e, e_writes, lane, Verdict::kRace);
+    }
+  }
+  if (e_writes && p.async_proxy && !site.engine && !knows_global(p, e, true))
+    race_in_global(p, address, bytes, e, e_writes, lane, Verdict::kNotProxied);
+}
+
+// `count` words within one chunk.
+void ClusterChecker::global_words(Party& p, uint64_t address, uint32_t count, Lanes lanes) {
+  RaceChunk& chunk = GlobalShadow::instance().races(address);
+  const size_t first = address % kChunkBytes / 4;
+  uint64_t* writes = chunk.writes + first;
+  uint64_t* reads = chunk.reads + first;
+  const uint64_t mine = global_epoch(p) | uint64_t{15} << kBytesShift;
+  const bool writing = p.access != Access::kRead;
+  uint64_t others = 0;
+  if (p.async_proxy) {  // what its own warp wrote matters, too
+    for (uint32_t k = 0; k < count; ++k) others |= (writes[k] ^ mine) >> kTagShift == 0;
+  } else {
+    for (uint32_t k = 0; k < count; ++k) others |= other_warp(writes[k], mine);
+  }
+  if (others) {
+    for (uint32_t k = 0; k < count; ++k)
+      if (p.async_proxy ? (writes[k] ^ mine) >> kTagShift == 0 : other_warp(writes[k], mine))
+        judge_global(p, address + 4 * k, 4, writes[k], true, lane_of_byte(lanes[k], 0));
+  }
+  if (!writing) {
+    if (p.strong) return;
+    for (uint32_t k = 0; k < count; ++k) {
+      const bool keep = other_warp(reads[k], mine) && ((address + 4 * k) & kKeepsFirst);
+      const uint64_t lane = lanes.table ? lanes.table[k] : lanes.one;
+      reads[k] = keep ? reads[k] : mine | lane;
+    }
+    return;
+  }
+  uint64_t readers = 0;
+  for (uint32_t k = 0; k < count; ++k) readers |= other_warp(reads[k], mine);
+  if (readers) {
+    for (uint32_t k = 0; k < count; ++k)
+      if (other_warp(reads[k], mine))
+        judge_global(p, address + 4 * k, 4, reads[k], false, lane_of_byte(lanes[k], 0));
+  }
+  if (lanes.table) {
+    for (uint32_t k = 0; k < count; ++k) writes[k] = mine | lanes.table[k];
+  } else {
+    for (uint32_t k = 0; k < count; ++k) writes[k] = mine | lanes.one;
+  }
+}
+
+// Less than a word.
+void ClusterChecker::global_part(Party& p, uint64_t address, uint32_t bytes, uint32_t lane) {
+  RaceChunk& chunk = GlobalShadow::instance().races(address);
+  uint64_t& written = chunk.writes[address % kChunkBytes / 4];
+  uint64_t& read = chunk.reads[address % kChunkBytes / 4];
+  const uint64_t part = ((uint64_t{1} << bytes) - 1) << address % 4, base = global_epoch(p);
+  const auto with = [&](uint64_t before) {  // bytes that the warp used at the same clock and place stay in
+    const uint64_t other_bits = uint64_t{15} << kBytesShift | 31;
+    const uint64_t kept = ((before ^ base) & ~other_bits) == 0 ? before >> kBytesShift & 15 : 0;
+    return base | (part | kept) << kBytesShift | lane;
+  };
+  if (p.async_proxy ? (written ^ base) >> kTagShift == 0 : other_warp(written, base))
+    judge_global(p, address, bytes, written, true, lane);
+  if (p.access == Access::kRead) {
+    if (!p.strong && !(other_warp(read, base) && (address & kKeepsFirst))) read = with(read);
+    return;
+  }
+  if (other_warp(read, base)) judge_global(p, address, bytes, read, false, lane);
+  written = with(written);
+}
+
+void ClusterChecker::global_range(Party& p, uint64_t address, uint64_t bytes, uint32_t lane_bytes,
+                                  Lanes lanes) {
+  GlobalShadow& shadow = GlobalShadow::instance();
+  if (p.access != Access::kWrite) {
+    if (const uint64_t at = shadow.first_uninitialised(address, bytes); at != ~uint64_t{0})
+      uninitialised_global(p, at,
+                           lanes.table ? static_cast<uint32_t>((at - address) / lane_bytes) : lanes.one);
+  }
+  if (launch_->tag() && !exhausted_) {
+    uint64_t at = address;
+    const uint64_t end = address + bytes;
+    const auto part_end = [&](uint64_t limit) { return std::min(end, limit); };
+    if (at % 4) {
+      const uint64_t stop = part_end((at | 3) + 1);
+      global_part(p, at, static_cast<uint32_t>(stop - at), lanes[0]);
+      at = stop;
+    }
+    while (at + 4 <= end) {
+      const uint64_t stop = part_end((at | (kChunkBytes - 1)) + 1) & ~uint64_t{3};
+      const Lanes rest = lanes.table ? Lanes{lanes.table + (at - address) / 4, 0} : lanes;
+      global_words(p, at, static_cast<uint32_t>((stop - at) / 4), rest);
+      at = stop;
+    }
+    if (at < end) global_part(p, at, static_cast<uint32_t>(end - at), lanes[0]);
+  }
+  if (p.access != Access::kRead) shadow.set_initialised(address, bytes);
+}
+
+void ClusterChecker::global_access(WarpState& ws, const Instr& i, uint32_t mask, const uint64_t* addresses,
+                                   const AccessInfo& info) {
+  const bool strong = info.order != Order::kWeak || info.access == Access::kAtomic;
+  const bool consecutive = are_consecutive(mask, addresses, info.bytes),
+             equal = !consecutive && are_equal(mask, addresses);
+  each_view(ws, mask, [&](View& v, uint32_t part) {
+    Party p = party(ws, i, v, info.access, strong);
+    p.far = info.scope >= Scope::kGpu || info.order == Order::kVolatile;
+    const int first = __builtin_ctz(part);
+    if (consecutive && part == kAllLanes) {
+      // A word that several lanes share goes to the first of them.
+      uint8_t table[128];
+      const uint8_t* lanes = consecutive_lanes(info.bytes);
+      if (info.bytes < 4) {
+        for (uint32_t k = 0; k < 8 * info.bytes; ++k)
+          table[k] = static_cast<uint8_t>(lane_of_byte(lanes[k], 0));
+        lanes = table;
+      }
+      global_range(p, addresses[0], uint64_t{kWarpSize} * info.bytes, info.bytes, {.table = lanes});
+    } else if (equal) {
+      global_range(p, addresses[first], info.bytes, info.bytes, {.one = static_cast<uint8_t>(first)});
+    } else {
+      for (uint32_t m = part; m; m &= m - 1) {
+        const int l = __builtin_ctz(m);
+        global_range(p, addresses[l], info.bytes, info.bytes, {.one = static_cast<uint8_t>(l)});
+      }
+    }
+  });
+}
+
+// A strong read found what a strong write of another warp left: that write happened before what this warp
+// does next.
+void ClusterChecker::note_observed(WarpState& ws, uint64_t address) {
+  if (!launch_->tag()) return;
+  const uint64_t e = GlobalShadow::instance().races(address).writes[address % kChunkBytes / 4];
+  const uint64_t own = (index_ * launch_->warps_per_cluster() + ws.actor) % launch_->warp_numbers();
+  if (e >> kTagShift != launch_->tag() || warp_number(e) == own || !launch_->site(site_number(e)).strong)
+    return;
+  ws.observed[ws.next_observed++ % ws.observed.size()] = {address, e};
+}
+
+}  // namespace ptxsim::check

@@ -1,0 +1,240 @@
+#include "check/global_shadow.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "check/checker.h"
+
+namespace ptxsim {
+
+namespace check {
+
+namespace {
+
+constexpr int kRegionShift = 34;
+constexpr size_t kRegions = size_t{1} << (48 - kRegionShift);
+constexpr size_t kChunksOfRegion = size_t{1} << (kRegionShift - kChunkShift);
+constexpr size_t kChunksOfSlab = 64;
+
+uint64_t mask_of(uint32_t bit, uint32_t count) {
+  return (count == 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1) << bit;
+}
+
+void* zeros(size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  return p;
+}
+
+// What the chunks are cut from, and the tags of launches.
+struct Store {
+  std::mutex mutex;
+  std::vector<RaceChunk*> slabs;
+  size_t used = kChunksOfSlab;  // of the last slab
+  uint32_t next_tag = 1, running = 0;
+
+  // Chunks whose bytes are all uninitialised share this one until a byte is written.
+  InitChunk untouched{};
+
+  RaceChunk* new_chunk() {
+    std::lock_guard lock(mutex);
+    if (used == kChunksOfSlab) {
+      slabs.push_back(static_cast<RaceChunk*>(zeros(kChunksOfSlab * sizeof(RaceChunk))));
+      madvise(slabs.back(), kChunksOfSlab * sizeof(RaceChunk), MADV_HUGEPAGE);
+      used = 0;
+    }
+    return slabs.back() + used++;
+  }
+};
+
+Store& store() {
+  static Store* s = new Store;  // used by streams until the process ends
+  return *s;
+}
+
+}  // namespace
+
+struct GlobalShadow::Region {
+  std::atomic<RaceChunk*> races[kChunksOfRegion];
+  std::atomic<InitChunk*> bits[kChunksOfRegion];  // null: initialised; &untouched: nothing is
+};
+
+namespace {
+
+std::atomic<void*>* regions() {
+  static auto* table = static_cast<std::atomic<void*>*>(zeros(kRegions * sizeof(std::atomic<void*>)));
+  return table;
+}
+
+size_t chunk_in_region(uint64_t address) { return address >> kChunkShift & (kChunksOfRegion - 1); }
+
+}  // namespace
+
+GlobalShadow& GlobalShadow::instance() {
+  static GlobalShadow shadow;
+  return shadow;
+}
+
+GlobalShadow::Region* GlobalShadow::region(uint64_t address) const {
+  return static_cast<Region*>(
+      regions()[address >> kRegionShift & (kRegions - 1)].load(std::memory_order_acquire));
+}
+
+GlobalShadow::Region& GlobalShadow::made_region(uint64_t address) {
+  if (Region* r = region(address)) return *r;
+  void* fresh = zeros(sizeof(Region));
+  void* expected = nullptr;
+  if (regions()[address >> kRegionShift & (kRegions - 1)].compare_exchange_strong(expected, fresh))
+    return *static_cast<Region*>(fresh);
+  munmap(fresh, sizeof(Region));
+  return *static_cast<Region*>(expected);
+}
+
+RaceChunk& GlobalShadow::races(uint64_t address) {
+  std::atomic<RaceChunk*>& slot = made_region(address).races[chunk_in_region(address)];
+  RaceChunk* chunk = slot.load(std::memory_order_acquire);
+  if (chunk) return *chunk;
+  RaceChunk* fresh = store().new_chunk();
+  if (slot.compare_exchange_strong(chunk, fresh)) return *fresh;
+  return *chunk;  // the other one stays unused: rare and bounded by the threads that meet
+}
+
+InitChunk* GlobalShadow::bits(uint64_t address) const {
+  const Region* r = region(address);
+  return r ? r->bits[chunk_in_region(address)].load(std::memory_order_acquire) : nullptr;
+}
+
+InitChunk* GlobalShadow::own_bits(uint64_t address) {
+  std::atomic<InitChunk*>& slot = made_region(address).bits[chunk_in_region(address)];
+  InitChunk* chunk = slot.load(std::memory_order_acquire);
+  if (chunk != &store().untouched) return chunk;
+  auto fresh = std::make_unique<InitChunk>();
+  if (slot.compare_exchange_strong(chunk, fresh.get())) return fresh.release();
+  return chunk;
+}
+
+uint64_t GlobalShadow::first_uninitialised(uint64_t address, uint64_t bytes) const {
+  for (uint64_t at = address, end = address + bytes; at < end;) {
+    const uint64_t chunk_end = std::min(end, (at | (kChunkBytes - 1)) + 1);
+    const InitChunk* chunk = bits(at);
+    if (!chunk) {
+      at = chunk_end;
+      continue;
+    }
+    while (at < chunk_end) {
+      const auto bit = static_cast<uint32_t>(at % 64),
+                 here = static_cast<uint32_t>(std::min<uint64_t>(64 - bit, chunk_end - at));
+      const uint64_t set = chunk->bits[at % kChunkBytes / 64].load(std::memory_order_relaxed);
+      if (const uint64_t missing = mask_of(bit, here) & ~set)
+        return at - bit + static_cast<uint32_t>(__builtin_ctzll(missing));
+      at += here;
+    }
+  }
+  return ~uint64_t{0};
+}
+
+void GlobalShadow::set_initialised(uint64_t address, uint64_t bytes) {
+  for (uint64_t at = address, end = address + bytes; at < end;) {
+    const uint64_t chunk_end = std::min(end, (at | (kChunkBytes - 1)) + 1);
+    if (!bits(at)) {
+      at = chunk_end;
+      continue;
+    }
+    if (chunk_end - at ==
+        kChunkBytes) {  // a chunk that nobody else may be looking at is kept: whole copies are few
+      if (bits(at) == &store().untouched) {
+        InitChunk* expected = &store().untouched;
+        if (made_region(at).bits[chunk_in_region(at)].compare_exchange_strong(expected, nullptr)) {
+          at = chunk_end;
+          continue;
+        }
+      }
+    }
+    InitChunk* chunk = own_bits(at);
+    if (!chunk) {
+      at = chunk_end;
+      continue;
+    }
+    while (at < chunk_end) {
+      const auto bit = static_cast<uint32_t>(at % 64),
+                 here = static_cast<uint32_t>(std::min<uint64_t>(64 - bit, chunk_end - at));
+      std::atomic<uint64_t>& word = chunk->bits[at % kChunkBytes / 64];
+      const uint64_t mask = mask_of(bit, here);
+      if (here == 64) {
+        word.store(mask, std::memory_order_relaxed);
+      } else if ((word.load(std::memory_order_relaxed) & mask) != mask) {
+        word.fetch_or(mask, std::memory_order_relaxed);
+      }
+      at += here;
+    }
+  }
+}
+
+// The allocator's: nobody else uses the range now, but neighbours may use the rest of its first and last
+// chunk.
+void GlobalShadow::set_uninitialised(uint64_t address, uint64_t bytes) {
+  for (uint64_t at = address, end = address + bytes; at < end;) {
+    const uint64_t chunk_end = std::min(end, (at | (kChunkBytes - 1)) + 1);
+    std::atomic<InitChunk*>& slot = made_region(at).bits[chunk_in_region(at)];
+    InitChunk* chunk = slot.load(std::memory_order_acquire);
+    if (chunk == &store().untouched) {
+      at = chunk_end;
+    } else if (!chunk && chunk_end - at == kChunkBytes) {
+      slot.store(&store().untouched, std::memory_order_release);
+      at = chunk_end;
+    } else {
+      if (!chunk) {
+        auto fresh = std::make_unique<InitChunk>();
+        for (auto& word : fresh->bits) word.store(~uint64_t{0}, std::memory_order_relaxed);
+        if (slot.compare_exchange_strong(chunk, fresh.get())) chunk = fresh.release();
+      }
+      while (at < chunk_end) {
+        const auto bit = static_cast<uint32_t>(at % 64),
+                   here = static_cast<uint32_t>(std::min<uint64_t>(64 - bit, chunk_end - at));
+        chunk->bits[at % kChunkBytes / 64].fetch_and(~mask_of(bit, here), std::memory_order_relaxed);
+        at += here;
+      }
+    }
+  }
+}
+
+void GlobalShadow::clear_races() {
+  for (RaceChunk* slab : store().slabs) madvise(slab, kChunksOfSlab * sizeof(RaceChunk), MADV_DONTNEED);
+}
+
+uint32_t GlobalShadow::begin_launch() {
+  Store& s = store();
+  std::lock_guard lock(s.mutex);
+  if (s.next_tag == kTags) {
+    if (s.running) return 0;
+    clear_races();
+    s.next_tag = 1;
+  }
+  ++s.running;
+  return s.next_tag++;
+}
+
+void GlobalShadow::end_launch(uint32_t tag) {
+  if (!tag) return;
+  std::lock_guard lock(store().mutex);
+  --store().running;
+}
+
+}  // namespace check
+
+void check_host_write(uint64_t address, uint64_t bytes) {
+  check::GlobalShadow::instance().set_initialised(address, bytes);
+}
+void check_host_allocate(uint64_t address, uint64_t bytes) {
+  check::GlobalShadow::instance().set_uninitialised(address, bytes);
+}
+void check_host_free(uint64_t address, uint64_t bytes) {
+  check::GlobalShadow::instance().set_initialised(address, bytes);
+}
+
+}  // namespace ptxsim

@@ -1,0 +1,38 @@
+// One side of an access that is being checked: lanes of a warp that know the same, or an engine.
+#pragma once
+
+#include "check/cluster_checker.h"
+
+namespace ptxsim::check {
+
+struct ClusterChecker::Party {
+  WarpState& ws;  // the engine's: of the warp that issued it
+  const Instr& instr;
+  const Knowledge& now;
+  Clock quick = 0;  // writes at or before are ordered and, where that is asked for, proxied
+  Access access = Access::kRead;
+  bool strong = false;       // not weak: does not race with other strong accesses
+  bool far = false;          // gpu or system scope
+  bool async_proxy = false;  // writes of the generic proxy need a proxy fence
+  bool is_engine = false;
+  Engine engine = Engine::kCpAsync;
+  uint32_t actor = 0;
+  Clock clock = 0;
+  uint32_t lane = kSomeLanes;  // the engine's
+
+  size_t pc() const { return static_cast<size_t>(&instr - ws.warp->program->code.data()); }
+};
+
+inline ClusterChecker::Party ClusterChecker::party(WarpState& ws, const Instr& i, const View& v,
+                                                   Access access, bool strong) {
+  return {.ws = ws,
+          .instr = i,
+          .now = v.now,
+          .quick = v.quick,
+          .access = access,
+          .strong = strong,
+          .actor = ws.actor,
+          .clock = stamp(ws)};
+}
+
+}  // namespace ptxsim::check
