@@ -55,6 +55,7 @@ const Format& format_of(InputType type) {
 }
 
 int64_t shifted(int64_t significand, int left) {
+  if (significand == 0) return 0;
   if (left >= 0) return significand << left;
   return left <= -63 ? 0 : significand >> -left;
 }

@@ -92,8 +92,9 @@ void locate(Warp& w, const Instr& i, const MatrixDescriptor& m, bool mn_major, i
     resolve_range(w, i, -1, shared_address(w.cta->rank << 24 | at), 16, 16);
 }
 
-// Ranges as long as they come one after the other.
-void tell_reads(Warp& w, AsyncId id, const SharedTile& t) {
+// Ranges as long as they come one after the other; chunks of MN-major tiles do so only when sorted.
+void tell_reads(Warp& w, AsyncId id, SharedTile& t) {
+  if (t.mn_major) std::sort(t.chunks, t.chunks + t.count);
   for (int c = 0; c < t.count;) {
     uint32_t begin = t.chunks[c], end = begin + 16;
     for (++c; c < t.count; ++c) {
@@ -108,7 +109,7 @@ void tell_reads(Warp& w, AsyncId id, const SharedTile& t) {
   }
 }
 
-void tell_checker(Warp& w, const Instr& i, const WgmmaOp& op, const SharedTile& a, const SharedTile& b) {
+void tell_checker(Warp& w, const Instr& i, const WgmmaOp& op, SharedTile a, SharedTile b) {
   const AsyncId id = w.check->begin_async(w, i, -1, Checker::Engine::kWgmma);
   w.check->wgmma_rows(w, i, id, op.d, op.d_count, true);
   if (op.a_in_registers)

@@ -146,9 +146,11 @@ struct MatrixDescriptor {
 // vector, in the order in which load_panel takes them.
 inline void chunk_addresses(const MatrixDescriptor& m, bool mn_major, int first, int vectors,
                             uint32_t* chunks) {
-  for (int v = 0; v < vectors; v += 8) {
-    for (int c = 0; c < 16; ++c)
-      chunks[2 * v + c] = mn_major ? m.mn_major(first + v, c) : m.k_major(first + v + c / 2, c % 2);
+  if (mn_major) {
+    for (int v = 0; v < vectors; v += 8)
+      for (int k = 0; k < 16; ++k) chunks[2 * v + k] = m.mn_major(first + v, k);
+  } else {
+    for (int c = 0; c < 2 * vectors; ++c) chunks[c] = m.k_major(first + c / 2, c % 2);
   }
 }
 

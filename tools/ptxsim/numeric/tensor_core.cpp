@@ -115,24 +115,27 @@ float aligned_sum(const SumModel& model, ResultType result, const Panel& x, int 
 // A product of two inputs has at most 22 significant bits, so fp32 holds it exactly; times a power of two and
 // converted to int32, which cuts towards zero, it is the aligned addend. This holds while the power of two is
 // a normal number, and the result needs no subnormal rounding: exponents within [kLow, kHigh]. Sums outside
-// (and infinities, NaN) go to aligned_sum.
+// of that, infinities and NaN go to unusual_row.
 constexpr int kLow = -90;
 constexpr int kHigh = 120;
 
 inline Floats power_of_two(Ints exponent) { return reinterpret_cast<Floats>((exponent + 127) << 23); }
 
+// Cut towards zero, as two's complement: sums outside of the range may wrap.
+inline Words to_words(Floats v) { return reinterpret_cast<Words>(__builtin_convertvector(v, Ints)); }
+
 struct Sums {
-  Ints even, odd;  // addends of even and odd k; the accumulator is in `even`
+  Words even, odd;  // addends of even and odd k; the accumulator is in `even`
 };
 
 // The sign and magnitude of even + odd, which may need 33 bits. `sign` is 0 or -1.
 inline Words magnitude_of(const Sums& s, Ints* sign) {
-  const Words wrapped = reinterpret_cast<Words>(s.even) + reinterpret_cast<Words>(s.odd);
-  const Ints total = reinterpret_cast<Ints>(wrapped);
-  *sign = ((s.even & s.odd) | ((s.even | s.odd) & total)) >>
-          31;  // majority: right also where the addition wrapped
+  const Words total = s.even + s.odd;
+  const Words majority =
+      (s.even & s.odd) | ((s.even | s.odd) & total);  // right also where the addition wrapped
+  *sign = reinterpret_cast<Ints>(majority) >> 31;
   const Words flip = reinterpret_cast<Words>(*sign);
-  return (wrapped ^ flip) - flip;
+  return (total ^ flip) - flip;
 }
 
 // The magnitude as fp32, cut to `bits` fraction bits; with `sticky`, an inexact one gets an odd last bit.
@@ -151,8 +154,7 @@ inline Floats cut_to_float(Words magnitude, int bits, bool sticky) {
 
 struct Aligned {
   Ints exponent;  // the largest, of products and accumulator
-  Ints outside;   // -1 where aligned_sum must do it
-  Ints special;   // -1 where the accumulator is an infinity or NaN
+  Ints outside;   // -1 where it must be done another way
 };
 
 inline Aligned align(Shorts largest_product, Floats c, ResultType result) {
@@ -162,7 +164,7 @@ inline Aligned align(Shorts largest_product, Floats c, ResultType result) {
   if (result == ResultType::kF16) own = bits == 0 ? Ints{} - 126 : max(own, Ints{} - 14);
   const Ints exponent = max(product, own);
   const Ints some = (product > kNoExponent / 2) | (bits != 0);
-  return {exponent, (exponent > kHigh) | ((exponent < kLow) & some), bits >= 0x7f800000};
+  return {exponent, (exponent > kHigh) | ((exponent < kLow) & some)};
 }
 
 // Infinities and NaN stay, other values become -1, 0 or 1: sums of products of these are special exactly
@@ -173,19 +175,30 @@ inline Floats classify(Floats v) {
   return (bits & 0x7fffffff) >= 0x7f800000 ? v : (bits & 0x7fffffff) == 0 ? Floats{} : one;
 }
 
-// Replaces the sums in d that are infinite or NaN.
-void special_row(const Panel& x, int i, const Panel& y, int j0, int first, int last, Floats c, float* d) {
+// Infinite or NaN where the sums are.
+Floats special_sums(const Panel& x, int i, const Panel& y, int j0, int first, int last, Floats c) {
   Floats sum = classify(c);
   for (int k = first; k < last; ++k)
     sum += classify(load<Floats>(y.value[k] + j0)) * classify(Floats{} + x.value[k][i]);
+  return sum;
+}
+
+// The sums that the vectors cannot do.
+void unusual_row(const SumModel& model, ResultType result, const Panel& x, int i, const Panel& y, int j0,
+                 int first, int last, Floats c, Ints outside, float* d) {
+  const Floats special = special_sums(x, i, y, j0, first, last, c);
   for (int j = 0; j < kLanes; ++j) {
-    if (std::isinf(sum[j])) d[j] = sum[j];
-    if (std::isnan(sum[j])) d[j] = std::bit_cast<float>(kCanonicalNanF32);
+    if (std::isnan(special[j]))
+      d[j] = std::bit_cast<float>(kCanonicalNanF32);
+    else if (std::isinf(special[j]))
+      d[j] = special[j];
+    else if (outside[j])
+      d[j] = aligned_sum(model, result, x, i, y, j0 + j, first, last, c[j]);
   }
 }
 
-// The sums of vector i of x with the vectors j0 .. of y over k in [first, last), an even number; d is that of
-// j0.
+// The sums of vector i of x with the vectors j0 .. of y over k in [first, last), an even number; d: from j0
+// on.
 inline void hardware_row(const SumModel& model, ResultType result, const Panel& x, int i, const Panel& y,
                          int j0, int first, int last, float* d) {
   Shorts largest = Shorts{} + kNoExponent;
@@ -197,10 +210,10 @@ inline void hardware_row(const SumModel& model, ResultType result, const Panel& 
   const Aligned aligned = align(largest, c, result);
   const Ints exponent = min(max(aligned.exponent, Ints{} + kLow), Ints{} + kHigh);
   const Floats scale = power_of_two(model.fraction_bits - exponent);
-  Sums s = {__builtin_convertvector(c * scale, Ints), Ints{}};
+  Sums s = {to_words(c * scale), Words{}};
   for (int k = first; k < last; k += 2) {
-    s.even += __builtin_convertvector(load<Floats>(y.value[k] + j0) * x.value[k][i] * scale, Ints);
-    s.odd += __builtin_convertvector(load<Floats>(y.value[k + 1] + j0) * x.value[k + 1][i] * scale, Ints);
+    s.even += to_words(load<Floats>(y.value[k] + j0) * x.value[k][i] * scale);
+    s.odd += to_words(load<Floats>(y.value[k + 1] + j0) * x.value[k + 1][i] * scale);
   }
   Ints sign;
   const Words magnitude = magnitude_of(s, &sign);
@@ -210,12 +223,8 @@ inline void hardware_row(const SumModel& model, ResultType result, const Panel& 
   store(d, reinterpret_cast<Ints>(scaled) | sign_bit);
   if (result == ResultType::kF16)
     for (int j = 0; j < kLanes; ++j) d[j] = f16_to_f32(f32_to_f16(d[j]));
-  if (any(aligned.outside)) [[unlikely]] {
-    for (int j = 0; j < kLanes; ++j)
-      if (aligned.outside[j]) d[j] = aligned_sum(model, result, x, i, y, j0 + j, first, last, c[j]);
-  }
-  if (x.special || y.special || any(aligned.special)) [[unlikely]]
-    special_row(x, i, y, j0, first, last, c, d);
+  if (x.special || y.special || any(aligned.outside)) [[unlikely]]
+    unusual_row(model, result, x, i, y, j0, first, last, c, aligned.outside, d);
 }
 
 void plain_row(ResultType result, const Panel& x, int i, const Panel& y, int j0, int depth, float* d) {
