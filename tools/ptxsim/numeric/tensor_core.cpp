@@ -236,6 +236,15 @@ void plain_row(ResultType result, const Panel& x, int i, const Panel& y, int j0,
   }
 }
 
+void decode_integers(InputType type, const RawPanel& raw, int words, int32_t (*values)[kPanelVectors]) {
+  for (int k = 0; k < 4 * words; ++k) {
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const uint32_t byte = raw.word[k / 4][v] >> (8 * (k % 4)) & 0xff;
+      values[k][v] = type == InputType::kS8 ? static_cast<int8_t>(byte) : static_cast<int32_t>(byte);
+    }
+  }
+}
+
 }  // namespace
 
 int decode(InputType type, const RawPanel& raw, int words, bool negate, Panel& panel) {
@@ -270,18 +279,20 @@ void multiply_add(const SumModel& model, Accumulation accumulation, ResultType r
 
 void multiply_add(InputType x_type, const RawPanel& x, int rows, InputType y_type, const RawPanel& y,
                   int words, bool saturate, int32_t (*d)[kPanelVectors]) {
-  const auto byte = [](InputType type, uint32_t word, int part) {
-    const uint32_t b = word >> (8 * part) & 0xff;
-    return type == InputType::kS8 ? static_cast<int8_t>(b) : static_cast<int>(b);
-  };
+  int32_t xs[kPanelDepth][kPanelVectors], ys[kPanelDepth][kPanelVectors];
+  decode_integers(x_type, x, words, xs);
+  decode_integers(y_type, y, words, ys);
   for (int i = 0; i < rows; ++i) {
-    for (int j = 0; j < kPanelVectors; ++j) {
-      int64_t sum = d[i][j];
-      for (int k = 0; k < 4 * words; ++k)
-        sum += byte(x_type, x.word[k / 4][i], k % 4) * byte(y_type, y.word[k / 4][j], k % 4);
-      constexpr int64_t kMin = std::numeric_limits<int32_t>::min();
-      constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
-      d[i][j] = static_cast<int32_t>(saturate ? std::clamp(sum, kMin, kMax) : sum);
+    for (int j0 = 0; j0 < kPanelVectors; j0 += kLanes) {
+      Ints sum{};  // 32 products of 8 bits: far from overflow
+      for (int k = 0; k < 4 * words; ++k) sum += load<Ints>(ys[k] + j0) * xs[k][i];
+      for (int j = 0; j < kLanes; ++j) {
+        int32_t& target = d[i][j0 + j];
+        const int64_t exact = int64_t{target} + sum[j];
+        constexpr int64_t kMin = std::numeric_limits<int32_t>::min();
+        constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
+        target = static_cast<int32_t>(saturate ? std::clamp(exact, kMin, kMax) : exact);
+      }
     }
   }
 }
