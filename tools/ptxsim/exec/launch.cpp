@@ -83,7 +83,7 @@ struct Running {
         for (const Split& s : w.splits) {
           if (who.size() > 8000) continue;
           who += fmt::format("\n  block ({},{},{}) warp {} lanes {:#010x}: {} at {}", cta->id.x, cta->id.y, cta->id.z, w.index, s.mask,
-                             s.why ? s.why : "spins", instruction_place(*w.program, s.pc));
+                             s.why ? s.why : "spins", instruction_place(*w.program, s.pc - (s.again || s.pc == 0 ? 0 : 1)));
         }
   throw Fault(ErrorCode::kLaunchTimeout,
               fmt::format("kernel {}: [hang] nothing happened for {:.0f} s; {} of {} blocks have begun, the GPU holds {} at a time; "

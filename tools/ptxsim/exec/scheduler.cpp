@@ -7,6 +7,7 @@
 #include <new>
 
 #include "check/checker.h"
+#include "exec/mbarrier.h"
 #include "exec/split.h"
 
 namespace ptxsim {
@@ -62,6 +63,25 @@ void happen(Cluster& c, size_t k) {
   c.pending.erase(c.pending.begin() + static_cast<std::ptrdiff_t>(k));
   work();
   ++c.events;
+}
+
+constexpr int kReleases = 1000;
+
+// mbarrier.try_wait may give up: when nobody else can run, it says no, so that a program that only looked goes on. One that
+// always looks again is stuck after so many times without an event.
+bool release_waits(Cluster& c) {
+  if (c.released_at != c.events) c.releases = 0;
+  c.released_at = c.events;
+  if (++c.releases > kReleases) return false;
+  bool any = false;
+  for (const auto& cta : c.ctas)
+    for (Warp& w : cta->warps)
+      for (Split& s : w.splits)
+        if (s.ready == try_wait_ready) {
+          s.ready = nullptr;
+          any = true;
+        }
+  return any;
 }
 
 [[noreturn]] void deadlock(Cluster& c) {
@@ -189,8 +209,11 @@ Slice run_slice(Cluster& c) {
     while (!c.pending.empty()) happen(c, 0);
     return Slice::kFinished;
   }
-  if (!ran) {
-    if (c.pending.empty()) deadlock(c);
+  if (!ran && c.events == events) {
+    if (c.pending.empty()) {
+      if (!release_waits(c)) deadlock(c);
+      return Slice::kProgress;
+    }
     happen(c, next_random(*c.worker) % c.pending.size());
     return Slice::kProgress;
   }
@@ -230,6 +253,7 @@ void start_cluster(ClusterSlot& slot, Launch& launch, Worker& worker, uint64_t i
   c.id = {static_cast<uint32_t>(index % clusters.x), static_cast<uint32_t>(index / clusters.x % clusters.y),
           static_cast<uint32_t>(index / clusters.x / clusters.y)};
   c.pending.clear();
+  c.releases = 0;
   c.arrived = 0;
   c.phase = 0;
   c.running = 0;
@@ -258,6 +282,8 @@ void start_cluster(ClusterSlot& slot, Launch& launch, Worker& worker, uint64_t i
       w.steps = 0;
       w.uid = cta->linear * cta->warps.size() + w.index;
       w.rows_in_flight = 0;
+      w.cluster_arrivals = 0;
+      w.async_groups.reset();
       w.wgmma = {};
       w.max_registers = 0;
       *row<uint32_t>(w, kCarryRow) = 0;

@@ -109,7 +109,7 @@ bool gather_lanes(Warp& w, const Instr& i, uint32_t needed, const char* why) {
 void park(Warp& w, const Instr& i, bool again, bool (*ready)(Warp&, const Split&), uint64_t wait0,
           uint64_t wait1, const char* why) {
   const auto pc = static_cast<uint32_t>(&i - w.program->code.data());
-  w.splits.push_back({again ? pc : pc + 1, w.mask, ready, {wait0, wait1}, why});
+  w.splits.push_back({again ? pc : pc + 1, w.mask, ready, {wait0, wait1}, why, again});
   w.mask = 0;
   reschedule(w);
 }

@@ -46,6 +46,7 @@ struct Split {
   bool (*ready)(Warp& w, const Split& s) = nullptr;  // null: can run
   uint64_t wait[2] = {0, 0};                         // what `ready` looks at
   const char* why = nullptr;                         // "bar.sync", "mbarrier.try_wait": for the report of a deadlock
+  bool again = true;                                 // pc is the instruction that waits, not the one behind it
 };
 
 // Groups of wgmma that a warp has committed; in checked mode the engine's work of each until the warpgroup has waited for it.
@@ -127,6 +128,8 @@ struct Cluster {
   std::vector<Pending> pending;
   uint64_t events = 0;           // anything that may let another warp go on: stores, arrivals, exits, completions
   uint64_t polls = 0;            // looks at what another may change: loads that are not weak, atomics without effect
+  uint64_t released_at = 0;      // events when try_waits were last let go for want of anybody who can run
+  int releases = 0;              // how often since
   uint32_t arrived = 0;          // warps at barrier.cluster of this phase
   uint64_t phase = 0;
   int running = 0;               // warps with live lanes
