@@ -12,6 +12,7 @@
 #include "numeric/float_formats.h"
 #include "numeric/fragments.h"
 #include "tests/ptxsim/exec/kernel_harness.h"
+#include "tests/ptxsim/exec/tensor_operands.h"
 
 namespace ptxsim {
 namespace {
@@ -23,12 +24,8 @@ using numeric::RawPanel;
 using numeric::ResultType;
 using testing::DeviceArray;
 using testing::Kernel;
-
-std::string registers(const std::string& prefix, int first, int count) {
-  std::string s = "{";
-  for (int k = 0; k < count; ++k) s += (k ? "," : "") + prefix + std::to_string(first + k);
-  return s + "}";
-}
+using testing::random_code;
+using testing::registers;
 
 // Registers %r0.. of every lane from p0, the instruction, then `out` registers from %r<first_out> on to p1.
 // Register k of lane l is word 32 k + l.
@@ -59,30 +56,6 @@ struct Case {
   InputType a, b;
   ResultType result = ResultType::kF32;
 };
-
-// Codes with values of a few binary orders, some of them negative.
-uint32_t random_code(std::mt19937& random, InputType type) {
-  const uint32_t bits = static_cast<uint32_t>(random());
-  const float value =
-      std::ldexp(static_cast<float>(bits >> 8) * 0x1p-24f + 0.5f, static_cast<int>(bits & 7) - 4) *
-      (bits & 8 ? -1.0f : 1.0f);
-  const uint32_t f = std::bit_cast<uint32_t>(value);
-  using namespace numeric;
-  switch (type) {
-    case InputType::kF16:
-      return narrow<kF16, Round::kZero, Overflow::kFinite>(f);
-    case InputType::kBf16:
-      return narrow<kBf16, Round::kZero, Overflow::kFinite>(f);
-    case InputType::kTf32:
-      return f;
-    case InputType::kE4m3:
-      return narrow<kE4m3, Round::kZero, Overflow::kFinite>(f);
-    case InputType::kE5m2:
-      return narrow<kE5m2, Round::kZero, Overflow::kFinite>(f);
-    default:
-      return bits >> 8 & 0xff;
-  }
-}
 
 // A 16 x k and B 8 x k (columns), as codes.
 struct Operands {

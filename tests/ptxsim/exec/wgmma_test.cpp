@@ -12,6 +12,7 @@
 #include "numeric/float_formats.h"
 #include "numeric/fragments.h"
 #include "tests/ptxsim/exec/kernel_harness.h"
+#include "tests/ptxsim/exec/tensor_operands.h"
 
 namespace ptxsim {
 namespace {
@@ -23,6 +24,8 @@ using numeric::RawPanel;
 using numeric::ResultType;
 using testing::DeviceArray;
 using testing::Kernel;
+using testing::random_code;
+using testing::registers;
 
 struct Case {
   const char* types;
@@ -78,35 +81,6 @@ struct Layout {
   }
 };
 
-uint32_t random_code(std::mt19937& random, InputType type) {
-  const uint32_t bits = static_cast<uint32_t>(random());
-  const float value =
-      std::ldexp(static_cast<float>(bits >> 8) * 0x1p-24f + 0.5f, static_cast<int>(bits & 7) - 4) *
-      (bits & 8 ? -1.0f : 1.0f);
-  const uint32_t f = std::bit_cast<uint32_t>(value);
-  using namespace numeric;
-  switch (type) {
-    case InputType::kF16:
-      return narrow<kF16, Round::kZero, Overflow::kFinite>(f);
-    case InputType::kBf16:
-      return narrow<kBf16, Round::kZero, Overflow::kFinite>(f);
-    case InputType::kTf32:
-      return f;
-    case InputType::kE4m3:
-      return narrow<kE4m3, Round::kZero, Overflow::kFinite>(f);
-    case InputType::kE5m2:
-      return narrow<kE5m2, Round::kZero, Overflow::kFinite>(f);
-    default:
-      return bits >> 8 & 0xff;
-  }
-}
-
-std::string list(const std::string& prefix, int first, int count) {
-  std::string s = "{";
-  for (int k = 0; k < count; ++k) s += (k ? "," : "") + prefix + std::to_string(first + k);
-  return s + "}";
-}
-
 constexpr int kBStart = 16384;  // of B in shared memory, behind A
 
 // p0: image of shared memory (65536 bytes), p1: registers of A (4 words per thread), p2: accumulators in and
@@ -130,7 +104,7 @@ std::string kernel_body(const Case& c, int k, int d_count) {
   const bool integers = is_integer(c.a), wide = numeric::input_bytes(c.a) == 2;
   body += "setp.eq.u32 %p1, %t, " + std::string(c.accumulate ? "%t" : "1000") +
           ";\nwgmma.fence.sync.aligned;\n" + "wgmma.mma_async.sync.aligned.m64n" + n + "k" +
-          std::to_string(k) + "." + c.types + " " + list("%r", 10, d_count) + ", " +
+          std::to_string(k) + "." + c.types + " " + registers("%r", 10, d_count) + ", " +
           (c.a_in_registers ? "{%r0,%r1,%r2,%r3}" : "%d3") + ", %d4, %p1";
   if (!integers) body += std::string(c.negate_a ? ", -1" : ", 1") + (c.negate_b ? ", -1" : ", 1");
   if (wide && !c.a_in_registers) body += c.a_mn_major ? ", 1" : ", 0";
