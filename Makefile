@@ -27,6 +27,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
+export PTXSIM_LIBDIR := $(CURDIR)/$(B)/ptxsim
 
 # --- sources: found, never listed ---
 cpp         = $(sort $(shell find $(wildcard $1) -name '*.cpp' 2>/dev/null))
