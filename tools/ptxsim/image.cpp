@@ -96,8 +96,8 @@ std::shared_ptr<Image> Image::load(std::shared_ptr<ptx::Module> module, int devi
       auto to = data.variables.find(a.symbol);
       if (to == data.variables.end())
         throw Fault(ErrorCode::kInvalidPtx, fmt::format("variable {} is initialised with the address of {}, which is no variable", v.name, a.symbol));
-      const uint64_t value = reinterpret_cast<uint64_t>(to->second.memory) + static_cast<uint64_t>(a.addend);
-      if (a.offset + 8 <= v.bytes) std::memcpy(data.variables[v.name].memory + a.offset, &value, 8);
+      const uint64_t value = (reinterpret_cast<uint64_t>(to->second.memory) + static_cast<uint64_t>(a.addend)) >> a.shift;
+      if (a.offset + a.bytes <= v.bytes) std::memcpy(data.variables[v.name].memory + a.offset, &value, a.bytes);
     }
   return image;
 }
