@@ -76,8 +76,8 @@ void log_message(LogLevel level, const std::string& message) {
   if (level < g_level.load()) return;
   const int rank = g_rank;
   const char* over_bar = stdout_is_terminal() ? "\r\x1b[K" : "";  // a progress bar may stand on the line
-  write_line(fmt::format(
-      "{}{}{}{}\n", over_bar, rank > 0 ? fmt::format("[rank {}] ", rank) : "", level_prefix(level), message));
+  write_line(fmt::format("{}{}{}{}\n", over_bar, rank > 0 ? fmt::format("[rank {}] ", rank) : "",
+                         level_prefix(level), message));
 }
 
 }  // namespace contender

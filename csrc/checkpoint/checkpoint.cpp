@@ -174,7 +174,8 @@ std::optional<FoundManifest> newest_manifest(const std::string& dir) {
   for (const CheckpointDir& candidate : list_checkpoint_dirs(dir)) {
     const std::string path = dir + "/" + candidate.name;
     try {
-      return FoundManifest{path, parse_manifest(read_small_file(path + "/" + kManifestName, kMaxManifestBytes))};
+      return FoundManifest{path,
+                           parse_manifest(read_small_file(path + "/" + kManifestName, kMaxManifestBytes))};
     } catch (const Error&) {  // an older one, then
     }
   }

@@ -1,4 +1,5 @@
-// Names of checkpoint directories: step_<N>, step_<N>-<generation> (written beside an older one), step_<N>.tmp-<run tag>-<random>.
+// Names of checkpoint directories: step_<N>, step_<N>-<generation> (written beside an older one),
+// step_<N>.tmp-<run tag>-<random>.
 #pragma once
 
 #include <cstdint>

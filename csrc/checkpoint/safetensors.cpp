@@ -72,7 +72,8 @@ class HeaderReader {
       }
     }
     at_.clear();
-    if (document.current_location().error() == simdjson::SUCCESS) refuse("something follows the header's object");
+    if (document.current_location().error() == simdjson::SUCCESS)
+      refuse("something follows the header's object");
   }
   struct Refused {
     std::string why;

@@ -1,5 +1,5 @@
-// File calls of one save: every failure is Error(kStorage) naming the path, the reason and the bytes wanted and free; planned faults
-// (base/job.h: disk_full, eio, fsync, crash_write) happen here.
+// File calls of one save: every failure is Error(kStorage) naming the path, the reason and the bytes wanted
+// and free; planned faults (base/job.h: disk_full, eio, fsync, crash_write) happen here.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@ namespace contender {
 
 inline constexpr int64_t kHashChunkBytes = 4 << 20;
 
-// What a reader needs to trust a file: its size and the XXH3-128 of each chunk of kHashChunkBytes, as 32 hex digits.
+// What a reader needs to trust a file: its size and the XXH3-128 of each chunk of kHashChunkBytes, as 32 hex
+// digits.
 struct FileRecord {
   std::string name;  // within the checkpoint's directory
   int64_t bytes = 0;
@@ -47,7 +48,8 @@ class Storage {
 // A new file, hashed while it is written in chunks.
 class HashedFile {
  public:
-  HashedFile(Storage& storage, const std::string& path, int64_t total_bytes);  // total_bytes: for the message when the disk is full
+  // total_bytes: for the message when the disk is full.
+  HashedFile(Storage& storage, const std::string& path, int64_t total_bytes);
   ~HashedFile();
   HashedFile(const HashedFile&) = delete;
   HashedFile& operator=(const HashedFile&) = delete;

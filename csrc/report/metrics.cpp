@@ -74,12 +74,14 @@ std::string MetricRecord::json() const {
   for (const auto& [key, value] : fields_) out += fmt::format("{}:{},", json_string(key), value);
   const auto object = [](const auto& list) {
     std::string text;
-    for (const auto& [key, value] : list) text += fmt::format("{}{}:{}", text.empty() ? "" : ",", json_string(key), json_number(value));
+    for (const auto& [key, value] : list)
+      text += fmt::format("{}{}:{}", text.empty() ? "" : ",", json_string(key), json_number(value));
     return text;
   };
   if (!seconds_.empty() || !rates_.empty()) {
     out += "\"seconds\":{" + object(seconds_);
-    if (!rates_.empty()) out += fmt::format("{}\"rates\":{{{}}}", seconds_.empty() ? "" : ",", object(rates_));
+    if (!rates_.empty())
+      out += fmt::format("{}\"rates\":{{{}}}", seconds_.empty() ? "" : ",", object(rates_));
     out += "},";
   }
   if (out.size() > 1) out.pop_back();
