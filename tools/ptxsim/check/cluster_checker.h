@@ -187,6 +187,7 @@ class ClusterChecker final : public Checker {
   Clock next_clock(Clock after);
   void settle(WarpState& ws);
   void settle_reads(WarpState& ws);
+  void take(WarpState& ws, const PendingReads& reads, const Remote& map, bool far);
   void arrive(PhasedBarrier& b, WarpState& ws, uint32_t mask, uint64_t phase);
   void leave(PhasedBarrier& b, WarpState& ws, uint32_t mask, uint64_t phase);
   MbarrierState* use_mbarrier(WarpState& ws, const Instr& i, int lane, uint64_t address);
@@ -248,6 +249,7 @@ class ClusterChecker final : public Checker {
   [[noreturn]] void race_in_global(const Party& p, uint64_t address, uint32_t bytes, uint64_t e,
                                    bool e_writes, uint32_t lane, Verdict v);
   [[noreturn]] void uninitialised_global(const Party& p, uint64_t address, uint32_t lane);
+  [[noreturn]] void still_reading(const AsyncOp& op);
   std::string who(const Party& p, uint32_t lane) const;
   std::string place_in_shared(uint32_t rank, uint32_t offset) const;
 

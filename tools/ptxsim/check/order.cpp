@@ -66,8 +66,12 @@ void ClusterChecker::begin_cluster(Cluster&) {}
 
 void ClusterChecker::end_cluster(Cluster&) {
   for (WarpState& ws : warps_) settle(ws);
-  for (AsyncOp& op : ops_)
+  for (AsyncOp& op : ops_) {
+    if (op.id && op.read_clock && !op.reads_done && !op.on_mbarrier &&
+        (op.engine == Engine::kBulk || op.engine == Engine::kTma))
+      still_reading(op);
     if (op.id) end_op(op);
+  }
 }
 
 // --- time ---
@@ -351,31 +355,36 @@ void ClusterChecker::fence(Warp& w, const Instr&, uint32_t mask, Fence kind, Sco
 void ClusterChecker::settle_reads(WarpState& ws) {
   const PendingReads reads = ws.reads;
   ws.reads.count = 0;
-  const int levels = launch_->levels();
   for (int k = 0; k < reads.count; ++k) {
     const uint64_t address = reads.addresses[static_cast<size_t>(k)];
-    Remote map;
     if ((address & kTagMask) == kSharedTag) {
       const auto found = released_shared_.find(static_cast<uint32_t>(address));
-      if (found != released_shared_.end()) map = found->second;
-    } else {
-      note_observed(ws, address);
-      map = launch_->acquire(address, reads.far, index_);
+      if (found != released_shared_.end()) take(ws, reads, found->second, false);
+      continue;
     }
-    if (!map) continue;
-    each_view(ws, reads.mask, [&](View& shared, uint32_t part) {
-      Remote& known = reads.acquire ? shared.now.remote : reads.far ? shared.seen_far : shared.seen_near;
-      Remote more = remote_join(known, map, levels);
-      if (more == known) return;
-      View& v = exclusive(ws, shared, part);
-      if (reads.acquire) {
-        v.now.acquire(map, index_, levels);
-        changed(v);
-      } else {
-        (reads.far ? v.seen_far : v.seen_near) = std::move(more);
-      }
-    });
+    note_observed(ws, address);
+    take(ws, reads, launch_->acquire(address, false, index_), false);
+    if (reads.far) take(ws, reads, launch_->acquire(address, true, index_), true);
   }
+}
+
+// What was released where a strong read looked: known at once where it acquires, from the next fence on where
+// not.
+void ClusterChecker::take(WarpState& ws, const PendingReads& reads, const Remote& map, bool far) {
+  if (!map) return;
+  const int levels = launch_->levels();
+  each_view(ws, reads.mask, [&](View& shared, uint32_t part) {
+    const Remote& known = reads.acquire ? shared.now.remote : far ? shared.seen_far : shared.seen_near;
+    Remote more = remote_join(known, map, levels);
+    if (more == known) return;  // as most looks of a loop that spins
+    View& v = exclusive(ws, shared, part);
+    if (reads.acquire) {
+      v.now.acquire(map, index_, levels);
+      changed(v);
+    } else {
+      (far ? v.seen_far : v.seen_near) = std::move(more);
+    }
+  });
 }
 
 // The flag side of an access that was recorded: what a strong write hands over, what a strong read finds once

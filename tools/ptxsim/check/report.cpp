@@ -115,6 +115,13 @@ void ClusterChecker::uninitialised_global(const Party& p, uint64_t address, uint
                    p.access == Access::kRead ? "reads" : "changes", address));
 }
 
+void ClusterChecker::still_reading(const AsyncOp& op) {
+  fail(*warps_[op.warp].warp, *op.instr, op.lane, ErrorCode::kLaunchFailure,
+       fmt::format("[async] the block ends while {} may still read its shared memory: nobody waited "
+                   "(cp.async.bulk.wait_group.read)",
+                   engine_name(op.engine)));
+}
+
 void ClusterChecker::require_initialised(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes,
                                          Lanes lanes) {
   const uint32_t at = shadows_[rank]->first_uninitialised(offset, bytes);
