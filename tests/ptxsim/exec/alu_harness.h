@@ -1,9 +1,11 @@
 // One PTX instruction, decoded by the families under test and run on a warp of its own, against a function of
-// one lane. Registers: %p0-7 (predicates), %h0-7 (16 bits), %r0-7 (32), %d0-7 (64), %q0-3 (128).
+// one lane. Registers: %p0-7 (predicates), %h0-7 (16 bits), %r0-7 (32), %d0-7 (64), %b0-3 (8, in 16-bit
+// rows), %q0-3 (128).
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -77,7 +79,7 @@ class AluDecoder final : public Decoder {
     guard_ = in.guard;
     guard_negated_ = in.guard_negated;
     if (!decode_integer(*this, in) && !decode_float(*this, in) && !decode_compare(*this, in) &&
-        !decode_half(*this, in))
+        !decode_half(*this, in) && !decode_convert(*this, in))
       unknown(in);
   }
   uint32_t offset(int reg) const { return offsets_[reg]; }
@@ -86,7 +88,7 @@ class AluDecoder final : public Decoder {
 
  private:
   static uint32_t bytes_of(ptx::Type type) {
-    return type == ptx::Type::kPred ? 4 : static_cast<uint32_t>(ptx::size_of(type)) * kWarpSize;
+    return type == ptx::Type::kPred ? 4 : std::max(static_cast<uint32_t>(ptx::size_of(type)), 2u) * kWarpSize;
   }
   uint32_t take(uint32_t bytes) {
     const uint32_t at = next_;
@@ -95,7 +97,7 @@ class AluDecoder final : public Decoder {
   }
   uint32_t constant(ptx::Type type, uint64_t value) {
     const uint32_t at = take(bytes_of(type));
-    program_.constants.push_back({at, static_cast<uint32_t>(ptx::size_of(type)), value});
+    program_.constants.push_back({at, bytes_of(type) / kWarpSize, value});
     return at;
   }
 
@@ -115,7 +117,7 @@ class AluMachine {
     module_ = ptx::parse_module(
         ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k()\n{\n.reg .pred %p<8>;\n.reg "
         ".b16 %h<8>;\n"
-        ".reg .b32 %r<8>;\n.reg .b64 %d<8>;\n.reg .b128 %q<4>;\n" +
+        ".reg .b32 %r<8>;\n.reg .b64 %d<8>;\n.reg .b8 %b<4>;\n.reg .b128 %q<4>;\n" +
         text + "\nret;\n}\n");
     ptx::Function& function = module_->functions.at(0);
     ptx::parse_body(*module_, function);

@@ -171,6 +171,13 @@ TEST(PtxCompare, PackAndUnpack) {
   check_text("mov.b64 {%r5, %r0}, %d1;", "rd", [](const Bits& x) { return x[0] >> 32; });
   check_text("mov.b64 {%h5, %h6, %h0, %h7}, %d1;", "hd", [](const Bits& x) { return x[0] >> 32; });
   check_text("mov.b64 {%h5, %h6, %h7, %h0}, %d1;", "hd", [](const Bits& x) { return x[0] >> 48; });
+  check_text("cvt.u8.u32 %b0, %r1; cvt.u8.u32 %b1, %r2; mov.b16 %h0, {%b0, %b1};", "hrr",
+             [](const Bits& x) { return (x[0] & 0xff) | (x[1] & 0xff) << 8; });
+  check_text("mov.b32 {%b0, %b1, %b2, %b3}, %r1; mov.b32 %r0, {%b3, %b0, 7, %b1};", "rr", [](const Bits& x) {
+    return (x[0] >> 24) | (x[0] & 0xff) << 8 | 7 << 16 | (x[0] >> 8 & 0xff) << 24;
+  });
+  check_text("mov.b16 {_, %b1}, %h1; cvt.s16.s8 %h0, %b1;", "hh",
+             [](const Bits& x) { return static_cast<int8_t>(x[0] >> 8); });
   check_text("mov.b128 %q0, {%d1, %d2}; mov.b128 {%d0, _}, %q0;", "ddd", [](const Bits& x) { return x[0]; });
   check_text("mov.b128 %q0, {%d1, %d2}; mov.b128 %q1, %q0; mov.b128 {_, %d0}, %q1;", "ddd",
              [](const Bits& x) { return x[1]; });

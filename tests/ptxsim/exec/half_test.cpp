@@ -3,53 +3,13 @@
 #include <limits>
 
 #include "alu_harness.h"
+#include "exact_rounding.h"
 
 namespace ptxsim::testing {
 namespace {
 
-using Quad = __float128;
-
-struct Format {
-  const char* name;
-  int mantissa, bias;
-  uint16_t infinity;
-  uint16_t one;
-
-  bool is_nan(uint64_t bits) const { return (bits & 0x7fff) > infinity; }
-  // Of a pattern without sign; the pattern of infinity stands for the power of two behind the largest value.
-  Quad magnitude(int bits) const {
-    const int exponent = bits >> mantissa, fraction = bits & ((1 << mantissa) - 1);
-    const int significand = exponent ? fraction | 1 << mantissa : fraction;
-    return Quad(significand) * Quad(std::ldexp(1.0, std::max(exponent, 1) - bias - mantissa));
-  }
-  double value(uint64_t bits) const {
-    const double sign = bits & 0x8000 ? -1 : 1;
-    if (is_nan(bits)) return std::numeric_limits<double>::quiet_NaN();
-    if ((bits & 0x7fff) == infinity) return sign * std::numeric_limits<double>::infinity();
-    return sign * static_cast<double>(magnitude(bits & 0x7fff));
-  }
-};
-const Format kFormats[] = {{"f16", 10, 15, 0x7c00, 0x3c00}, {"bf16", 7, 127, 0x7f80, 0x3f80}};
-
-// Nearest even of the exact value s + e, e far below s.
-uint16_t rounded(const Format& f, Quad s, Quad e) {
-  const uint16_t sign = s < 0 ? 0x8000 : 0;
-  if (s < 0) s = -s, e = -e;
-  const auto above = [&](Quad v) { return s > v || (s == v && e > 0); };
-  const auto equal = [&](Quad v) { return s == v && e == 0; };
-  int low = 0, high = f.infinity;
-  if (above(f.magnitude(high))) return sign | f.infinity;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (above(f.magnitude(middle)) || equal(f.magnitude(middle)) ? low : high) = middle;
-  }
-  const Quad half = (f.magnitude(low) + f.magnitude(high)) / 2;
-  const bool up = above(half) || (equal(half) && low % 2 == 1) || equal(f.magnitude(high));
-  return static_cast<uint16_t>(sign | (up ? high : low));
-}
-
 // a * b + c.
-uint16_t multiply_add(const Format& f, uint64_t a_bits, uint64_t b_bits, uint64_t c_bits) {
+uint64_t multiply_add(const Format& f, uint64_t a_bits, uint64_t b_bits, uint64_t c_bits) {
   const double a = f.value(a_bits), b = f.value(b_bits), c = f.value(c_bits);
   const double plain = a * b + c;
   if (std::isnan(plain)) return 0x7fff;
@@ -120,7 +80,7 @@ void check_both(const Format& f, const std::string& op, int sources, const HalfR
 }
 
 TEST(PtxHalf, SumsProductsAndFma) {
-  for (const Format& f : kFormats) {
+  for (const Format& f : kHalfFormats) {
     const uint64_t minus_zero = 0x8000;
     check_both(f, "add", 2, [&](uint64_t a, uint64_t b, uint64_t) { return multiply_add(f, a, f.one, b); });
     check_both(f, "sub", 2, [&](uint64_t a, uint64_t b, uint64_t) {
@@ -158,15 +118,15 @@ TEST(PtxHalf, FmaRoundsOnce) {
   for (size_t k = 0; k < kWarpSize; ++k) {
     const Case& x = f16[k % std::size(f16)];
     const Case& y = bf16[k % std::size(bf16)];
-    EXPECT_EQ(m.get("%h0", static_cast<int>(k)), multiply_add(kFormats[0], x.a, x.b, x.c)) << k;
-    EXPECT_EQ(m.get("%h4", static_cast<int>(k)), multiply_add(kFormats[1], y.a, y.b, y.c)) << k;
+    EXPECT_EQ(m.get("%h0", static_cast<int>(k)), multiply_add(kHalfFormats[0], x.a, x.b, x.c)) << k;
+    EXPECT_EQ(m.get("%h4", static_cast<int>(k)), multiply_add(kHalfFormats[1], y.a, y.b, y.c)) << k;
   }
 }
 
 uint64_t flushed(uint64_t x) { return (x & 0x7fff) < 0x400 ? x & 0x8000 : x; }
 
 TEST(PtxHalf, Modifiers) {
-  const Format& f16 = kFormats[0];
+  const Format& f16 = kHalfFormats[0];
   const auto saturated = [&](uint64_t x) -> uint64_t {
     if (f16.is_nan(x) || x & 0x8000) return 0;
     return std::min<uint64_t>(x, f16.one);
@@ -182,7 +142,7 @@ TEST(PtxHalf, Modifiers) {
   check_both(f16, "fma.rn.ftz.sat", 3, [&](uint64_t a, uint64_t b, uint64_t c) {
     return saturated(flushed(multiply_add(f16, flushed(a), flushed(b), flushed(c))));
   });
-  for (const Format& f : kFormats) {
+  for (const Format& f : kHalfFormats) {
     check_both(f, "fma.rn.relu", 3,
                [&](uint64_t a, uint64_t b, uint64_t c) { return relu(f, multiply_add(f, a, b, c)); });
     check_both(f, "fma.rn.oob", 3, [&](uint64_t a, uint64_t b, uint64_t c) -> uint64_t {
@@ -197,7 +157,7 @@ TEST(PtxHalf, Modifiers) {
 }
 
 TEST(PtxHalf, MinMaxAbsNeg) {
-  for (const Format& f : kFormats) {
+  for (const Format& f : kHalfFormats) {
     for (const bool is_max : {false, true})
       for (const bool nan : {false, true})
         for (const bool xorsign : {false, true})
@@ -225,7 +185,7 @@ TEST(PtxHalf, MinMaxAbsNeg) {
 }
 
 TEST(PtxHalf, Functions) {
-  for (const Format& f : kFormats) {
+  for (const Format& f : kHalfFormats) {
     const double ulp = std::ldexp(1.0, -f.mantissa), tiny = static_cast<double>(f.magnitude(1));
     const auto near = [&](uint64_t got, uint64_t want) {
       if (f.is_nan(want)) return got == 0x7fff;
@@ -251,7 +211,7 @@ TEST(PtxHalf, Functions) {
 }
 
 TEST(PtxHalf, Comparisons) {
-  for (const Format& f : kFormats) {
+  for (const Format& f : kHalfFormats) {
     const std::string type = f.name;
     HalfBits halves(f);
     const auto word = [&] { return halves.next() | halves.next() << 16; };

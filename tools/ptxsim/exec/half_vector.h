@@ -1,5 +1,5 @@
-// Vectors of f16 and bf16 as vectors of f32: widened exactly, narrowed to nearest even. NaN becomes the
-// canonical one.
+// Vectors of f16 and bf16 as vectors of f32: widened exactly, narrowed to nearest even. NaN keeps its sign
+// when widened and becomes the canonical one when narrowed.
 #pragma once
 
 #include <cstdint>
@@ -56,6 +56,12 @@ struct F16Vector {
     constexpr hn::Rebind<hwy::float16_t, decltype(kF32)> kHalf;
     hn::StoreU(hn::DemoteTo(kHalf, canonical(v)), kHalf, reinterpret_cast<hwy::float16_t*>(p));
   }
+  // In the lower halves of words.
+  static U32 narrowed(F32 v) {
+    constexpr hn::Rebind<hwy::float16_t, decltype(kF32)> kHalf;
+    constexpr hn::Rebind<uint16_t, decltype(kF32)> kBits;
+    return hn::PromoteTo(kU32, hn::BitCast(kBits, hn::DemoteTo(kHalf, canonical(v))));
+  }
   // The product has 22 bits and an exponent of at least -48: exact in f32. The sum is rounded to odd, then to
   // 11 bits.
   static F32 fma(F32 a, F32 b, F32 c) {
@@ -72,13 +78,14 @@ struct Bf16Vector {
     return from_bits(hn::ShiftLeft<16>(hn::PromoteTo(kU32, hn::LoadU(kHalf, p))));
   }
   static void narrow(F32 v, uint16_t* p) {
+    constexpr hn::RebindToSigned<decltype(kU32)> kI32;
+    hn::StoreU(hn::DemoteTo(kHalf, hn::BitCast(kI32, narrowed(v))), kHalf, p);
+  }
+  static U32 narrowed(F32 v) {
     const U32 bits = bits_of(v);
     const U32 last = hn::And(hn::ShiftRight<16>(bits), hn::Set(kU32, 1));
     const U32 rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(kU32, 0x7fff)), last));
-    const U32 out =
-        hn::IfThenElse(hn::RebindMask(kU32, hn::Eq(v, v)), rounded, hn::Set(kU32, numeric::kBf16.nan));
-    constexpr hn::RebindToSigned<decltype(kU32)> kI32;
-    hn::StoreU(hn::DemoteTo(kHalf, hn::BitCast(kI32, out)), kHalf, p);
+    return hn::IfThenElse(hn::RebindMask(kU32, hn::Eq(v, v)), rounded, hn::Set(kU32, numeric::kBf16.nan));
   }
   // The product has 16 bits: exact in f32 unless it leaves its range, which fma_exactly() is for.
   static F32 fma(F32 a, F32 b, F32 c) {

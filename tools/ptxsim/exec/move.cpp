@@ -101,6 +101,14 @@ inline constexpr auto kPack = [](auto first, auto... rest) {
   return word;
 };
 
+// The same of bytes, which live in 16-bit rows.
+constexpr auto kPackBytes = [](auto... element) {
+  uint32_t word = 0;
+  int shift = -8;
+  ((word |= static_cast<uint32_t>(element & 0xff) << (shift += 8)), ...);
+  return word;
+};
+
 template <class T>
 constexpr Form copy_of() {
   return form < sizeof(T) == 16 ? Pace::kScalar : Pace::kVector, kCopy, T, T > ();
@@ -114,15 +122,16 @@ constexpr Form pack_of(size_t count) {
     return count == 4 ? form<kPace, kPack<D>, D, S, S, S, S>() : Form{};
 }
 
-// Elements in d, b, c, imm.
-template <class D, class S, int kCount>
+// Elements in d, b, c, imm; kBits wide each.
+template <class D, class S, int kCount, int kBits = 8 * sizeof(D)>
 void unpack(Warp& w, const Instr& i) {
   const S* a = row<S>(w, i.a);
   const uint32_t mask = active(w, i);
   const uint32_t to[4] = {i.d, i.b, i.c, static_cast<uint32_t>(i.imm)};
   for (int k = 0; k < kCount; ++k)
-    write_lanes<Pace::kVector>(mask, row<D>(w, to[k]),
-                               [=](int l) { return static_cast<D>(a[l] >> (8 * sizeof(D) * k)); });
+    write_lanes<Pace::kVector>(mask, row<D>(w, to[k]), [=](int l) {
+      return static_cast<D>(kBits == 8 ? (a[l] >> 8 * k) & 0xff : a[l] >> kBits * k);
+    });
 }
 
 bool decode_pack(Decoder& d, const ptx::Instruction& in, int bytes) {
@@ -135,6 +144,9 @@ bool decode_pack(Decoder& d, const ptx::Instruction& in, int bytes) {
   if (bytes == 8 && n == 4) f = pack_of<uint64_t, uint16_t>(n), element = Type::kB16;
   if (bytes == 16 && n == 2) f = pack_of<Word128, uint64_t>(n), element = Type::kB64;
   if (bytes == 16 && n == 4) f = pack_of<Word128, uint32_t>(n), element = Type::kB32;
+  if (bytes == 2 && n == 2) f = vector_form<kPackBytes, uint16_t, uint16_t, uint16_t>(), element = Type::kB8;
+  if (bytes == 4 && n == 4)
+    f = vector_form<kPackBytes, uint32_t, uint16_t, uint16_t, uint16_t, uint16_t>(), element = Type::kB8;
   if (!f.run) return false;
   uint32_t rows[4] = {};
   for (size_t k = 0; k < n; ++k) rows[k] = d.row(elements[k], element);
@@ -154,6 +166,8 @@ bool decode_unpack(Decoder& d, const ptx::Instruction& in, int bytes) {
   const size_t n = elements.size();
   Instr i;
   Type element = Type::kNone;
+  if (bytes == 2 && n == 2) i.run = &unpack<uint16_t, uint16_t, 2, 8>, element = Type::kB8;
+  if (bytes == 4 && n == 4) i.run = &unpack<uint16_t, uint32_t, 4, 8>, element = Type::kB8;
   if (bytes == 4 && n == 2) i.run = &unpack<uint16_t, uint32_t, 2>, element = Type::kB16;
   if (bytes == 8 && n == 2) i.run = &unpack<uint32_t, uint64_t, 2>, element = Type::kB32;
   if (bytes == 8 && n == 4) i.run = &unpack<uint16_t, uint64_t, 4>, element = Type::kB16;
