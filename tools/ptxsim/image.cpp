@@ -94,6 +94,8 @@ std::shared_ptr<Image> Image::load(std::shared_ptr<ptx::Module> module, int devi
   for (const ptx::Variable& v : image->module_->variables)
     for (const ptx::AddressInit& a : v.addresses) {
       auto to = data.variables.find(a.symbol);
+      // Functions have no addresses here: a table of virtual functions may stand there as long as nobody calls through it.
+      if (to == data.variables.end() && image->module_->function_index.count(a.symbol)) continue;
       if (to == data.variables.end())
         throw Fault(ErrorCode::kInvalidPtx, fmt::format("variable {} is initialised with the address of {}, which is no variable", v.name, a.symbol));
       const uint64_t value = (reinterpret_cast<uint64_t>(to->second.memory) + static_cast<uint64_t>(a.addend)) >> a.shift;

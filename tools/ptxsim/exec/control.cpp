@@ -64,25 +64,31 @@ void run_trap(Warp& w, const Instr& i) {
 void run_nothing(Warp&, const Instr&) {}
 
 // --- bar.warp.sync ---
+// Lanes may meet from different instructions, and several groups may be at one.
 void run_warp_sync(Warp& w, const Instr& i) {
-  const uint32_t mask = active(w, i);
-  if (!mask) return;
   const uint32_t* members = row<uint32_t>(w, i.a);
-  const uint32_t needed = members[__builtin_ctz(mask)];
-  if (!(needed >> __builtin_ctz(mask) & 1))
-    fail(w, i, __builtin_ctz(mask), ErrorCode::kIllegalInstruction,
-         fmt::format("[warp sync] bar.warp.sync by a lane that is not in its mask {:#010x}", needed));
-  // Lanes may meet here from different instructions.
-  uint32_t here = w.mask;
-  for (const Split& s : w.splits)
-    if (s.ready == warp_sync_ready && s.wait[0] == needed) here |= s.mask;
-  if ((needed & w.live & ~here) != 0) {
-    park(w, i, false, warp_sync_ready, needed, 0, "bar.warp.sync");
-    return;
+  for (uint32_t left = active(w, i); left;) {
+    const int lane = __builtin_ctz(left);
+    const uint32_t needed = members[lane];
+    if (!(needed >> lane & 1))
+      fail(w, i, lane, ErrorCode::kIllegalInstruction,
+           fmt::format("[warp sync] bar.warp.sync by a lane that is not in its mask {:#010x}", needed));
+    uint32_t group = 0;
+    for (uint32_t m = left & needed; m; m &= m - 1)
+      if (members[__builtin_ctz(m)] == needed) group |= m & -m;
+    left &= ~group;
+    uint32_t here = group;
+    for (const Split& s : w.splits)
+      if (s.ready == warp_sync_ready && s.wait[0] == needed) here |= s.mask;
+    if ((needed & w.live & ~here) != 0) {
+      w.splits.push_back({w.pc, group, warp_sync_ready, {needed, 0}, "bar.warp.sync", false});
+      w.mask &= ~group;
+      continue;
+    }
+    for (Split& s : w.splits)
+      if (s.ready == warp_sync_ready && s.wait[0] == needed) s.ready = nullptr;
+    if (w.check) w.check->sync_lanes(w, here & needed);
   }
-  for (Split& s : w.splits)
-    if (s.ready == warp_sync_ready && s.wait[0] == needed) s.ready = nullptr;
-  if (w.check) w.check->sync_lanes(w, here & needed);
   if (!w.splits.empty()) reschedule(w);
 }
 

@@ -5,6 +5,7 @@
 
 #include "check/checker.h"
 #include "exec/decoder.h"
+#include "exec/split.h"
 #include "exec/warp.h"
 
 namespace ptxsim {
@@ -22,21 +23,24 @@ struct LanesOp {
   uint32_t mode = 0;
 };
 
-// Waits for the member lanes; the lanes that take part, or 0 when they are not all here.
-uint32_t meet(Warp& w, const Instr& i, uint32_t members_row, const char* why) {
-  const uint32_t mask = active(w, i);
-  if (!mask) return 0;
-  const int lane = __builtin_ctz(mask);
-  const uint32_t members = row<uint32_t>(w, members_row)[lane];
-  if (!(members >> lane & 1))
-    fail(w, i, lane, ErrorCode::kIllegalInstruction, fmt::format("[warp sync] {} by a lane that is not in its mask {:#010x}", why, members));
-  if (!gather_lanes(w, i, members, why)) return 0;
-  const uint32_t here = active(w, i) & members;
-  if ((members & w.live) != here)
-    fail(w, i, lane, ErrorCode::kIllegalInstruction,
-         fmt::format("[divergence] {} with mask {:#010x}, but only lanes {:#010x} execute it", why, members, here));
-  if (w.check) w.check->sync_lanes(w, here);
-  return here;
+// Calls f(lanes) for each group of lanes that name the same members, once all of them are here; a warp may run several
+// groups at once. Groups that are not complete wait.
+template <class F>
+void each_group(Warp& w, const Instr& i, uint32_t members_row, const char* why, F f) {
+  const uint32_t* members = row<uint32_t>(w, members_row);
+  uint32_t lanes = active(w, i);
+  if (!lanes) return;
+  lanes = gather_groups(w, i, members, why);
+  while (lanes) {
+    const int lane = __builtin_ctz(lanes);
+    const uint32_t group = members[lane] & lanes;
+    if ((members[lane] & w.live) != group)
+      fail(w, i, lane, ErrorCode::kIllegalInstruction,
+           fmt::format("[divergence] {} with mask {:#010x}, but only lanes {:#010x} execute it", why, members[lane], group));
+    if (w.check) w.check->sync_lanes(w, group);
+    f(group);
+    lanes &= ~group;
+  }
 }
 
 void set_predicate(Warp& w, uint32_t offset, uint32_t mask, uint32_t value) {
@@ -48,69 +52,69 @@ enum Shuffle : uint32_t { kUp, kDown, kBfly, kIdx };
 
 void run_shfl(Warp& w, const Instr& i) {
   const auto& op = *static_cast<const LanesOp*>(i.ext);
-  const uint32_t here = meet(w, i, op.members, "shfl.sync");
-  if (!here) return;
-  const uint32_t* a = row<uint32_t>(w, op.a);
-  const uint32_t* b = row<uint32_t>(w, op.b);
-  const uint32_t* c = row<uint32_t>(w, op.c);
-  uint32_t out[kWarpSize] = {}, in_range = 0;
-  for (uint32_t m = here; m; m &= m - 1) {
-    const int lane = __builtin_ctz(m);
-    const int bval = static_cast<int>(b[lane] & 31), cval = static_cast<int>(c[lane] & 31), segment = static_cast<int>(c[lane] >> 8 & 31);
-    const int max_lane = (lane & segment) | (cval & ~segment), min_lane = lane & segment;
-    int j = 0;
-    bool p = false;
-    switch (op.mode) {
-      case kUp: j = lane - bval; p = j >= max_lane; break;
-      case kDown: j = lane + bval; p = j <= max_lane; break;
-      case kBfly: j = lane ^ bval; p = j <= max_lane; break;
-      case kIdx: j = min_lane | (bval & ~segment); p = j <= max_lane; break;
+  each_group(w, i, op.members, "shfl.sync", [&](uint32_t here) {
+    const uint32_t* a = row<uint32_t>(w, op.a);
+    const uint32_t* b = row<uint32_t>(w, op.b);
+    const uint32_t* c = row<uint32_t>(w, op.c);
+    uint32_t out[kWarpSize] = {}, in_range = 0;
+    for (uint32_t m = here; m; m &= m - 1) {
+      const int lane = __builtin_ctz(m);
+      const int bval = static_cast<int>(b[lane] & 31), cval = static_cast<int>(c[lane] & 31), segment = static_cast<int>(c[lane] >> 8 & 31);
+      const int max_lane = (lane & segment) | (cval & ~segment), min_lane = lane & segment;
+      int j = 0;
+      bool p = false;
+      switch (op.mode) {
+        case kUp: j = lane - bval; p = j >= max_lane; break;
+        case kDown: j = lane + bval; p = j <= max_lane; break;
+        case kBfly: j = lane ^ bval; p = j <= max_lane; break;
+        case kIdx: j = min_lane | (bval & ~segment); p = j <= max_lane; break;
+      }
+      if (!p) j = lane;
+      in_range |= static_cast<uint32_t>(p) << lane;
+      out[lane] = a[j];  // of a lane that does not take part: what its register holds
     }
-    if (!p) j = lane;
-    in_range |= static_cast<uint32_t>(p) << lane;
-    out[lane] = a[j];  // of a lane that does not take part: what its register holds
-  }
-  each_lane(here, row<uint32_t>(w, op.d), [&](int l) { return out[l]; });
-  if (op.has_p) set_predicate(w, op.p, here, in_range);
+    each_lane(here, row<uint32_t>(w, op.d), [&](int l) { return out[l]; });
+    if (op.has_p) set_predicate(w, op.p, here, in_range);
+  });
 }
 
 enum Vote : uint32_t { kAll, kAny, kUni, kBallot };
 
 void run_vote(Warp& w, const Instr& i) {
   const auto& op = *static_cast<const LanesOp*>(i.ext);
-  const uint32_t here = meet(w, i, op.members, "vote.sync");
-  if (!here) return;
-  const uint32_t votes = (predicate_row(w, op.a) ^ op.a_flip) & here;
-  if (op.mode == kBallot) {
-    each_lane(here, row<uint32_t>(w, op.d), [&](int) { return votes; });
-    return;
-  }
-  const bool result = op.mode == kAll ? votes == here : op.mode == kAny ? votes != 0 : votes == 0 || votes == here;
-  set_predicate(w, op.d, here, result ? kAllLanes : 0);
+  each_group(w, i, op.members, "vote.sync", [&](uint32_t here) {
+    const uint32_t votes = (predicate_row(w, op.a) ^ op.a_flip) & here;
+    if (op.mode == kBallot) {
+      each_lane(here, row<uint32_t>(w, op.d), [&](int) { return votes; });
+      return;
+    }
+    const bool result = op.mode == kAll ? votes == here : op.mode == kAny ? votes != 0 : votes == 0 || votes == here;
+    set_predicate(w, op.d, here, result ? kAllLanes : 0);
+  });
 }
 
 template <class T>
 void run_match(Warp& w, const Instr& i) {
   const auto& op = *static_cast<const LanesOp*>(i.ext);
-  const uint32_t here = meet(w, i, op.members, "match.sync");
-  if (!here) return;
-  const T* a = row<T>(w, op.a);
-  uint32_t out[kWarpSize] = {};
-  uint32_t everywhere = 0;
-  for (uint32_t m = here; m; m &= m - 1) {
-    const int lane = __builtin_ctz(m);
-    uint32_t same = 0;
-    for (uint32_t k = here; k; k &= k - 1)
-      if (a[__builtin_ctz(k)] == a[lane]) same |= 1u << __builtin_ctz(k);
-    if (op.mode == kAll) {
-      out[lane] = same == here ? here : 0;
-      everywhere |= same == here ? 1u << lane : 0;
-    } else {
-      out[lane] = same;
+  each_group(w, i, op.members, "match.sync", [&](uint32_t here) {
+    const T* a = row<T>(w, op.a);
+    uint32_t out[kWarpSize] = {};
+    uint32_t everywhere = 0;
+    for (uint32_t m = here; m; m &= m - 1) {
+      const int lane = __builtin_ctz(m);
+      uint32_t same = 0;
+      for (uint32_t k = here; k; k &= k - 1)
+        if (a[__builtin_ctz(k)] == a[lane]) same |= 1u << __builtin_ctz(k);
+      if (op.mode == kAll) {
+        out[lane] = same == here ? here : 0;
+        everywhere |= same == here ? 1u << lane : 0;
+      } else {
+        out[lane] = same;
+      }
     }
-  }
-  each_lane(here, row<uint32_t>(w, op.d), [&](int l) { return out[l]; });
-  if (op.has_p) set_predicate(w, op.p, here, everywhere);
+    each_lane(here, row<uint32_t>(w, op.d), [&](int l) { return out[l]; });
+    if (op.has_p) set_predicate(w, op.p, here, everywhere);
+  });
 }
 
 enum Redux : uint32_t { kAdd, kMin, kMax, kAnd, kOr, kXor };
@@ -118,22 +122,22 @@ enum Redux : uint32_t { kAdd, kMin, kMax, kAnd, kOr, kXor };
 template <class T>
 void run_redux(Warp& w, const Instr& i) {
   const auto& op = *static_cast<const LanesOp*>(i.ext);
-  const uint32_t here = meet(w, i, op.members, "redux.sync");
-  if (!here) return;
-  const T* a = row<T>(w, op.a);
-  T sum = a[__builtin_ctz(here)];
-  for (uint32_t m = here & (here - 1); m; m &= m - 1) {
-    const T v = a[__builtin_ctz(m)];
-    switch (op.mode) {
-      case kAdd: sum = static_cast<T>(static_cast<uint32_t>(sum) + static_cast<uint32_t>(v)); break;
-      case kMin: sum = std::min(sum, v); break;
-      case kMax: sum = std::max(sum, v); break;
-      case kAnd: sum = static_cast<T>(sum & v); break;
-      case kOr: sum = static_cast<T>(sum | v); break;
-      case kXor: sum = static_cast<T>(sum ^ v); break;
+  each_group(w, i, op.members, "redux.sync", [&](uint32_t here) {
+    const T* a = row<T>(w, op.a);
+    T sum = a[__builtin_ctz(here)];
+    for (uint32_t m = here & (here - 1); m; m &= m - 1) {
+      const T v = a[__builtin_ctz(m)];
+      switch (op.mode) {
+        case kAdd: sum = static_cast<T>(static_cast<uint32_t>(sum) + static_cast<uint32_t>(v)); break;
+        case kMin: sum = std::min(sum, v); break;
+        case kMax: sum = std::max(sum, v); break;
+        case kAnd: sum = static_cast<T>(sum & v); break;
+        case kOr: sum = static_cast<T>(sum | v); break;
+        case kXor: sum = static_cast<T>(sum ^ v); break;
+      }
     }
-  }
-  each_lane(here, row<T>(w, op.d), [&](int) { return sum; });
+    each_lane(here, row<T>(w, op.d), [&](int) { return sum; });
+  });
 }
 
 void run_activemask(Warp& w, const Instr& i) {
@@ -144,11 +148,11 @@ void run_activemask(Warp& w, const Instr& i) {
 // The lowest member is elected.
 void run_elect(Warp& w, const Instr& i) {
   const auto& op = *static_cast<const LanesOp*>(i.ext);
-  const uint32_t here = meet(w, i, op.members, "elect.sync");
-  if (!here) return;
-  const auto leader = static_cast<uint32_t>(__builtin_ctz(here));
-  each_lane(here, row<uint32_t>(w, op.d), [&](int) { return leader; });
-  set_predicate(w, op.p, here, 1u << leader);
+  each_group(w, i, op.members, "elect.sync", [&](uint32_t here) {
+    const auto leader = static_cast<uint32_t>(__builtin_ctz(here));
+    each_lane(here, row<uint32_t>(w, op.d), [&](int) { return leader; });
+    set_predicate(w, op.p, here, 1u << leader);
+  });
 }
 
 // d or d|p

@@ -14,6 +14,7 @@
 
 #include "check/checker.h"
 #include "exec/scheduler.h"
+#include "memory/global.h"
 #include "profile/profile.h"
 #include "sim.h"
 
@@ -225,6 +226,27 @@ class Pool {
   std::vector<Running*> busy_;
 };
 
+// Global memory in which the blocks of a cooperative grid meet.
+class GridWorkspace {
+ public:
+  explicit GridWorkspace(Launch& launch) {
+    const auto begin = reinterpret_cast<uint64_t>(bytes_);
+    GlobalMemory::instance().add(begin, begin + sizeof bytes_, launch.device, MemoryKind::kDevice);
+    if (config().checked) {
+      check_host_allocate(begin, sizeof bytes_);
+      check_host_write(begin, sizeof bytes_);
+    }
+    launch.grid_workspace = bytes_;
+  }
+  ~GridWorkspace() {
+    GlobalMemory::instance().remove(reinterpret_cast<uint64_t>(bytes_));
+    if (config().checked) check_host_free(reinterpret_cast<uint64_t>(bytes_), sizeof bytes_);
+  }
+
+ private:
+  alignas(256) std::byte bytes_[256] = {};
+};
+
 uint64_t blocks_per_sm(const Program& p, uint64_t threads, uint32_t dynamic_shared) {
   const GpuLimits& gpu = gpu_limits();
   const uint64_t warps = (threads + kWarpSize - 1) / kWarpSize;
@@ -254,6 +276,8 @@ void launch(const LaunchSpec& spec) {
   r.launch.serial = ++serial;
   r.launch.cooperative = spec.cooperative;
   r.launch.name = p.short_name;
+  std::unique_ptr<GridWorkspace> workspace;
+  if (spec.cooperative) workspace = std::make_unique<GridWorkspace>(r.launch);
   r.clusters = spec.grid.count() / spec.cluster.count();
   r.resident_limit = std::max<uint64_t>(
       1, gpu_limits().sms * blocks_per_sm(p, spec.block.count(), spec.dynamic_shared) / spec.cluster.count());

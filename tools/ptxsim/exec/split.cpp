@@ -1,5 +1,7 @@
 #include "exec/split.h"
 
+#include <fmt/format.h>
+
 #include "exec/barrier.h"
 
 namespace ptxsim {
@@ -27,6 +29,18 @@ void absorb(Warp& w, uint32_t pc) {
 void put_back(Warp& w) {
   if (w.mask) w.splits.push_back({w.pc, w.mask});
   w.mask = 0;
+}
+
+uint32_t keep_same(Warp& w, const Instr& i, const uint32_t* words, int lane) {
+  const uint32_t mask = active(w, i), word = words[lane];
+  uint32_t others = 0;
+  for (int l = 0; l < kWarpSize; ++l) others |= static_cast<uint32_t>(words[l] != word) << l;
+  others &= mask;
+  if (others) {
+    w.splits.push_back({static_cast<uint32_t>(&i - w.program->code.data()), others});
+    w.mask &= ~others;
+  }
+  return mask & ~others;
 }
 
 bool reschedule(Warp& w) {
@@ -88,22 +102,33 @@ void exit_lanes(Warp& w, uint32_t mask) {
 
 bool gather_lanes(Warp& w, const Instr& i, uint32_t needed, const char* why) {
   const auto pc = static_cast<uint32_t>(&i - w.program->code.data());
-  if ((needed & w.live & ~w.mask) != 0) {
-    // The others may be here already; they are taken along only if they wait for the same lanes.
-    for (size_t k = 0; k < w.splits.size();) {
-      Split& s = w.splits[k];
-      if (s.pc == pc && (!s.ready || s.ready == gathered)) {
-        w.mask |= s.mask;
-        s = w.splits.back();
-        w.splits.pop_back();
-      } else {
-        ++k;
-      }
-    }
-  }
+  if ((needed & w.live & ~w.mask) != 0) absorb(w, pc);
   if ((needed & w.live & ~w.mask) == 0) return true;
   park(w, i, true, gathered, needed, 0, why);
   return false;
+}
+
+uint32_t gather_groups(Warp& w, const Instr& i, const uint32_t* members, const char* why) {
+  const auto pc = static_cast<uint32_t>(&i - w.program->code.data());
+  if (!w.splits.empty()) absorb(w, pc);
+  for (uint32_t left = active(w, i); left;) {
+    const int lane = __builtin_ctz(left);
+    const uint32_t needed = members[lane];
+    if (!(needed >> lane & 1))
+      fail(w, i, lane, ErrorCode::kIllegalInstruction, fmt::format("[warp sync] {} by a lane that is not in its mask {:#010x}", why, needed));
+    uint32_t group = 0;
+    for (uint32_t m = left & needed; m; m &= m - 1)
+      if (members[__builtin_ctz(m)] == needed) group |= m & -m;
+    left &= ~group;
+    if ((needed & w.live & ~w.mask) == 0) continue;
+    w.splits.push_back({pc, group, gathered, {needed, 0}, why});
+    w.mask &= ~group;
+  }
+  if (w.mask == 0) {
+    reschedule(w);
+    return 0;
+  }
+  return active(w, i);
 }
 
 void park(Warp& w, const Instr& i, bool again, bool (*ready)(Warp&, const Split&), uint64_t wait0,

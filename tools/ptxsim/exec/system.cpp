@@ -65,8 +65,19 @@ void run_setmaxnreg(Warp& w, const Instr& i) {
 }
 
 // --- vprintf ---
+std::string text_at(Warp& w, const Instr& i, int lane, uint64_t at) {
+  std::string text;
+  for (; text.size() < 1024; ++at) {
+    const char c = static_cast<char>(*resolve_range(w, i, lane, at, 1, 1));
+    if (!c) break;
+    text += c;
+  }
+  return text;
+}
+
 // Arguments lie in the buffer at their natural alignment, as varargs promote them.
-std::string format_line(Warp& w, const Instr& i, int lane, uint64_t format_at, uint64_t buffer_at) {
+// *count: the arguments used, which is what printf of a kernel returns.
+std::string format_line(Warp& w, const Instr& i, int lane, uint64_t format_at, uint64_t buffer_at, int* count) {
   std::string format, out;
   for (uint64_t a = format_at; format.size() < 4096; ++a) {
     const char c = static_cast<char>(*resolve_range(w, i, lane, a, 1, 1));
@@ -78,6 +89,7 @@ std::string format_line(Warp& w, const Instr& i, int lane, uint64_t format_at, u
     at = (at + bytes - 1) / bytes * bytes;
     std::memcpy(value, resolve_range(w, i, lane, buffer_at + at, bytes, 1), bytes);
     at += bytes;
+    ++*count;
   };
   auto integer = [&](size_t bytes) -> long long {
     if (bytes == 8) {
@@ -123,27 +135,13 @@ std::string format_line(Warp& w, const Instr& i, int lane, uint64_t format_at, u
     } else if (c == 's') {
       uint64_t a;
       next(8, &a);
-      for (; out.size() < (1 << 16); ++a) {
-        const char ch = static_cast<char>(*resolve_range(w, i, lane, a, 1, 1));
-        if (!ch) break;
-        out += ch;
-      }
+      std::snprintf(text, sizeof text, (spec + c).c_str(), text_at(w, i, lane, a).c_str());
     } else {
       out += spec + c;  // as the runtime does: printed as it is
     }
     out += text;
   }
   return out;
-}
-
-std::string text_at(Warp& w, const Instr& i, int lane, uint64_t at) {
-  std::string text;
-  for (; text.size() < 1024; ++at) {
-    const char c = static_cast<char>(*resolve_range(w, i, lane, at, 1, 1));
-    if (!c) break;
-    text += c;
-  }
-  return text;
 }
 
 struct SystemCall {
@@ -167,9 +165,9 @@ void run_vprintf(Warp& w, const Instr& i) {
   const auto& call = *static_cast<const SystemCall*>(i.ext);
   for (uint32_t m = active(w, i); m; m &= m - 1) {
     const int lane = __builtin_ctz(m);
-    const std::string line = format_line(w, i, lane, argument<uint64_t>(w, i, call, 0, lane), argument<uint64_t>(w, i, call, 1, lane));
+    int n = 0;
+    const std::string line = format_line(w, i, lane, argument<uint64_t>(w, i, call, 0, lane), argument<uint64_t>(w, i, call, 1, lane), &n);
     std::fwrite(line.data(), 1, line.size(), stdout);
-    const int n = static_cast<int>(line.size());
     give_result(w, i, call, lane, &n, sizeof n);
   }
 }

@@ -145,6 +145,7 @@ struct Launch {
   int registers_per_thread = 0;       // what ptxas would grant: see registers_of() in sim.h
   uint64_t serial = 0;                // of launches in this process
   bool cooperative = false;
+  std::byte* grid_workspace = nullptr;  // of a cooperative launch: 16 zeros, then cooperative groups' own
   Checker* check = nullptr;
   std::string name;                   // demangled, without its parameters: "gemm<128, 64>"
 };
@@ -199,6 +200,9 @@ inline uint64_t shared_address(uint32_t a) { return kSharedTag | a; }
 // split at this instruction, sets w.stop and returns false: the handler returns at once and is called again later.
 // Fails where a needed lane has exited or can never come.
 bool gather_lanes(Warp& w, const Instr& i, uint32_t needed, const char* why);
+// The same for instructions whose lanes each name the lanes they need, as bits of members[lane]: the active lanes whose
+// groups are complete; the others are parked. 0: none.
+uint32_t gather_groups(Warp& w, const Instr& i, const uint32_t* members, const char* why);
 // Parks the running split: it comes back to this instruction (again = true) or goes on behind it once ready() holds.
 void park(Warp& w, const Instr& i, bool again, bool (*ready)(Warp&, const Split&), uint64_t wait0, uint64_t wait1,
           const char* why);
