@@ -174,7 +174,7 @@ T integer_reduced(const std::string& op, T a, T b) {
   return op == "or" ? a | b : a ^ b;
 }
 u64 reduced(const std::string& name, u64 a, u64 b) {
-  const std::string op = name.substr(0, 3), type = name.substr(name.rfind('.') + 1);
+  const std::string op = name.substr(0, name.find('.')), type = name.substr(name.rfind('.') + 1);
   if (type == "f32") return encode(kF32, decode(kF32, u32(a)) + decode(kF32, u32(b)));
   if (type == "f16" || type == "bf16") {
     const Format& f = type == "f16" ? kF16 : kBf16;

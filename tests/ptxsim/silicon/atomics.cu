@@ -155,7 +155,7 @@ std::vector<u32> words(int seed) {
   std::vector<u32> x(3 * 256);
   for (u32& v : x) v = encode(kBf16, random.real(-6, 6)) << 16 | encode(kF16, random.real(-6, 6));
   for (int i = 0; i < 256; i += 3) x[256 + i] = x[i];
-  for (int i = 1; i < 256; i += 6) x[i] = 0, x[256 + i] &= 0x3FFF3FFF;
+  for (int i = 1; i < 256; i += 6) x[i] = 0, x[256 + i] &= 0x3BFF3BFF, x[256 + i] |= 0x20002000;
   return x;
 }
 TEST(Atomics, Words) {
@@ -164,6 +164,19 @@ TEST(Atomics, Words) {
   run(generic32, w32::kOps, words(3));
 }
 TEST(Atomics, OrdersAndReductions) { run(orders32, w32::kOrders, words(4), false); }
+// f32 sums of subnormal numbers: to zero in global memory, kept in shared memory (PTX ISA, atom).
+__global__ void subnormals(float* global, float* out) {
+  __shared__ float s;
+  s = *global;
+  atomicAdd(global, 0x1p-130f);
+  atomicAdd(&s, 0x1p-130f);
+  out[0] = *global, out[1] = s;
+}
+TEST(Atomics, Subnormals) {
+  Array<float> cell(std::vector<float>{0x1p-128f}), out(2);
+  launch({.block = 1}, subnormals, cell.get(), out.get());
+  expect_same(out.host(), {0.0f, 0x1p-128f + 0x1p-130f});
+}
 TEST(Atomics, DoubleWords) {
   Random random(5);
   std::vector<u64> x(3 * 256);
@@ -298,7 +311,7 @@ TEST(Atomics, Contention) {
   launch({.grid = kBlocks, .block = 256}, contend, cells.get(), taken.get(), histogram.get());
   const Cells c = cells.host()[0];
   EXPECT_EQ(c.tickets, n);
-  EXPECT_EQ(c.max, 1000u);
+  EXPECT_EQ(c.max, 994u);
   EXPECT_EQ(c.ored, (1u << 29) - 1);
   EXPECT_EQ(c.counted, 3 * n);
   EXPECT_EQ(c.sum, float(n));

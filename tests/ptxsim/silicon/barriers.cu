@@ -126,7 +126,7 @@ __global__ void phases(u32* out) {
   out[k++] = test_wait(bar, 1);
   // The second phase: two arrivals at once, then one dropped for good.
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], 2;" ::"r"(bar) : "memory");
-  out[k++] = try_wait(bar, 0);
+  out[k++] = try_wait(bar, 1);
   asm volatile("mbarrier.arrive_drop.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
   out[k++] = test_wait(bar, 1);
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], 2;" ::"r"(bar) : "memory");  // two are enough now

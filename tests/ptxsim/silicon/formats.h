@@ -20,8 +20,8 @@ inline double decode(const Format& f, uint32_t v) {
   const uint32_t m = v & ((1u << f.mantissa) - 1), e = v >> f.mantissa & ((1u << f.exponent) - 1);
   const double sign = v >> (f.bits - 1) & 1 ? -1 : 1;
   const uint32_t top = (1u << f.exponent) - 1;
-  if (f.has_infinity && e == top) return m ? NAN : sign * INFINITY;
-  if (!f.has_infinity && e == top && m == (1u << f.mantissa) - 1) return NAN;
+  if (f.has_infinity && e == top) return m ? std::copysign(NAN, sign) : sign * INFINITY;
+  if (!f.has_infinity && e == top && m == (1u << f.mantissa) - 1) return std::copysign(NAN, sign);
   return sign * (e ? std::ldexp(m + double(1u << f.mantissa), int(e) - f.bias() - f.mantissa)
                    : std::ldexp(double(m), 1 - f.bias() - f.mantissa));
 }

@@ -8,7 +8,7 @@ namespace {
 using u16 = uint16_t;
 using u32 = uint32_t;
 
-double relu(double v) { return v < 0 ? 0.0 : v; }
+double relu(double v) { return v <= 0 ? 0.0 : v; }
 double ftz_f16(double v) { return std::fabs(v) < 0x1p-14 ? std::copysign(0.0, v) : v; }
 double saturated(double v) { return v != v ? 0.0 : std::min(std::max(v, 0.0), 1.0); }
 

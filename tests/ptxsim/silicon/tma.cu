@@ -150,8 +150,9 @@ void check_store(const Case& c, u64 seed) {
 TEST(Tma, LoadsAndStores) {
   Random random(1);
   for (int i = 0; i < 60; ++i) {
-    const Case c = random_case(random, 1 + i % 5);
+    Case c = random_case(random, 1 + i % 5);
     check_load(c, i);
+    for (int& at : c.start) at = std::max(at, 0);  // stores begin inside
     check_store(c, i);
     if (HasFailure()) return;
   }

@@ -243,9 +243,9 @@ TEST(Wgmma, EverySwizzle) {
     check<64, kE4m3SS>(128, "fp8", fp8);
     Options a = o, b = o, both = {kF16, kF16};
     a.order_a = Order::kMn;
-    check<64, kBf16TransA>(32, "A with M contiguous", a);
+    check<64, kBf16TransA>(64, "A with M contiguous", a);
     b.order_b = Order::kMn;
-    check<64, kBf16TransB>(32, "B with N contiguous", b);
+    check<64, kBf16TransB>(64, "B with N contiguous", b);
     both.order_a = both.order_b = Order::kMn, both.swizzle_a = s, both.swizzle_b = (s + 3) % 4;
     check<64, kF16TransBoth>(32, "both", both);
   }
