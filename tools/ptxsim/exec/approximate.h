@@ -9,11 +9,20 @@
 
 namespace ptxsim::alu {
 
+// By masks: with conditional expressions the compiler makes branches of constants, and no vector code.
+inline uint32_t choose(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = 0u - condition;
+  return (yes & mask) | (no & ~mask);
+}
+inline float choose(bool condition, float yes, float no) {
+  return std::bit_cast<float>(choose(condition, std::bit_cast<uint32_t>(yes), std::bit_cast<uint32_t>(no)));
+}
+
 // 2^x = 2^n 2^f, |f| <= 1/2, by the Taylor polynomial of degree 7 (relative error below 2^-27).
 inline constexpr auto kEx2 = [](float x) {
   constexpr float kRound = 0x1.8p23f;  // x + kRound has the rounded x in its low bits
-  x = x < -160.f ? -160.f : x;
-  x = x > 130.f ? 130.f : x;
+  x = choose(x < -160.f, -160.f, x);
+  x = choose(x > 130.f, 130.f, x);
   const float shifted = x + kRound;
   const float f = x - (shifted - kRound);
   const int n =
@@ -46,14 +55,11 @@ inline constexpr auto kLg2 = [](float x) {
   p = std::fma(p, s, 0x1.ec709ep-1f);
   const float high = 0x1.715476p+1f * t;
   const float low = std::fma(0x1.715476p+1f, t, -high) + t * std::fma(p, s, 0x1.4ae0cp-25f);
-  // Special values by masks: with conditional expressions the compiler makes branches, and no vector code.
   const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const uint32_t is_zero = 0u - (bits << 1 == 0), is_regular = 0u - (bits - 1 < 0x7f7fffffu);
-  const uint32_t is_infinity = 0u - (bits == 0x7f800000u);
-  const uint32_t special =
-      (0xff800000u & is_zero) | (bits & is_infinity) | (0x7fffffffu & ~is_zero & ~is_infinity);
-  return std::bit_cast<float>((std::bit_cast<uint32_t>(e + high + low) & is_regular) |
-                              (special & ~is_regular));
+  uint32_t r = std::bit_cast<uint32_t>(e + high + low);
+  r = choose(bits < 0x7f800000u, r, numeric::kCanonicalNanF32);
+  r = choose(bits == 0x7f800000u, bits, r);
+  return std::bit_cast<float>(choose(bits << 1 == 0, 0xff800000u, r));
 };
 
 }  // namespace ptxsim::alu
