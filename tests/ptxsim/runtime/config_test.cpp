@@ -8,6 +8,12 @@
 
 namespace {
 
+// The settings of this process may have been read already: each child is a fresh one.
+class SimConfigDeathTest : public testing::Test {
+ protected:
+  SimConfigDeathTest() { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
 // Reads the settings in a child with one of them set; the child prints what it read and ends with status 0.
 #define EXPECT_READS(name, value, field, wanted)              \
   EXPECT_EXIT(                                                \
@@ -26,7 +32,7 @@ namespace {
       },                            \
       testing::ExitedWithCode(10), name "=" value ": .* needed")
 
-TEST(SimConfigDeathTest, ReadsEverySetting) {
+TEST_F(SimConfigDeathTest, ReadsEverySetting) {
   EXPECT_READS("PTXSIM_DEVICES", "8", devices, 8);
   EXPECT_READS("PTXSIM_GPU", "H800", gpu, "H800");
   EXPECT_READS("PTXSIM_MEMORY", "512M", device_memory, uint64_t{512} << 20);
@@ -41,7 +47,7 @@ TEST(SimConfigDeathTest, ReadsEverySetting) {
   EXPECT_READS("PTXSIM_HANG_SECONDS", "2.5", hang_seconds, 2.5);
 }
 
-TEST(SimConfigDeathTest, RefusesWhatItCannotRead) {
+TEST_F(SimConfigDeathTest, RefusesWhatItCannotRead) {
   EXPECT_REFUSES("PTXSIM_DEVICES", "0");
   EXPECT_REFUSES("PTXSIM_DEVICES", "two");
   EXPECT_REFUSES("PTXSIM_GPU", "A100");

@@ -115,6 +115,7 @@ void fill_3d(cudaPitchedPtr to, int value, cudaExtent extent, cudaStream_t strea
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // --- waiting ---
@@ -253,3 +254,4 @@ cudaError_t cudaMemset3DAsync(cudaPitchedPtr to, int value, cudaExtent extent, c
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -31,6 +31,7 @@ void check_peers(int device, int peer) {
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // --- errors ---
@@ -224,3 +225,4 @@ cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr attribute, i
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -110,6 +110,7 @@ const EntryPoint* find_entry_point(const char* name) {
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
@@ -142,3 +143,4 @@ cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** function, unsigne
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

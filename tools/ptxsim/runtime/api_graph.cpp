@@ -45,6 +45,7 @@ void release(const std::shared_ptr<UserObject>& object, unsigned count) {
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 cudaError_t cudaGraphCreate(cudaGraph_t* graph, unsigned flags) {
@@ -293,3 +294,4 @@ cudaError_t cudaGraphReleaseUserObject(cudaGraph_t graph, cudaUserObject_t handl
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

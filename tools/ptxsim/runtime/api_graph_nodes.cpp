@@ -42,6 +42,7 @@ std::shared_ptr<const Work> kernel_like(cudaGraphNode_t node, const cudaKernelNo
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 cudaError_t cudaGraphAddNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* dependencies,
@@ -256,3 +257,4 @@ cudaError_t cudaGraphMemFreeNodeGetParams(cudaGraphNode_t node, void* pointer) {
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -108,6 +108,7 @@ void share_event(Event& event) {
 
 }  // namespace ptxsim::runtime
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t* handle, void* pointer) {
@@ -199,3 +200,4 @@ cudaError_t cudaIpcOpenEventHandle(cudaEvent_t* event, cudaIpcEventHandle_t hand
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -135,6 +135,7 @@ Shape shape_of(const cudaLaunchConfig_t* config, const void* function, int devic
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // --- launches ---
@@ -151,7 +152,10 @@ cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 bl
   });
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
-  return api(__func__, [&] { launch(request_of(config, function), arguments, config->stream); });
+  return api(__func__, [&] {
+    LaunchRequest request = request_of(config, function);
+    launch(std::move(request), arguments, config->stream);
+  });
 }
 
 // --- kernels ---
@@ -254,3 +258,4 @@ cudaError_t cudaOccupancyMaxPotentialClusterSize(int* size, const void* function
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -36,6 +36,7 @@ cudaLibrary_t load(std::shared_ptr<Binary> binary) {
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // `code`: PTX text ended by a zero byte, or the wrapper of a fat binary.
@@ -101,3 +102,4 @@ cudaError_t cudaLibraryGetGlobal(void** pointer, size_t* bytes, cudaLibrary_t li
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -52,6 +52,7 @@ size_t rounded_pitch(size_t width) { return (width + kPitch - 1) / kPitch * kPit
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
@@ -207,3 +208,4 @@ cudaError_t cudaStreamAttachMemAsync(cudaStream_t stream, void* pointer, size_t 
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -130,6 +130,7 @@ bool is_int(cudaMemPoolAttr attribute) { return attribute < cudaMemPoolAttrRelea
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t handle) {
@@ -257,3 +258,4 @@ cudaError_t cudaMemPoolGetAccess(cudaMemAccessFlags* flags, cudaMemPool_t pool, 
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -57,6 +57,7 @@ int attribute_index(cudaLaunchAttributeID attribute) {
 
 }  // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 // --- streams ---
@@ -273,3 +274,4 @@ cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t handle, cudaGraphNo
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

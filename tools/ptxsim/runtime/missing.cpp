@@ -13,5 +13,7 @@ int missing(const char* name) {
 
 #define PTXSIM_MISSING(name) \
   extern "C" int name() { return missing(#name); }
+#pragma GCC visibility push(default)
 #include "runtime/missing_entry_points.inc"
+#pragma GCC visibility pop
 #undef PTXSIM_MISSING

@@ -22,6 +22,7 @@ class PerThread {
     return name arguments;                                     \
   }
 
+#pragma GCC visibility push(default)
 using Kind = cudaMemcpyKind;
 using Stream = cudaStream_t;
 
@@ -130,3 +131,4 @@ extern "C" cudaError_t cudaGetDriverEntryPoint_ptsz(const char* name, void** f, 
                                                     cudaDriverEntryPointQueryResult* result) {
   return cudaGetDriverEntryPointByVersion_ptsz(name, f, CUDART_VERSION, flags, result);
 }
+#pragma GCC visibility pop

@@ -7,6 +7,7 @@
 
 using namespace ptxsim::runtime;  // NOLINT: this file is C functions only
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 void** __cudaRegisterFatBinary(void* wrapper) { return register_binary(wrapper); }
@@ -81,3 +82,4 @@ cudaError_t __cudaLaunchKernel_ptsz(cudaKernel_t kernel, dim3 grid, dim3 block, 
 }
 
 }  // extern "C"
+#pragma GCC visibility pop
