@@ -1,6 +1,4 @@
 // Modules: their variables in memory, their kernels on demand.
-#include <cxxabi.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -11,6 +9,7 @@
 #include "config.h"
 #include "exec/decoder.h"
 #include "memory/global.h"
+#include "names.h"
 #include "sim.h"
 
 namespace ptxsim {
@@ -21,28 +20,6 @@ namespace {
 std::mutex& decode_mutex() {
   static std::mutex mutex;
   return mutex;
-}
-
-std::string short_name(const std::string& mangled) {
-  int status = 0;
-  char* text = abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status);
-  if (status != 0 || !text) return mangled;
-  std::string name = text;
-  std::free(text);
-  // "void f<int>(float*)" -> "f<int>": up to the parenthesis of the parameters, behind the return type.
-  int depth = 0;
-  size_t end = name.size(), begin = 0;
-  for (size_t k = 0; k < name.size(); ++k) {
-    if (name[k] == '<') ++depth;
-    if (name[k] == '>') --depth;
-    if (depth == 0 && name[k] == ' ' && end == name.size()) begin = k + 1;
-    if (depth == 0 && name[k] == '(' && name.compare(k, 21, "(anonymous namespace)") == 0) k += 20;
-    else if (depth == 0 && name[k] == '(') {
-      end = k;
-      break;
-    }
-  }
-  return name.substr(begin, end - begin);
 }
 
 }  // namespace
@@ -128,7 +105,7 @@ const Program& Image::kernel(std::string_view name) {
     try {
       program = decode(*module_, module_->functions[found->second], address);
     } catch (const ptx::ParseError& e) {
-      throw Fault(ErrorCode::kInvalidPtx, fmt::format("kernel {}, PTX line {}: {}", short_name(std::string(name)), e.line, e.what()));
+      throw Fault(ErrorCode::kInvalidPtx, fmt::format("kernel {}, PTX line {}: {}", short_name(name), e.line, e.what()));
     }
   }
   static std::atomic<uint64_t> serial{0};

@@ -37,8 +37,14 @@ PLANTED(barrier_odd_count, "[barrier]") { run(1, 64, 0, odd_count, zeros<int>(64
 
 __global__ void half_shuffle(int* y) {
   if (threadIdx.x < 16) y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, int(threadIdx.x), 1);
+  else y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, int(threadIdx.x), 2);
 }
 PLANTED(shuffle_without_the_others, "shfl.sync") { run(1, 32, 0, half_shuffle, zeros<int>(32)); }
+
+__global__ void shuffle_from_outside(int* y) {
+  if (threadIdx.x < 16) y[threadIdx.x] = __shfl_down_sync(0xffffu, int(threadIdx.x), 1);  // lane 15 asks lane 16
+}
+PLANTED(shuffle_from_a_lane_outside, "[lanes]") { run(1, 32, 0, shuffle_from_outside, zeros<int>(32)); }
 
 __global__ void too_many_bytes(const int* x, int* y) {
   __shared__ alignas(128) int tile[32];

@@ -53,12 +53,13 @@ PLANTED(global_uninitialised, "[uninitialised.global]") {
 }
 
 __global__ void __cluster_dims__(2) peer_is_gone(int* y) {
-  __shared__ int value;
+  __shared__ volatile int value;
   uint32_t rank, there;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   value = int(rank);
-  if (rank == 1) return;  // without a cluster barrier
-  asm volatile("mapa.shared::cluster.u32 %0, %1, 1;" : "=r"(there) : "r"(smem(&value)));
+  asm volatile("barrier.cluster.arrive.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
+  if (rank == 1) return;  // without a second cluster barrier
+  asm volatile("mapa.shared::cluster.u32 %0, %1, 1;" : "=r"(there) : "r"(smem(const_cast<int*>(&value))));
   int v = 0;
   for (int k = 0; k < 10000; ++k) {
     int more;

@@ -6,6 +6,8 @@ namespace {
 
 __global__ void reverse(int* y) {
   __shared__ int tile[128];
+  tile[threadIdx.x] = 0;
+  __syncthreads();
   tile[threadIdx.x] = y[threadIdx.x];
   // __syncthreads()
   y[threadIdx.x] = tile[127 - threadIdx.x];
@@ -27,6 +29,8 @@ PLANTED(shared_overwritten_while_read, "[race.shared]") { run(1, 128, 0, shift, 
 
 __global__ void neighbours(int* y) {
   __shared__ int tile[32];
+  tile[threadIdx.x] = 0;
+  __syncwarp();
   tile[threadIdx.x] = y[threadIdx.x];
   // __syncwarp(): lanes of a warp need not run in step
   y[threadIdx.x] = tile[threadIdx.x ^ 1];

@@ -296,7 +296,7 @@ __global__ void contend(Cells* c, u32* taken, u32* histogram) {
   atomicAdd(&c->bfloats, __floats2bfloat162_rn(i % 8 == 0, 0.0f));
   atomicAdd(&c->wide, 0x100000001ull);
   atomicMin(&c->lowest, -int(i));
-  for (u32 seen = c->counted, assumed = ~seen; assumed != seen;)
+  for (u32 seen = *static_cast<volatile u32*>(&c->counted), assumed = ~seen; assumed != seen;)
     assumed = seen, seen = atomicCAS(&c->counted, assumed, assumed + 3);
   atomicAdd(&bins[i * i % 16], 1u);
   atomicAdd(&total, int(i % 5) - 2);

@@ -16,9 +16,9 @@ __global__ void reductions(u32* out) {
   o[0] = __syncthreads_count(t % 3 == 0);
   o[1] = __syncthreads_and(t < 200);
   o[2] = __syncthreads_or(t == 77);
-  asm volatile("{.reg .pred p; setp.lt.u32 p, %1, 10; barrier.red.popc.aligned.u32 %0, 5, 96, p;}"
+  asm volatile("{.reg .pred p; setp.lt.u32 p, %1, 10; barrier.red.popc.aligned.u32 %0, %2, 96, p;}"
                : "=r"(o[3])
-               : "r"(t % 96));
+               : "r"(t % 96), "r"(5 + t / 96));
 }
 TEST(Barriers, Reductions) {
   Array<u32> out(192 * 4);

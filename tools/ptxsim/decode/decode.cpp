@@ -12,6 +12,7 @@
 #include "exec/decoder.h"
 #include "exec/split.h"
 #include "exec/warp.h"
+#include "names.h"
 
 namespace ptxsim {
 
@@ -219,7 +220,7 @@ class KernelDecoder final : public Decoder {
     p.parameter_bytes = static_cast<uint32_t>(flat_.parameter_end);
     for (const FlatVariable& v : flat_.variables) {
       if (v.space == Space::kParam) p.parameter_offsets.push_back(static_cast<uint32_t>(v.offset));
-      if (v.space == Space::kShared) p.shared_variables.push_back({v.declared->name, v.offset, v.declared->bytes});
+      if (v.space == Space::kShared) p.shared_variables.push_back({short_name(v.declared->name), v.offset, v.declared->bytes});
       if (v.space == Space::kLocal) p.local_variables.push_back({v.declared->name, v.offset, v.declared->bytes});
     }
   }

@@ -70,6 +70,9 @@ void run_shfl(Warp& w, const Instr& i) {
         case kIdx: j = min_lane | (bval & ~segment); p = j <= max_lane; break;
       }
       if (!p) j = lane;
+      if (w.check && !(here >> j & 1))
+        fail(w, i, lane, ErrorCode::kIllegalInstruction,
+             fmt::format("[lanes] shfl.sync takes the value of lane {}, which does not take part (mask {:#010x})", j, here));
       in_range |= static_cast<uint32_t>(p) << lane;
       out[lane] = a[j];  // of a lane that does not take part: what its register holds
     }

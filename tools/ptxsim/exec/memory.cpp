@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "exec/worker.h"
+#include "memory/global.h"
 
 namespace ptxsim {
 

@@ -31,18 +31,6 @@ void put_back(Warp& w) {
   w.mask = 0;
 }
 
-uint32_t keep_same(Warp& w, const Instr& i, const uint32_t* words, int lane) {
-  const uint32_t mask = active(w, i), word = words[lane];
-  uint32_t others = 0;
-  for (int l = 0; l < kWarpSize; ++l) others |= static_cast<uint32_t>(words[l] != word) << l;
-  others &= mask;
-  if (others) {
-    w.splits.push_back({static_cast<uint32_t>(&i - w.program->code.data()), others});
-    w.mask &= ~others;
-  }
-  return mask & ~others;
-}
-
 bool reschedule(Warp& w) {
   put_back(w);
   int best = -1;
