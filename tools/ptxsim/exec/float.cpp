@@ -1,7 +1,7 @@
 // f32 and f64 arithmetic. Source: PTX ISA 9.0, section 9.7.3.
 // .rn results are those of the host; .rz, .rm and .rp run the same loop under the host's rounding mode.
 // Approximations are closer than the ISA asks: div, rcp, sqrt correctly rounded, rsqrt and ex2 within
-// 1 ulp, ex2 exact for integers, lg2 within 2 ulp, the others those of the C library (within 1 ulp). NaN
+// 1 ulp, ex2 exact for integers, lg2 within 2.1 ulp, the others those of the C library (within 1 ulp). NaN
 // results of f32 are 0x7fffffff, those of f64 are the host's (the quieted operand, or 0xfff8000000000000),
 // which the ISA leaves open.
 #include <immintrin.h>
