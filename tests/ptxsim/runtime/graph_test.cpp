@@ -18,6 +18,7 @@ class SimGraph : public testing::Test {
   void SetUp() override {
     ASSERT_EQ(cudaMalloc(reinterpret_cast<void**>(&p_), 4096), cudaSuccess);
     ASSERT_EQ(cudaMemset(p_, 0, 4096), cudaSuccess);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);  // the streams below do not wait for the default one
     for (auto& s : streams_) ASSERT_EQ(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), cudaSuccess);
     for (auto& e : events_) ASSERT_EQ(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), cudaSuccess);
   }
