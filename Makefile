@@ -128,7 +128,7 @@ $(B)/tools/ptxsim/%.o: tools/ptxsim/%.cpp $(B)/sim.flags
 	$(call compile,$(CXX) $(SIM_CPPFLAGS) $(SIM_CXXFLAGS) $(NO_FALSE_ALARM))
 $(B)/tests/ptxsim/%.o: tests/ptxsim/%.cpp $(B)/sim.flags
 	$(call say,CXX,$<)
-	$(call compile,$(CXX) -I. $(SIM_CPPFLAGS) $(SIM_CXXFLAGS))
+	$(call compile,$(CXX) -I. $(SIM_CPPFLAGS) $(SIM_CXXFLAGS) $(NO_FALSE_ALARM))
 $(B)/%.cu.o: %.cu $(B)/cuda.flags
 	$(call say,NVCC,$<)
 	$(call compile,$(NVCC) $(NVCCFLAGS))
