@@ -1,10 +1,10 @@
 // Modules: their variables in memory, their kernels on demand.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-
-#include <fmt/format.h>
 
 #include "config.h"
 #include "exec/decoder.h"
@@ -44,8 +44,11 @@ std::shared_ptr<ptx::Module> Image::parse(std::string text) {
                 fmt::format("PTX version {}.{} is newer than 9", module->version / 10, module->version % 10));
   const int sm = module->target.rfind("sm_", 0) == 0 ? std::atoi(module->target.c_str() + 3) : 0;
   if (sm == 0 || sm > 90)
-    throw Fault(ErrorCode::kNoKernelImage,
-                fmt::format("PTX for {}: this is an sm_90 device; build with -gencode arch=compute_90a,code=compute_90a", module->target));
+    throw Fault(
+        ErrorCode::kNoKernelImage,
+        fmt::format(
+            "PTX for {}: this is an sm_90 device; build with -gencode arch=compute_90a,code=compute_90a",
+            module->target));
   if (module->address_size != 64)
     throw Fault(ErrorCode::kInvalidPtx, fmt::format("PTX with addresses of {} bits", module->address_size));
   return module;
@@ -61,22 +64,30 @@ std::shared_ptr<Image> Image::load(std::shared_ptr<ptx::Module> module, int devi
     if (v.space != ptx::Space::kGlobal && v.space != ptx::Space::kConst) continue;
     const uint64_t align = std::max<uint64_t>(256, v.align), bytes = std::max<uint64_t>(v.bytes, 1);
     auto* memory = static_cast<std::byte*>(std::aligned_alloc(align, (bytes + align - 1) / align * align));
-    if (!memory) throw Fault(ErrorCode::kMemoryAllocation, fmt::format("no memory for variable {} of {} bytes", v.name, v.bytes));
+    if (!memory)
+      throw Fault(ErrorCode::kMemoryAllocation,
+                  fmt::format("no memory for variable {} of {} bytes", v.name, v.bytes));
     std::memset(memory, 0, bytes);
     if (!v.init.empty()) std::memcpy(memory, v.init.data(), std::min<uint64_t>(v.init.size(), bytes));
     data.variables[v.name] = {memory, v.bytes};
-    GlobalMemory::instance().add(reinterpret_cast<uint64_t>(memory), reinterpret_cast<uint64_t>(memory) + bytes, device,
+    GlobalMemory::instance().add(reinterpret_cast<uint64_t>(memory),
+                                 reinterpret_cast<uint64_t>(memory) + bytes, device,
                                  v.space == ptx::Space::kConst ? MemoryKind::kConstant : MemoryKind::kModule);
   }
   for (const ptx::Variable& v : image->module_->variables)
     for (const ptx::AddressInit& a : v.addresses) {
       auto to = data.variables.find(a.symbol);
-      // Functions have no addresses here: a table of virtual functions may stand there as long as nobody calls through it.
+      // Functions have no addresses here: a table of virtual functions may stand there as long as nobody
+      // calls through it.
       if (to == data.variables.end() && image->module_->function_index.count(a.symbol)) continue;
       if (to == data.variables.end())
-        throw Fault(ErrorCode::kInvalidPtx, fmt::format("variable {} is initialised with the address of {}, which is no variable", v.name, a.symbol));
-      const uint64_t value = (reinterpret_cast<uint64_t>(to->second.memory) + static_cast<uint64_t>(a.addend)) >> a.shift;
-      if (a.offset + a.bytes <= v.bytes) std::memcpy(data.variables[v.name].memory + a.offset, &value, a.bytes);
+        throw Fault(ErrorCode::kInvalidPtx,
+                    fmt::format("variable {} is initialised with the address of {}, which is no variable",
+                                v.name, a.symbol));
+      const uint64_t value =
+          (reinterpret_cast<uint64_t>(to->second.memory) + static_cast<uint64_t>(a.addend)) >> a.shift;
+      if (a.offset + a.bytes <= v.bytes)
+        std::memcpy(data.variables[v.name].memory + a.offset, &value, a.bytes);
     }
   return image;
 }
@@ -105,7 +116,8 @@ const Program& Image::kernel(std::string_view name) {
     try {
       program = decode(*module_, module_->functions[found->second], address);
     } catch (const ptx::ParseError& e) {
-      throw Fault(ErrorCode::kInvalidPtx, fmt::format("kernel {}, PTX line {}: {}", short_name(name), e.line, e.what()));
+      throw Fault(ErrorCode::kInvalidPtx,
+                  fmt::format("kernel {}, PTX line {}: {}", short_name(name), e.line, e.what()));
     }
   }
   static std::atomic<uint64_t> serial{0};
@@ -124,9 +136,12 @@ std::byte* Image::variable(std::string_view name, uint64_t* bytes) {
 int registers_of(const Program& p) {
   const ptx::Function& f = *p.entry;
   int limit = 255;
-  const int threads = std::max(1, f.required_threads[0] ? f.required_threads[0] * f.required_threads[1] * f.required_threads[2]
-                                                        : f.max_threads[0] * std::max(1, f.max_threads[1]) * std::max(1, f.max_threads[2]));
-  if (threads > 1) limit = std::min(limit, gpu_limits().registers_per_sm / (threads * std::max(1, f.min_ctas)) / 8 * 8);
+  const int threads =
+      std::max(1, f.required_threads[0]
+                      ? f.required_threads[0] * f.required_threads[1] * f.required_threads[2]
+                      : f.max_threads[0] * std::max(1, f.max_threads[1]) * std::max(1, f.max_threads[2]));
+  if (threads > 1)
+    limit = std::min(limit, gpu_limits().registers_per_sm / (threads * std::max(1, f.min_ctas)) / 8 * 8);
   if (f.max_registers) limit = std::min(limit, f.max_registers);
   for (const ptx::Instruction& in : f.body)
     if (in.mnemonic() == "setmaxnreg") return limit;

@@ -6,12 +6,15 @@ namespace {
 
 __global__ void cp_async_not_waited(const int* x, int* y) {
   __shared__ alignas(16) int tile[128];
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;\n cp.async.commit_group;" ::"r"(smem(tile + 4 * threadIdx.x)),
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;\n cp.async.commit_group;" ::"r"(
+                   smem(tile + 4 * threadIdx.x)),
                "l"(x + 4 * threadIdx.x)
                : "memory");
   y[threadIdx.x] = tile[4 * threadIdx.x];  // cp.async.wait_group 0
 }
-PLANTED(cp_async_read_too_early, "[race.shared]") { run(1, 32, 0, cp_async_not_waited, zeros<int>(128), zeros<int>(32)); }
+PLANTED(cp_async_read_too_early, "[race.shared]") {
+  run(1, 32, 0, cp_async_not_waited, zeros<int>(128), zeros<int>(32));
+}
 
 __global__ void bulk_not_waited(const int* x, int* y) {
   __shared__ alignas(128) int tile[32];
@@ -25,7 +28,9 @@ __global__ void bulk_not_waited(const int* x, int* y) {
   __syncthreads();
   y[threadIdx.x] = tile[threadIdx.x];  // mbarrier_wait(&full, 0)
 }
-PLANTED(bulk_load_read_too_early, "[race.shared]") { run(1, 32, 0, bulk_not_waited, zeros<int>(32), zeros<int>(32)); }
+PLANTED(bulk_load_read_too_early, "[race.shared]") {
+  run(1, 32, 0, bulk_not_waited, zeros<int>(32), zeros<int>(32));
+}
 
 __global__ void no_proxy_fence(int* y) {
   __shared__ alignas(128) int tile[32];
@@ -51,7 +56,9 @@ __global__ void overwritten_while_stored(int* y) {
   }
   if (threadIdx.x == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
-PLANTED(bulk_store_source_overwritten, "[race.shared]") { run(1, 32, 0, overwritten_while_stored, zeros<int>(64)); }
+PLANTED(bulk_store_source_overwritten, "[race.shared]") {
+  run(1, 32, 0, overwritten_while_stored, zeros<int>(64));
+}
 
 __global__ void odd_size(const int* x, int* y) {
   __shared__ alignas(128) int tile[32];
@@ -70,7 +77,8 @@ PLANTED(bulk_size_not_of_16, "16") { run(1, 32, 0, odd_size, zeros<int>(32), zer
 
 __global__ void not_initialised(int* y) {
   __shared__ uint64_t full;
-  if (threadIdx.x == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem(&full)) : "memory");
+  if (threadIdx.x == 0)
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem(&full)) : "memory");
   y[threadIdx.x] = 1;
 }
 PLANTED(mbarrier_not_initialised, "mbarrier") { run(1, 32, 0, not_initialised, zeros<int>(32)); }
@@ -99,10 +107,18 @@ __global__ void wgmma_product(float* y) {
   for (int k = 0; k < 4; ++k) y[threadIdx.x * 4 + k] = d[k] * 2;
   if (!kWait) asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 }
-PLANTED(wgmma_read_before_wait, "[registers]") { run(1, 128, 0, wgmma_product<true, false, false, true>, zeros<float>(512)); }
-PLANTED(wgmma_without_fence, "[registers]") { run(1, 128, 0, wgmma_product<false, true, false, true>, zeros<float>(512)); }
-PLANTED(wgmma_operand_overwritten, "[race.shared]") { run(1, 128, 0, wgmma_product<true, true, true, true>, zeros<float>(512)); }
-PLANTED(wgmma_without_proxy_fence, "[proxy]") { run(1, 128, 0, wgmma_product<true, true, false, false>, zeros<float>(512)); }
+PLANTED(wgmma_read_before_wait, "[registers]") {
+  run(1, 128, 0, wgmma_product<true, false, false, true>, zeros<float>(512));
+}
+PLANTED(wgmma_without_fence, "[registers]") {
+  run(1, 128, 0, wgmma_product<false, true, false, true>, zeros<float>(512));
+}
+PLANTED(wgmma_operand_overwritten, "[race.shared]") {
+  run(1, 128, 0, wgmma_product<true, true, true, true>, zeros<float>(512));
+}
+PLANTED(wgmma_without_proxy_fence, "[proxy]") {
+  run(1, 128, 0, wgmma_product<true, true, false, false>, zeros<float>(512));
+}
 
 }  // namespace
 }  // namespace planted

@@ -23,8 +23,10 @@ __global__ void one_warp_leaves(int* y) {
 PLANTED(barrier_never_complete, "[deadlock]") { run(1, 64, 0, one_warp_leaves, zeros<int>(64)); }
 
 __global__ void two_counts(int* y) {
-  if (threadIdx.x < 32) asm volatile("bar.sync 1, 64;" ::: "memory");
-  else asm volatile("bar.sync 1, 96;" ::: "memory");
+  if (threadIdx.x < 32)
+    asm volatile("bar.sync 1, 64;" ::: "memory");
+  else
+    asm volatile("bar.sync 1, 96;" ::: "memory");
   y[threadIdx.x] = 1;
 }
 PLANTED(barrier_counts_differ, "[barrier]") { run(1, 96, 0, two_counts, zeros<int>(96)); }
@@ -36,13 +38,16 @@ __global__ void odd_count(int* y, int n) {
 PLANTED(barrier_odd_count, "[barrier]") { run(1, 64, 0, odd_count, zeros<int>(64), 48); }
 
 __global__ void half_shuffle(int* y) {
-  if (threadIdx.x < 16) y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, int(threadIdx.x), 1);
-  else y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, int(threadIdx.x), 2);
+  if (threadIdx.x < 16)
+    y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, int(threadIdx.x), 1);
+  else
+    y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, int(threadIdx.x), 2);
 }
 PLANTED(shuffle_without_the_others, "shfl.sync") { run(1, 32, 0, half_shuffle, zeros<int>(32)); }
 
 __global__ void shuffle_from_outside(int* y) {
-  if (threadIdx.x < 16) y[threadIdx.x] = __shfl_down_sync(0xffffu, int(threadIdx.x), 1);  // lane 15 asks lane 16
+  if (threadIdx.x < 16)
+    y[threadIdx.x] = __shfl_down_sync(0xffffu, int(threadIdx.x), 1);  // lane 15 asks lane 16
 }
 PLANTED(shuffle_from_a_lane_outside, "[lanes]") { run(1, 32, 0, shuffle_from_outside, zeros<int>(32)); }
 
@@ -59,7 +64,9 @@ __global__ void too_many_bytes(const int* x, int* y) {
   mbarrier_wait(&full, 0);
   y[threadIdx.x] = tile[threadIdx.x];
 }
-PLANTED(mbarrier_waits_for_too_many_bytes, "[deadlock]") { run(1, 32, 0, too_many_bytes, zeros<int>(32), zeros<int>(32)); }
+PLANTED(mbarrier_waits_for_too_many_bytes, "[deadlock]") {
+  run(1, 32, 0, too_many_bytes, zeros<int>(32), zeros<int>(32));
+}
 
 __global__ void wrong_parity(int* y) {
   __shared__ uint64_t full;

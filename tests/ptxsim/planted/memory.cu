@@ -43,7 +43,9 @@ __global__ void shared_never_written(int* y) {
   __syncthreads();
   y[threadIdx.x] = tile[threadIdx.x + 16];  // 16 of them
 }
-PLANTED(shared_uninitialised, "[uninitialised.shared]") { run(1, 32, 0, shared_never_written, zeros<int>(32)); }
+PLANTED(shared_uninitialised, "[uninitialised.shared]") {
+  run(1, 32, 0, shared_never_written, zeros<int>(32));
+}
 
 __global__ void copy(const int* x, int* y) { y[threadIdx.x] = x[threadIdx.x]; }
 PLANTED(global_uninitialised, "[uninitialised.global]") {

@@ -72,7 +72,9 @@ __global__ void last_block(int* parts, unsigned* count, int* out) {
     *out = sum;
   }
 }
-PLANTED(global_counter_without_fence, "[race.global]") { run(4, 32, 0, last_block, zeros<int>(4), zeros<unsigned>(1), zeros<int>(1)); }
+PLANTED(global_counter_without_fence, "[race.global]") {
+  run(4, 32, 0, last_block, zeros<int>(4), zeros<unsigned>(1), zeros<int>(1));
+}
 
 }  // namespace
 }  // namespace planted

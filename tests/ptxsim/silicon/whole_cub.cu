@@ -1,5 +1,6 @@
-// Kernels that others wrote and that are known to be right on a GPU: reduce, scan (decoupled look-back between blocks) and
-// radix sort of the toolkit's own CUB. What the simulator reports here is its own mistake.
+// Kernels that others wrote and that are known to be right on a GPU: reduce, scan (decoupled look-back
+// between blocks) and radix sort of the toolkit's own CUB. What the simulator reports here is its own
+// mistake.
 #include <algorithm>
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_reduce.cuh>
@@ -32,7 +33,8 @@ TEST(WholeCub, Reduce) {
   for (const int n : {1, 100, 20011}) {
     const std::vector<uint32_t> x = numbers(n);
     Array<uint32_t> d(x), sum(1);
-    with_workspace([&](void* w, size_t& bytes) { return cub::DeviceReduce::Sum(w, bytes, d.get(), sum.get(), n); });
+    with_workspace(
+        [&](void* w, size_t& bytes) { return cub::DeviceReduce::Sum(w, bytes, d.get(), sum.get(), n); });
     expect_same(sum.host(), {std::accumulate(x.begin(), x.end(), 0u)});
   }
 }
@@ -43,7 +45,9 @@ TEST(WholeCub, Scan) {
     std::vector<uint32_t> want(n);
     std::partial_sum(x.begin(), x.end(), want.begin());
     Array<uint32_t> d(x), sums(n);
-    with_workspace([&](void* w, size_t& bytes) { return cub::DeviceScan::InclusiveSum(w, bytes, d.get(), sums.get(), n); });
+    with_workspace([&](void* w, size_t& bytes) {
+      return cub::DeviceScan::InclusiveSum(w, bytes, d.get(), sums.get(), n);
+    });
     expect_same(sums.host(), want);
   }
 }
@@ -54,7 +58,9 @@ TEST(WholeCub, RadixSort) {
     std::vector<uint32_t> want = x;
     std::sort(want.begin(), want.end());
     Array<uint32_t> d(x), sorted(n);
-    with_workspace([&](void* w, size_t& bytes) { return cub::DeviceRadixSort::SortKeys(w, bytes, d.get(), sorted.get(), n); });
+    with_workspace([&](void* w, size_t& bytes) {
+      return cub::DeviceRadixSort::SortKeys(w, bytes, d.get(), sorted.get(), n);
+    });
     expect_same(sorted.host(), want);
   }
 }

@@ -1,8 +1,7 @@
 // Blocks, clusters, devices and processes that wait for each other.
+#include <cooperative_groups.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <cooperative_groups.h>
 
 #include "harness.h"
 
@@ -52,7 +51,26 @@ TEST(WholeSync, GridBarrier) {
   expect_same(sums.host(), want);
 }
 
-// A ring inside a cluster: each block adds to what its left neighbour sends, through distributed shared memory.
+// The first block waits for the last: an ordinary launch of blocks that the GPU holds all at once.
+__global__ void wait_for_the_last(volatile int* flag, int* out) {
+  if (blockIdx.x == gridDim.x - 1) {
+    __threadfence();
+    *flag = 1;
+  } else {
+    while (*flag == 0) {
+    }
+  }
+  out[blockIdx.x] = *flag;
+}
+
+TEST(WholeSync, BlocksAtOnce) {
+  Array<int> flag(std::vector<int>{0}), out(50);
+  launch({.grid = 50, .block = 1}, wait_for_the_last, flag.get(), out.get());
+  expect_same(out.host(), std::vector<int>(50, 1));
+}
+
+// A ring inside a cluster: each block adds to what its left neighbour sends, through distributed shared
+// memory.
 __global__ void __cluster_dims__(4) ring(int* out) {
   __shared__ int box;
   cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
@@ -134,7 +152,8 @@ TEST(WholeSync, TwoDevices) {
   cudaSetDevice(0);
 }
 
-// --- two processes: the same binary again, as rank 0 and 1, each with the other's box mapped by its IPC handle ---
+// --- two processes: the same binary again, as rank 0 and 1, each with the other's box mapped by its IPC
+// handle ---
 constexpr const char* kRankVariable = "TWO_RANKS";  // "rank,read end,write end"
 
 TEST(TwoRanks, Rank) {
@@ -167,7 +186,8 @@ TEST(WholeSync, TwoProcesses) {
   for (auto& p : pipes) ASSERT_EQ(0, pipe(p));
   pid_t children[2];
   for (int r = 0; r < 2; ++r) {
-    const std::string spec = std::to_string(r) + "," + std::to_string(pipes[1 - r][0]) + "," + std::to_string(pipes[r][1]);
+    const std::string spec =
+        std::to_string(r) + "," + std::to_string(pipes[1 - r][0]) + "," + std::to_string(pipes[r][1]);
     children[r] = fork();
     if (children[r] == 0) {
       setenv(kRankVariable, spec.c_str(), 1);

@@ -38,7 +38,8 @@ void each_use(const Instruction& in, F f) {
     // Under a guard the old value may remain.
     if (in.guard >= 0 || to.also_read) each_register(in.operands[k], false, f);
   }
-  for (int k = 0; k < to.count && k < static_cast<int>(in.operands.size()); ++k) each_register(in.operands[k], true, f);
+  for (int k = 0; k < to.count && k < static_cast<int>(in.operands.size()); ++k)
+    each_register(in.operands[k], true, f);
 }
 
 struct Block {
@@ -114,15 +115,18 @@ std::vector<Range> live_ranges(const FlatKernel& k) {
       global.push_back(r);
     }
   const size_t words = (global.size() + 63) / 64;
-  std::vector<uint64_t> in(words * n_blocks), out(words * n_blocks), gen(words * n_blocks), kill(words * n_blocks);
+  std::vector<uint64_t> in(words * n_blocks), out(words * n_blocks), gen(words * n_blocks),
+      kill(words * n_blocks);
   for (int b = 0; b < n_blocks; ++b)
     for (int p = blocks[b].begin; p < blocks[b].end; ++p)
       each_use(k.body[p], [&](int r, bool write) {
         if (dense[r] < 0) return;
         const size_t w = words * b + dense[r] / 64;
         const uint64_t bit = uint64_t{1} << (dense[r] % 64);
-        if (write) kill[w] |= bit;
-        else if (!(kill[w] & bit)) gen[w] |= bit;
+        if (write)
+          kill[w] |= bit;
+        else if (!(kill[w] & bit))
+          gen[w] |= bit;
       });
   for (bool changed = true; changed;) {
     changed = false;
@@ -140,7 +144,7 @@ std::vector<Range> live_ranges(const FlatKernel& k) {
   }
   for (int b = 0; b < n_blocks; ++b)
     for (size_t w = 0; w < words; ++w) {
-      for (uint64_t m = in[words * b + w]; m; m &= m - 1) {
+      for (uint64_t m = in [words * b + w]; m; m &= m - 1) {
         const int r = global[w * 64 + __builtin_ctzll(m)];
         first[r] = std::min(first[r], blocks[b].begin);
       }
@@ -149,6 +153,15 @@ std::vector<Range> live_ranges(const FlatKernel& k) {
         last[r] = std::max(last[r], blocks[b].end);
       }
     }
+  // wgmma reads its A registers until it is waited for, which no later instruction says: nobody else gets their rows.
+  for (const Instruction& in : k.body) {
+    if (in.mnemonic() != "wgmma" || in.operands.size() < 2 || in.operands[1].kind != OperandKind::kVector) continue;
+    for (const Operand& a : in.operands[1].elements) {
+      if (a.reg < 0) continue;
+      first[a.reg] = 0;
+      last[a.reg] = static_cast<int>(k.body.size());
+    }
+  }
   std::vector<Range> ranges;
   for (int r = 0; r < registers; ++r)
     if (first[r] >= 0) ranges.push_back({r, first[r], last[r]});
@@ -160,11 +173,16 @@ std::vector<Range> live_ranges(const FlatKernel& k) {
 
 uint32_t row_bytes(Type type) {
   switch (ptx::size_of(type)) {
-    case 1: return type == Type::kPred ? 4 : 2 * kWarpSize;
-    case 2: return 2 * kWarpSize;
-    case 8: return 8 * kWarpSize;
-    case 16: return 16 * kWarpSize;
-    default: return 4 * kWarpSize;
+    case 1:
+      return type == Type::kPred ? 4 : 2 * kWarpSize;
+    case 2:
+      return 2 * kWarpSize;
+    case 8:
+      return 8 * kWarpSize;
+    case 16:
+      return 16 * kWarpSize;
+    default:
+      return 4 * kWarpSize;
   }
 }
 
@@ -184,7 +202,8 @@ Rows allocate_rows(const FlatKernel& kernel, uint32_t begin) {
   int words = 0;
   const std::vector<Range> ranges = live_ranges(kernel);
   for (const Range& range : ranges) {
-    // Not the row of an operand of the same instruction: an opcode may be several handlers that read it more than once.
+    // Not the row of an operand of the same instruction: an opcode may be several handlers that read it more
+    // than once.
     while (!ending.empty() && ending.top().first < range.first) {
       const int r = ending.top().second;
       ending.pop();

@@ -1,4 +1,5 @@
-// Rows for registers: registers that are never live together share a row, so that a warp's file stays in the cache.
+// Rows for registers: registers that are never live together share a row, so that a warp's file stays in the
+// cache.
 #pragma once
 
 #include <vector>

@@ -1,10 +1,11 @@
-// Decoder: rows and constants for operands, one handler per opcode, branch targets once everything has its place.
+// Decoder: rows and constants for operands, one handler per opcode, branch targets once everything has its
+// place.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <map>
-
-#include <fmt/format.h>
 
 #include "config.h"
 #include "decode/allocate.h"
@@ -36,7 +37,9 @@ void run_unknown(Warp& w, const Instr& i) {
 class KernelDecoder final : public Decoder {
  public:
   KernelDecoder(ptx::Module& module, ptx::Function& entry, const GlobalAddress& global_address)
-      : flat_(flatten(module, entry)), global_address_(global_address), program_(std::make_unique<Program>()) {
+      : flat_(flatten(module, entry)),
+        global_address_(global_address),
+        program_(std::make_unique<Program>()) {
     program_->name = entry.name;
     program_->module = &module;
     program_->entry = &entry;
@@ -72,14 +75,19 @@ class KernelDecoder final : public Decoder {
   // --- Decoder ---
   uint32_t row(const Operand& op, Type type) override {
     switch (op.kind) {
-      case OperandKind::kRegister: return rows_.offset[op.reg];
-      case OperandKind::kSink: return scratch(type);
-      case OperandKind::kPair: return row(op.elements.at(0), type);
+      case OperandKind::kRegister:
+        return rows_.offset[op.reg];
+      case OperandKind::kSink:
+        return scratch(type);
+      case OperandKind::kPair:
+        return row(op.elements.at(0), type);
       case OperandKind::kVector:
         if (op.elements.size() == 1) return row(op.elements[0], type);
         break;
-      case OperandKind::kInteger: return constant(type, op.integer);
-      case OperandKind::kFloat: return constant(type, float_bits(op, type));
+      case OperandKind::kInteger:
+        return constant(type, op.integer);
+      case OperandKind::kFloat:
+        return constant(type, float_bits(op, type));
       case OperandKind::kVariable: {
         if (op.is_global) return constant(type, global(op) + op.integer);
         const Place p = place(op);
@@ -88,8 +96,10 @@ class KernelDecoder final : public Decoder {
       case OperandKind::kSpecial:
         if (op.name == "WARP_SZ") return constant(type, kWarpSize);
         break;
-      case OperandKind::kFunction: throw error("addresses of functions are not supported");
-      default: break;
+      case OperandKind::kFunction:
+        throw error("addresses of functions are not supported");
+      default:
+        break;
     }
     throw error("operand is neither register nor constant");
   }
@@ -139,7 +149,8 @@ class KernelDecoder final : public Decoder {
   }
 
   Place place(const Operand& op) override {
-    if (op.kind != OperandKind::kVariable || op.is_global) throw error("operand is no variable of this kernel");
+    if (op.kind != OperandKind::kVariable || op.is_global)
+      throw error("operand is no variable of this kernel");
     const FlatVariable& v = flat_.variables[op.variable];
     return {v.space, v.offset, v.declared->bytes};
   }
@@ -194,16 +205,21 @@ class KernelDecoder final : public Decoder {
   uint64_t float_bits(const Operand& op, Type type) const {
     const double value = op.is_single ? std::bit_cast<float>(static_cast<uint32_t>(op.integer)) : op.real;
     switch (type) {
-      case Type::kF64: return op.is_single ? std::bit_cast<uint64_t>(value) : std::bit_cast<uint64_t>(op.real);
+      case Type::kF64:
+        return op.is_single ? std::bit_cast<uint64_t>(value) : std::bit_cast<uint64_t>(op.real);
       case Type::kF32:
-      case Type::kTf32: return op.is_single ? op.integer : std::bit_cast<uint32_t>(static_cast<float>(value));
+      case Type::kTf32:
+        return op.is_single ? op.integer : std::bit_cast<uint32_t>(static_cast<float>(value));
       case Type::kB64:
       case Type::kU64:
-      case Type::kS64: return std::bit_cast<uint64_t>(value);
+      case Type::kS64:
+        return std::bit_cast<uint64_t>(value);
       case Type::kB32:
       case Type::kU32:
-      case Type::kS32: return std::bit_cast<uint32_t>(static_cast<float>(value));
-      default: throw error("floating-point constant of this type");
+      case Type::kS32:
+        return std::bit_cast<uint32_t>(static_cast<float>(value));
+      default:
+        throw error("floating-point constant of this type");
     }
   }
 
@@ -220,8 +236,10 @@ class KernelDecoder final : public Decoder {
     p.parameter_bytes = static_cast<uint32_t>(flat_.parameter_end);
     for (const FlatVariable& v : flat_.variables) {
       if (v.space == Space::kParam) p.parameter_offsets.push_back(static_cast<uint32_t>(v.offset));
-      if (v.space == Space::kShared) p.shared_variables.push_back({short_name(v.declared->name), v.offset, v.declared->bytes});
-      if (v.space == Space::kLocal) p.local_variables.push_back({v.declared->name, v.offset, v.declared->bytes});
+      if (v.space == Space::kShared)
+        p.shared_variables.push_back({short_name(v.declared->name), v.offset, v.declared->bytes});
+      if (v.space == Space::kLocal)
+        p.local_variables.push_back({v.declared->name, v.offset, v.declared->bytes});
     }
   }
 
@@ -237,9 +255,9 @@ class KernelDecoder final : public Decoder {
     in_ = &in;
     scratch_used_.clear();
     static constexpr decltype(&decode_integer) kFamilies[] = {
-        decode_special, decode_integer, decode_float,   decode_compare, decode_memory, decode_control,
-        decode_half,    decode_convert, decode_atomic,  decode_lanes,   decode_mbarrier, decode_async,
-        decode_tensor,  decode_cluster, decode_mma,     decode_wgmma,   decode_system};
+        decode_special, decode_integer, decode_float,  decode_compare, decode_memory,   decode_control,
+        decode_half,    decode_convert, decode_atomic, decode_lanes,   decode_mbarrier, decode_async,
+        decode_tensor,  decode_cluster, decode_mma,    decode_wgmma,   decode_system};
     for (auto* family : kFamilies)
       if (family(*this, in)) return;
     unknown(in);
@@ -299,7 +317,8 @@ class KernelDecoder final : public Decoder {
 
 }  // namespace
 
-std::unique_ptr<Program> decode(ptx::Module& module, ptx::Function& entry, const GlobalAddress& global_address) {
+std::unique_ptr<Program> decode(ptx::Module& module, ptx::Function& entry,
+                                const GlobalAddress& global_address) {
   return KernelDecoder(module, entry, global_address).run();
 }
 

@@ -40,7 +40,8 @@ class Flattener {
     // `extern .shared x[]` begins behind everything static.
     uint64_t dynamic = flat_.shared_end;
     for (const FlatVariable& v : flat_.variables)
-      if (v.space == Space::kShared && v.declared->is_extern) dynamic = align_up(dynamic, std::max<uint64_t>(v.declared->align, 16));
+      if (v.space == Space::kShared && v.declared->is_extern)
+        dynamic = align_up(dynamic, std::max<uint64_t>(v.declared->align, 16));
     for (FlatVariable& v : flat_.variables)
       if (v.space == Space::kShared && v.declared->is_extern) v.offset = dynamic;
     flat_.shared_end = dynamic;
@@ -110,7 +111,8 @@ class Flattener {
 
   // The body of f behind what is there; returns by falling off its end.
   void append(Function& f, const std::vector<int>& variables, int depth) {
-    const Bases base{static_cast<int>(flat_.registers.size()), static_cast<int>(flat_.labels.size()), &variables};
+    const Bases base{static_cast<int>(flat_.registers.size()), static_cast<int>(flat_.labels.size()),
+                     &variables};
     flat_.registers.insert(flat_.registers.end(), f.registers.begin(), f.registers.end());
     std::vector<std::vector<int>> labels_at(f.body.size() + 1);
     for (size_t l = 0; l < f.labels.size(); ++l) {
@@ -143,7 +145,8 @@ class Flattener {
   }
 
   void push(Instruction in) {
-    if (flat_.body.size() >= kMaxInstructions) throw ParseError(in.loc.ptx_line, "kernel too long when its calls are inlined");
+    if (flat_.body.size() >= kMaxInstructions)
+      throw ParseError(in.loc.ptx_line, "kernel too long when its calls are inlined");
     flat_.body.push_back(std::move(in));
   }
 
@@ -187,8 +190,10 @@ class Flattener {
     std::vector<int> variables(f.variables.size());
     for (size_t k = 0; k < f.variables.size(); ++k) {
       const Operand* passed = nullptr;
-      if (k < f.parameters.size()) passed = actual[k];
-      else if (k < f.parameters.size() + f.results.size()) passed = results[k - f.parameters.size()];
+      if (k < f.parameters.size())
+        passed = actual[k];
+      else if (k < f.parameters.size() + f.results.size())
+        passed = results[k - f.parameters.size()];
       if (passed && (passed->kind != OperandKind::kVariable || passed->is_global)) return false;
       variables[k] = passed ? passed->variable : add_variable(f.variables[k]);
     }
@@ -214,16 +219,36 @@ FlatKernel flatten(ptx::Module& module, ptx::Function& entry) { return Flattener
 
 Destinations destinations(const Instruction& in) {
   const std::string_view m = in.mnemonic();
-  static const std::unordered_map<std::string_view, int> kNone = {
-      {"st", 0}, {"red", 0}, {"barrier", 0}, {"bra", 0}, {"brx", 0}, {"call", 0}, {"ret", 0}, {"exit", 0}, {"trap", 0},
-      {"brkpt", 0}, {"membar", 0}, {"fence", 0}, {"prefetch", 0}, {"prefetchu", 0}, {"cp", 0}, {"stmatrix", 0},
-      {"setmaxnreg", 0}, {"nanosleep", 0}, {"pmevent", 0}, {"griddepcontrol", 0}, {"tensormap", 0}, {"discard", 0},
-      {"applypriority", 0}, {"clusterlaunchcontrol", 0}, {"stackrestore", 0}};
+  static const std::unordered_map<std::string_view, int> kNone = {{"st", 0},
+                                                                  {"red", 0},
+                                                                  {"barrier", 0},
+                                                                  {"bra", 0},
+                                                                  {"brx", 0},
+                                                                  {"call", 0},
+                                                                  {"ret", 0},
+                                                                  {"exit", 0},
+                                                                  {"trap", 0},
+                                                                  {"brkpt", 0},
+                                                                  {"membar", 0},
+                                                                  {"fence", 0},
+                                                                  {"prefetch", 0},
+                                                                  {"prefetchu", 0},
+                                                                  {"cp", 0},
+                                                                  {"stmatrix", 0},
+                                                                  {"setmaxnreg", 0},
+                                                                  {"nanosleep", 0},
+                                                                  {"pmevent", 0},
+                                                                  {"griddepcontrol", 0},
+                                                                  {"tensormap", 0},
+                                                                  {"discard", 0},
+                                                                  {"applypriority", 0},
+                                                                  {"clusterlaunchcontrol", 0},
+                                                                  {"stackrestore", 0}};
   if (m == "bar" || m == "barrier") return {in.has("red") ? 1 : 0, false};
   if (m == "mbarrier") {
     const bool none = in.has("init") || in.has("inval") || in.has("expect_tx") || in.has("complete_tx");
-    const bool result = in.has("arrive") || in.has("arrive_drop") || in.has("test_wait") || in.has("try_wait") ||
-                        in.has("pending_count");
+    const bool result = in.has("arrive") || in.has("arrive_drop") || in.has("test_wait") ||
+                        in.has("try_wait") || in.has("pending_count");
     return {none && !result ? 0 : 1, false};
   }
   if (m == "wgmma") return {in.has("mma_async") ? 1 : 0, true};

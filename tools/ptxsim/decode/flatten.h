@@ -1,5 +1,5 @@
-// A kernel with the bodies of the device functions it calls put in their place: one list of instructions over one list of
-// registers, labels and variables.
+// A kernel with the bodies of the device functions it calls put in their place: one list of instructions over
+// one list of registers, labels and variables.
 #pragma once
 
 #include <vector>
@@ -11,8 +11,9 @@ namespace ptxsim {
 
 struct FlatVariable {
   const ptx::Variable* declared = nullptr;
-  ptx::Space space = ptx::Space::kNone;  // kParam: a parameter of the kernel; kLocal also for .param variables of calls
-  uint64_t offset = 0;                   // in its space
+  ptx::Space space =
+      ptx::Space::kNone;  // kParam: a parameter of the kernel; kLocal also for .param variables of calls
+  uint64_t offset = 0;    // in its space
 };
 
 struct FlatKernel {
@@ -23,11 +24,12 @@ struct FlatKernel {
   uint64_t shared_end = 0, local_end = 0, parameter_end = 0;  // bytes used in each space
 };
 
-// Calls of functions with a body are inlined, to a depth of 64; others stay as they are (vprintf, recursion, function
-// pointers). Parses bodies that have not been parsed. Throws ptx::ParseError.
+// Calls of functions with a body are inlined, to a depth of 64; others stay as they are (vprintf, recursion,
+// function pointers). Parses bodies that have not been parsed. Throws ptx::ParseError.
 FlatKernel flatten(ptx::Module& module, ptx::Function& entry);
 
-// The destination operands of an instruction are its first `count`; `also_read`: they are read as well (wgmma).
+// The destination operands of an instruction are its first `count`; `also_read`: they are read as well
+// (wgmma).
 struct Destinations {
   int count = 0;
   bool also_read = false;

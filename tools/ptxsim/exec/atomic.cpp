@@ -1,10 +1,10 @@
 // atom, red, multimem. Source: PTX ISA, sections 9.7.13.5, .6 and .12-.14.
+#include <fmt/format.h>
+
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <mutex>
-
-#include <fmt/format.h>
 
 #include "exec/memory.h"
 #include "numeric/float_formats.h"
@@ -53,16 +53,26 @@ T min_max(Op op, T a, T b) {
 template <class T>
 T integer_result(Op op, T old, T b, T c) {
   switch (op) {
-    case Op::kAdd: return static_cast<T>(static_cast<std::make_unsigned_t<T>>(old) + static_cast<std::make_unsigned_t<T>>(b));
+    case Op::kAdd:
+      return static_cast<T>(static_cast<std::make_unsigned_t<T>>(old) +
+                            static_cast<std::make_unsigned_t<T>>(b));
     case Op::kMin:
-    case Op::kMax: return min_max(op, old, b);
-    case Op::kAnd: return old & b;
-    case Op::kOr: return old | b;
-    case Op::kXor: return old ^ b;
-    case Op::kCas: return old == b ? c : old;
-    case Op::kInc: return old >= b ? 0 : old + 1;
-    case Op::kDec: return old == 0 || old > b ? b : old - 1;
-    default: return b;
+    case Op::kMax:
+      return min_max(op, old, b);
+    case Op::kAnd:
+      return old & b;
+    case Op::kOr:
+      return old | b;
+    case Op::kXor:
+      return old ^ b;
+    case Op::kCas:
+      return old == b ? c : old;
+    case Op::kInc:
+      return old >= b ? 0 : old + 1;
+    case Op::kDec:
+      return old == 0 || old > b ? b : old - 1;
+    default:
+      return b;
   }
 }
 
@@ -79,26 +89,40 @@ uint64_t result(const AtomicOp& op, uint64_t old, uint64_t b, uint64_t c) {
   switch (op.type) {
     case Type::kF32: {
       if (op.op != Op::kAdd && op.op != Op::kMin && op.op != Op::kMax) break;
-      float x = std::bit_cast<float>(static_cast<uint32_t>(old)), y = std::bit_cast<float>(static_cast<uint32_t>(b));
+      float x = std::bit_cast<float>(static_cast<uint32_t>(old)),
+            y = std::bit_cast<float>(static_cast<uint32_t>(b));
       if (op.op != Op::kAdd) return std::bit_cast<uint32_t>(min_max(op.op, x, y));
       if (op.flush) return std::bit_cast<uint32_t>(flushed(flushed(x) + flushed(y)));
       return std::bit_cast<uint32_t>(x + y);
     }
     case Type::kF64:
-      if (op.op == Op::kAdd) return std::bit_cast<uint64_t>(std::bit_cast<double>(old) + std::bit_cast<double>(b));
+      if (op.op == Op::kAdd)
+        return std::bit_cast<uint64_t>(std::bit_cast<double>(old) + std::bit_cast<double>(b));
       break;
     case Type::kF16:
-    case Type::kBf16: return half_result(op.op, op.type, static_cast<uint16_t>(old), static_cast<uint16_t>(b));
+    case Type::kBf16:
+      return half_result(op.op, op.type, static_cast<uint16_t>(old), static_cast<uint16_t>(b));
     case Type::kF16x2:
     case Type::kBf16x2:
       return half_result(op.op, op.type, static_cast<uint16_t>(old), static_cast<uint16_t>(b)) |
-             static_cast<uint32_t>(half_result(op.op, op.type, static_cast<uint16_t>(old >> 16), static_cast<uint16_t>(b >> 16))) << 16;
-    case Type::kS32: return static_cast<uint32_t>(integer_result<int32_t>(op.op, static_cast<int32_t>(old), static_cast<int32_t>(b), static_cast<int32_t>(c)));
-    case Type::kS64: return static_cast<uint64_t>(integer_result<int64_t>(op.op, static_cast<int64_t>(old), static_cast<int64_t>(b), static_cast<int64_t>(c)));
-    default: break;
+             static_cast<uint32_t>(half_result(op.op, op.type, static_cast<uint16_t>(old >> 16),
+                                               static_cast<uint16_t>(b >> 16)))
+                 << 16;
+    case Type::kS32:
+      return static_cast<uint32_t>(integer_result<int32_t>(op.op, static_cast<int32_t>(old),
+                                                           static_cast<int32_t>(b), static_cast<int32_t>(c)));
+    case Type::kS64:
+      return static_cast<uint64_t>(integer_result<int64_t>(op.op, static_cast<int64_t>(old),
+                                                           static_cast<int64_t>(b), static_cast<int64_t>(c)));
+    default:
+      break;
   }
-  if (op.element_bytes == 2) return integer_result<uint16_t>(op.op, static_cast<uint16_t>(old), static_cast<uint16_t>(b), static_cast<uint16_t>(c));
-  if (op.element_bytes == 4) return integer_result<uint32_t>(op.op, static_cast<uint32_t>(old), static_cast<uint32_t>(b), static_cast<uint32_t>(c));
+  if (op.element_bytes == 2)
+    return integer_result<uint16_t>(op.op, static_cast<uint16_t>(old), static_cast<uint16_t>(b),
+                                    static_cast<uint16_t>(c));
+  if (op.element_bytes == 4)
+    return integer_result<uint32_t>(op.op, static_cast<uint32_t>(old), static_cast<uint32_t>(b),
+                                    static_cast<uint32_t>(c));
   return integer_result<uint64_t>(op.op, old, b, c);
 }
 
@@ -117,7 +141,9 @@ uint64_t update(const AtomicOp& op, std::byte* p, uint64_t b, uint64_t c, bool* 
 }
 
 uint64_t value_of(Warp& w, uint32_t offset, int bytes, int lane) {
-  return bytes == 2 ? row<uint16_t>(w, offset)[lane] : bytes == 4 ? row<uint32_t>(w, offset)[lane] : row<uint64_t>(w, offset)[lane];
+  return bytes == 2   ? row<uint16_t>(w, offset)[lane]
+         : bytes == 4 ? row<uint32_t>(w, offset)[lane]
+                      : row<uint64_t>(w, offset)[lane];
 }
 
 void run_atomic(Warp& w, const Instr& i) {
@@ -136,17 +162,25 @@ void run_atomic(Warp& w, const Instr& i) {
       const uint64_t c = op.op == Op::kCas ? value_of(w, op.c, op.element_bytes, lane) : 0;
       std::byte* at = p[lane] + e * op.element_bytes;
       uint64_t old;
-      if (op.element_bytes == 2) old = update<uint16_t>(op, at, b, c, &changed);
-      else if (op.element_bytes == 4) old = update<uint32_t>(op, at, b, c, &changed);
-      else old = update<uint64_t>(op, at, b, c, &changed);
+      if (op.element_bytes == 2)
+        old = update<uint16_t>(op, at, b, c, &changed);
+      else if (op.element_bytes == 4)
+        old = update<uint32_t>(op, at, b, c, &changed);
+      else
+        old = update<uint64_t>(op, at, b, c, &changed);
       if (!op.has_result) continue;
-      if (op.element_bytes == 2) row<uint16_t>(w, op.d[e])[lane] = static_cast<uint16_t>(old);
-      else if (op.element_bytes == 4) row<uint32_t>(w, op.d[e])[lane] = static_cast<uint32_t>(old);
-      else row<uint64_t>(w, op.d[e])[lane] = old;
+      if (op.element_bytes == 2)
+        row<uint16_t>(w, op.d[e])[lane] = static_cast<uint16_t>(old);
+      else if (op.element_bytes == 4)
+        row<uint32_t>(w, op.d[e])[lane] = static_cast<uint32_t>(old);
+      else
+        row<uint64_t>(w, op.d[e])[lane] = old;
     }
   }
-  if (changed) note_event(w);
-  else note_poll(w);
+  if (changed)
+    note_event(w);
+  else
+    note_poll(w);
 }
 
 struct Bits128 {
@@ -176,13 +210,15 @@ void run_atomic_128(Warp& w, const Instr& i) {
     changed |= !(next == old);
     row<Bits128>(w, op.d[0])[lane] = old;
   }
-  if (changed) note_event(w);
-  else note_poll(w);
+  if (changed)
+    note_event(w);
+  else
+    note_poll(w);
 }
 
 bool operation(const Instruction& in, Op* op) {
   static constexpr std::pair<std::string_view, Op> kNames[] = {
-      {"add", Op::kAdd}, {"min", Op::kMin}, {"max", Op::kMax},   {"and", Op::kAnd}, {"or", Op::kOr},
+      {"add", Op::kAdd}, {"min", Op::kMin},   {"max", Op::kMax}, {"and", Op::kAnd}, {"or", Op::kOr},
       {"xor", Op::kXor}, {"exch", Op::kExch}, {"cas", Op::kCas}, {"inc", Op::kInc}, {"dec", Op::kDec}};
   for (const auto& [name, value] : kNames)
     if (in.has(name)) {
@@ -200,8 +236,10 @@ void fill(Decoder& d, const Operand& operand, Type type, int count, uint32_t* ro
 // multimem on a team of one device: the address is that of its only copy.
 bool decode_multimem(Decoder& d, const Instruction& in, AtomicOp op) {
   const bool load = in.has("ld_reduce");
-  if (in.has("st")) op.op = Op::kStore;
-  else if (!operation(in, &op.op)) return false;
+  if (in.has("st"))
+    op.op = Op::kStore;
+  else if (!operation(in, &op.op))
+    return false;
   if (!load) {
     fill(d, in.operands.at(1), op.type, op.count, op.b);
     op.address = address_operand(d, in.operands.at(0), ptx::Space::kGlobal);
@@ -230,7 +268,9 @@ bool decode_atomic(Decoder& d, const Instruction& in) {
   op.type = type_of(in);
   op.element_bytes = ptx::size_of(op.type);
   op.count = vector_of(in);
-  op.info = {.access = Access::kAtomic, .order = order_of(in, Order::kRelaxed), .scope = scope_of(in, Scope::kGpu),
+  op.info = {.access = Access::kAtomic,
+             .order = order_of(in, Order::kRelaxed),
+             .scope = scope_of(in, Scope::kGpu),
              .bytes = static_cast<uint32_t>(op.element_bytes * op.count)};
   if (m == "multimem") {
     if (!decode_multimem(d, in, op)) d.unknown(in);

@@ -1,7 +1,8 @@
-// Lanes of a warp talk to each other: shfl, vote, match, redux, activemask, elect. Source: PTX ISA, section 9.7.13.
-#include <algorithm>
-
+// Lanes of a warp talk to each other: shfl, vote, match, redux, activemask, elect. Source: PTX ISA,
+// section 9.7.13.
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "check/checker.h"
 #include "exec/decoder.h"
@@ -23,8 +24,8 @@ struct LanesOp {
   uint32_t mode = 0;
 };
 
-// Calls f(lanes) for each group of lanes that name the same members, once all of them are here; a warp may run several
-// groups at once. Groups that are not complete wait.
+// Calls f(lanes) for each group of lanes that name the same members, once all of them are here; a warp may
+// run several groups at once. Groups that are not complete wait.
 template <class F>
 void each_group(Warp& w, const Instr& i, uint32_t members_row, const char* why, F f) {
   const uint32_t* members = row<uint32_t>(w, members_row);
@@ -36,7 +37,8 @@ void each_group(Warp& w, const Instr& i, uint32_t members_row, const char* why, 
     const uint32_t group = members[lane] & lanes;
     if ((members[lane] & w.live) != group)
       fail(w, i, lane, ErrorCode::kIllegalInstruction,
-           fmt::format("[divergence] {} with mask {:#010x}, but only lanes {:#010x} execute it", why, members[lane], group));
+           fmt::format("[divergence] {} with mask {:#010x}, but only lanes {:#010x} execute it", why,
+                       members[lane], group));
     if (w.check) w.check->sync_lanes(w, group);
     f(group);
     lanes &= ~group;
@@ -59,20 +61,35 @@ void run_shfl(Warp& w, const Instr& i) {
     uint32_t out[kWarpSize] = {}, in_range = 0;
     for (uint32_t m = here; m; m &= m - 1) {
       const int lane = __builtin_ctz(m);
-      const int bval = static_cast<int>(b[lane] & 31), cval = static_cast<int>(c[lane] & 31), segment = static_cast<int>(c[lane] >> 8 & 31);
+      const int bval = static_cast<int>(b[lane] & 31), cval = static_cast<int>(c[lane] & 31),
+                segment = static_cast<int>(c[lane] >> 8 & 31);
       const int max_lane = (lane & segment) | (cval & ~segment), min_lane = lane & segment;
       int j = 0;
       bool p = false;
       switch (op.mode) {
-        case kUp: j = lane - bval; p = j >= max_lane; break;
-        case kDown: j = lane + bval; p = j <= max_lane; break;
-        case kBfly: j = lane ^ bval; p = j <= max_lane; break;
-        case kIdx: j = min_lane | (bval & ~segment); p = j <= max_lane; break;
+        case kUp:
+          j = lane - bval;
+          p = j >= max_lane;
+          break;
+        case kDown:
+          j = lane + bval;
+          p = j <= max_lane;
+          break;
+        case kBfly:
+          j = lane ^ bval;
+          p = j <= max_lane;
+          break;
+        case kIdx:
+          j = min_lane | (bval & ~segment);
+          p = j <= max_lane;
+          break;
       }
       if (!p) j = lane;
       if (w.check && !(here >> j & 1))
         fail(w, i, lane, ErrorCode::kIllegalInstruction,
-             fmt::format("[lanes] shfl.sync takes the value of lane {}, which does not take part (mask {:#010x})", j, here));
+             fmt::format(
+                 "[lanes] shfl.sync takes the value of lane {}, which does not take part (mask {:#010x})", j,
+                 here));
       in_range |= static_cast<uint32_t>(p) << lane;
       out[lane] = a[j];  // of a lane that does not take part: what its register holds
     }
@@ -91,7 +108,9 @@ void run_vote(Warp& w, const Instr& i) {
       each_lane(here, row<uint32_t>(w, op.d), [&](int) { return votes; });
       return;
     }
-    const bool result = op.mode == kAll ? votes == here : op.mode == kAny ? votes != 0 : votes == 0 || votes == here;
+    const bool result = op.mode == kAll   ? votes == here
+                        : op.mode == kAny ? votes != 0
+                                          : votes == 0 || votes == here;
     set_predicate(w, op.d, here, result ? kAllLanes : 0);
   });
 }
@@ -131,12 +150,24 @@ void run_redux(Warp& w, const Instr& i) {
     for (uint32_t m = here & (here - 1); m; m &= m - 1) {
       const T v = a[__builtin_ctz(m)];
       switch (op.mode) {
-        case kAdd: sum = static_cast<T>(static_cast<uint32_t>(sum) + static_cast<uint32_t>(v)); break;
-        case kMin: sum = std::min(sum, v); break;
-        case kMax: sum = std::max(sum, v); break;
-        case kAnd: sum = static_cast<T>(sum & v); break;
-        case kOr: sum = static_cast<T>(sum | v); break;
-        case kXor: sum = static_cast<T>(sum ^ v); break;
+        case kAdd:
+          sum = static_cast<T>(static_cast<uint32_t>(sum) + static_cast<uint32_t>(v));
+          break;
+        case kMin:
+          sum = std::min(sum, v);
+          break;
+        case kMax:
+          sum = std::max(sum, v);
+          break;
+        case kAnd:
+          sum = static_cast<T>(sum & v);
+          break;
+        case kOr:
+          sum = static_cast<T>(sum | v);
+          break;
+        case kXor:
+          sum = static_cast<T>(sum ^ v);
+          break;
       }
     }
     each_lane(here, row<T>(w, op.d), [&](int) { return sum; });
@@ -167,7 +198,8 @@ void destination(Decoder& d, const ptx::Operand& to, LanesOp* op) {
 }
 
 template <class E>
-bool choose(const Instruction& in, std::initializer_list<std::pair<std::string_view, E>> names, uint32_t* mode) {
+bool choose(const Instruction& in, std::initializer_list<std::pair<std::string_view, E>> names,
+            uint32_t* mode) {
   for (const auto& [name, value] : names)
     if (in.has(name)) {
       *mode = value;
@@ -192,14 +224,17 @@ bool decode_lanes(Decoder& d, const Instruction& in) {
     return true;
   }
   op.members = d.row(in.operands.back(), Type::kB32);
-  if (m == "shfl" && choose<Shuffle>(in, {{"up", kUp}, {"down", kDown}, {"bfly", kBfly}, {"idx", kIdx}}, &op.mode)) {
+  if (m == "shfl" &&
+      choose<Shuffle>(in, {{"up", kUp}, {"down", kDown}, {"bfly", kBfly}, {"idx", kIdx}}, &op.mode)) {
     destination(d, in.operands.at(0), &op);
     op.a = d.row(in.operands.at(1), Type::kB32);
     op.b = d.row(in.operands.at(2), Type::kB32);
     op.c = d.row(in.operands.at(3), Type::kB32);
     run = run_shfl;
-  } else if (m == "vote" && choose<Vote>(in, {{"all", kAll}, {"any", kAny}, {"uni", kUni}, {"ballot", kBallot}}, &op.mode)) {
-    op.d = op.mode == kBallot ? d.row(in.operands.at(0), Type::kB32) : d.predicate(in.operands.at(0), nullptr);
+  } else if (m == "vote" &&
+             choose<Vote>(in, {{"all", kAll}, {"any", kAny}, {"uni", kUni}, {"ballot", kBallot}}, &op.mode)) {
+    op.d =
+        op.mode == kBallot ? d.row(in.operands.at(0), Type::kB32) : d.predicate(in.operands.at(0), nullptr);
     op.a = d.predicate(in.operands.at(1), &op.a_flip);
     run = run_vote;
   } else if (m == "match" && choose<Vote>(in, {{"all", kAll}, {"any", kAny}}, &op.mode)) {
@@ -208,7 +243,9 @@ bool decode_lanes(Decoder& d, const Instruction& in) {
     op.a = d.row(in.operands.at(1), wide ? Type::kB64 : Type::kB32);
     run = wide ? run_match<uint64_t> : run_match<uint32_t>;
   } else if (m == "redux" &&
-             choose<Redux>(in, {{"add", kAdd}, {"min", kMin}, {"max", kMax}, {"and", kAnd}, {"or", kOr}, {"xor", kXor}}, &op.mode)) {
+             choose<Redux>(
+                 in, {{"add", kAdd}, {"min", kMin}, {"max", kMax}, {"and", kAnd}, {"or", kOr}, {"xor", kXor}},
+                 &op.mode)) {
     op.d = d.row(in.operands.at(0), Type::kB32);
     op.a = d.row(in.operands.at(1), Type::kB32);
     run = in.has("s32") ? run_redux<int32_t> : in.has("u32") || in.has("b32") ? run_redux<uint32_t> : nullptr;

@@ -1,6 +1,8 @@
-// A grid from its first block to its last: clusters are dealt to the calling thread and to idle threads of the pool. A thread
-// runs one cluster to its end; when that one waits for something outside, the thread begins another, up to what the GPU
-// would hold, and goes round among them. So grid barriers and signals between kernels make progress.
+// A grid from its first block to its last: clusters are dealt to the calling thread and to idle threads of
+// the pool. A thread runs one cluster to its end; when that one waits for something outside, the thread
+// begins another, up to what the GPU would hold, and goes round among them. So grid barriers and signals
+// between kernels make progress.
+#include <fmt/format.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -9,8 +11,6 @@
 #include <cstring>
 #include <deque>
 #include <thread>
-
-#include <fmt/format.h>
 
 #include "check/checker.h"
 #include "exec/scheduler.h"
@@ -83,14 +83,17 @@ struct Running {
       for (const Warp& w : cta->warps)
         for (const Split& s : w.splits) {
           if (who.size() > 8000) continue;
-          who += fmt::format("\n  block ({},{},{}) warp {} lanes {:#010x}: {} at {}", cta->id.x, cta->id.y, cta->id.z, w.index, s.mask,
-                             s.why ? s.why : "spins", instruction_place(*w.program, s.pc - (s.again || s.pc == 0 ? 0 : 1)));
+          who += fmt::format("\n  block ({},{},{}) warp {} lanes {:#010x}: {} at {}", cta->id.x, cta->id.y,
+                             cta->id.z, w.index, s.mask, s.why ? s.why : "spins",
+                             instruction_place(*w.program, s.pc - (s.again || s.pc == 0 ? 0 : 1)));
         }
-  throw Fault(ErrorCode::kLaunchTimeout,
-              fmt::format("kernel {}: [hang] nothing happened for {:.0f} s; {} of {} blocks have begun, the GPU holds {} at a time; "
-                          "they wait for something that does not come:{}",
-                          r.launch.name, seconds, std::min(r.next.load(), r.clusters) * r.launch.cluster.count(),
-                          r.launch.grid.count(), r.resident_limit * r.launch.cluster.count(), who));
+  throw Fault(
+      ErrorCode::kLaunchTimeout,
+      fmt::format("kernel {}: [hang] nothing happened for {:.0f} s; {} of {} blocks have begun, the GPU "
+                  "holds {} at a time; "
+                  "they wait for something that does not come:{}",
+                  r.launch.name, seconds, std::min(r.next.load(), r.clusters) * r.launch.cluster.count(),
+                  r.launch.grid.count(), r.resident_limit * r.launch.cluster.count(), who));
 }
 
 void work(Running& r) {
@@ -189,8 +192,10 @@ class Pool {
   void offer(Running& r, int helpers) {
     std::lock_guard lock(mutex_);
     for (int k = 0; k < helpers; ++k) queue_.push_back(&r);
-    if (helpers == 1) wake_.notify_one();
-    else wake_.notify_all();
+    if (helpers == 1)
+      wake_.notify_one();
+    else
+      wake_.notify_all();
   }
   // Takes back what nobody began and waits for those who did.
   void withdraw(Running& r) {
@@ -263,7 +268,8 @@ void launch(const LaunchSpec& spec) {
   const Program& p = *spec.program;
   alignas(128) std::byte parameters[32768];
   if (p.parameter_bytes > sizeof parameters)
-    throw Fault(ErrorCode::kInvalidValue, fmt::format("kernel {} has {} bytes of parameters", p.name, p.parameter_bytes));
+    throw Fault(ErrorCode::kInvalidValue,
+                fmt::format("kernel {} has {} bytes of parameters", p.name, p.parameter_bytes));
   if (p.parameter_bytes) std::memcpy(parameters, spec.parameters, p.parameter_bytes);
   r.launch.program = &p;
   r.launch.grid = spec.grid;
@@ -293,9 +299,11 @@ void launch(const LaunchSpec& spec) {
   if (helpers > 0) pool.withdraw(r);
   if (config().time) {
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    fmt::print(stderr, "ptxsim: {}: {} blocks of {}, {:.3f} M warp instructions in {:.3f} ms on {} threads: {:.1f} M/s per thread\n",
-               r.launch.name, spec.grid.count(), spec.block.count(), r.steps / 1e6, seconds * 1e3, helpers + 1,
-               r.steps / 1e6 / seconds / (helpers + 1));
+    fmt::print(stderr,
+               "ptxsim: {}: {} blocks of {}, {:.3f} M warp instructions in {:.3f} ms on {} threads: {:.1f} "
+               "M/s per thread\n",
+               r.launch.name, spec.grid.count(), spec.block.count(), r.steps / 1e6, seconds * 1e3,
+               helpers + 1, r.steps / 1e6 / seconds / (helpers + 1));
   }
   if (r.error) std::rethrow_exception(r.error);
 }

@@ -78,7 +78,8 @@ struct MemoryOp {
 bool one_piece(uint32_t mask, std::byte* const* p, uint32_t bytes) {
   if (mask != kAllLanes) return false;
   uint64_t gaps = 0;
-  for (int l = 0; l < kWarpSize; ++l) gaps |= reinterpret_cast<uint64_t>(p[l]) ^ (reinterpret_cast<uint64_t>(p[0]) + bytes * l);
+  for (int l = 0; l < kWarpSize; ++l)
+    gaps |= reinterpret_cast<uint64_t>(p[l]) ^ (reinterpret_cast<uint64_t>(p[0]) + bytes * l);
   return gaps == 0;
 }
 
@@ -121,8 +122,10 @@ void run_load(Warp& w, const Instr& i) {
     each_lane(mask, row<R>(w, op.rows[e]), [&](int l) {
       M v;
       std::memcpy(&v, p[l] + e * sizeof(M), sizeof(M));
-      if constexpr (std::is_same_v<M, R>) return v;
-      else return static_cast<R>(v);
+      if constexpr (std::is_same_v<M, R>)
+        return v;
+      else
+        return static_cast<R>(v);
     });
 }
 
@@ -146,8 +149,10 @@ void run_store(Warp& w, const Instr& i) {
     const int l = __builtin_ctz(m);
     for (int e = 0; e < op.count; ++e) {
       M v;
-      if constexpr (std::is_same_v<M, R>) v = row<R>(w, op.rows[e])[l];
-      else v = static_cast<M>(row<R>(w, op.rows[e])[l]);
+      if constexpr (std::is_same_v<M, R>)
+        v = row<R>(w, op.rows[e])[l];
+      else
+        v = static_cast<M>(row<R>(w, op.rows[e])[l]);
       std::memcpy(p[l] + e * sizeof(M), &v, sizeof(M));
     }
   }

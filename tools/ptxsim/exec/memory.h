@@ -6,7 +6,8 @@
 
 namespace ptxsim {
 
-// State space named by the modifiers; kNone: generic. ".shared", ".shared::cta", ".shared::cluster" are kShared.
+// State space named by the modifiers; kNone: generic. ".shared", ".shared::cta", ".shared::cluster" are
+// kShared.
 ptx::Space space_of(const ptx::Instruction& in);
 Order order_of(const ptx::Instruction& in, Order otherwise);
 Scope scope_of(const ptx::Instruction& in, Scope otherwise);

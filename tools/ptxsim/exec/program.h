@@ -1,10 +1,12 @@
 // A kernel ready to run: straight arrays of compact instructions over rows of 32 lanes.
 //
-// Registers. Each warp owns one register file, a byte array; a register is a row of 32 lanes at a fixed byte offset:
-//   .pred 4 bytes (bit = lane) | 16-bit 64 | 32-bit 128 | 64-bit 256 | 128-bit 512, aligned to its size (at most 64).
-// Rows are shared by registers that are never live together (decode/allocate.cpp). Constants are rows too, filled before
-// the first instruction. Rows of different width never overlap; rows of the same width are equal or disjoint, so an
-// elementwise handler may write d while it reads a and b.
+// Registers. Each warp owns one register file, a byte array; a register is a row of 32 lanes at a fixed byte
+// offset:
+//   .pred 4 bytes (bit = lane) | 16-bit 64 | 32-bit 128 | 64-bit 256 | 128-bit 512, aligned to its size (at
+//   most 64).
+// Rows are shared by registers that are never live together (decode/allocate.cpp). Constants are rows too,
+// filled before the first instruction. Rows of different width never overlap; rows of the same width are
+// equal or disjoint, so an elementwise handler may write d while it reads a and b.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +23,8 @@ namespace ptxsim {
 struct Warp;
 struct Instr;
 
-// Runs one instruction for the lanes of the warp's running split. w.pc already points to the next instruction.
+// Runs one instruction for the lanes of the warp's running split. w.pc already points to the next
+// instruction.
 using Handler = void (*)(Warp& w, const Instr& i);
 
 struct Instr {
@@ -33,9 +36,8 @@ struct Instr {
   const void* ext = nullptr;            // the family's further operands, owned by the Program
 };
 
-// Predicate rows at fixed places: all ones; the carry flag CC.CF of add.cc and its kin (one bit per lane).
+// The predicate row that is all ones.
 inline constexpr uint32_t kTrueRow = 0;
-inline constexpr uint32_t kCarryRow = 4;
 
 // One constant of the register file: `bytes` per lane (4 of them: a predicate row is given as 32-bit word).
 struct ConstantRow {
@@ -55,24 +57,24 @@ struct Placed {
 struct LoadedModule;
 
 struct Program {
-  uint64_t serial = 0;                   // unique in the process
-  std::string name;                      // mangled, as in the PTX
-  std::string short_name;                // demangled, without parameters: "gemm<128, 64>"
+  uint64_t serial = 0;     // unique in the process
+  std::string name;        // mangled, as in the PTX
+  std::string short_name;  // demangled, without parameters: "gemm<128, 64>"
   const ptx::Module* module = nullptr;
   const ptx::Function* entry = nullptr;
   std::vector<Instr> code;
-  std::vector<ptx::Location> where;      // per instruction of `code`
+  std::vector<ptx::Location> where;             // per instruction of `code`
   std::vector<const ptx::Instruction*> source;  // per instruction of `code`; null for what the decoder added
   std::vector<ConstantRow> constants;
-  uint32_t register_bytes = 0;           // of one warp's register file
-  int live_registers = 0;                // most 32-bit registers live at once: stands in for the register count
-  uint32_t static_shared_bytes = 0;      // .shared of the kernel and of what it calls, from offset kSharedBase
-  uint32_t local_bytes = 0;              // per thread
+  uint32_t register_bytes = 0;       // of one warp's register file
+  int live_registers = 0;            // most 32-bit registers live at once: stands in for the register count
+  uint32_t static_shared_bytes = 0;  // .shared of the kernel and of what it calls, from offset kSharedBase
+  uint32_t local_bytes = 0;          // per thread
   std::vector<Placed> shared_variables, local_variables;
   std::vector<uint32_t> parameter_offsets;
   uint32_t parameter_bytes = 0;
-  // Rows that an instruction reads and writes, for the check of registers in flight: row_uses[row_begin[pc] ..
-  // row_begin[pc + 1]); bit 31 set where it is written. Filled in checked mode only.
+  // Rows that an instruction reads and writes, for the check of registers in flight: row_uses[row_begin[pc]
+  // .. row_begin[pc + 1]); bit 31 set where it is written. Filled in checked mode only.
   std::vector<uint32_t> row_begin, row_uses;
 
   // Owner of what Instr::ext points to.

@@ -1,7 +1,8 @@
-// Addresses of lanes -> host pointers: bounds and alignment in every space, and the words a person needs when they fail.
-#include <algorithm>
-
+// Addresses of lanes -> host pointers: bounds and alignment in every space, and the words a person needs when
+// they fail.
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "check/checker.h"
 #include "exec/warp.h"
@@ -15,53 +16,65 @@ namespace {
 // Shared memory of a block of the cluster that has threads left; null outside it.
 std::byte* in_shared(const Cluster& c, uint64_t a, uint64_t bytes) {
   const uint32_t rank = shared_rank(a), offset = shared_offset(a);
-  if (rank >= c.ctas.size() || offset < kSharedBase || offset + bytes > c.ctas[rank]->shared_end || !c.ctas[rank]->running)
+  if (rank >= c.ctas.size() || offset < kSharedBase || offset + bytes > c.ctas[rank]->shared_end ||
+      !c.ctas[rank]->running)
     return nullptr;
   return c.ctas[rank]->shared + offset;
 }
 
-const char* verb(Access a) { return a == Access::kRead ? "read" : a == Access::kWrite ? "write" : "atomic access"; }
+const char* verb(Access a) {
+  return a == Access::kRead ? "read" : a == Access::kWrite ? "write" : "atomic access";
+}
 
 std::string variable_at(const std::vector<Placed>& variables, uint64_t offset) {
   const Placed* best = nullptr;
   for (const Placed& v : variables)
     if (v.offset <= offset && (!best || v.offset >= best->offset)) best = &v;
   if (!best) return "";
-  return fmt::format(" ({}{})", best->name, offset == best->offset ? "" : fmt::format(" + {}", offset - best->offset));
+  return fmt::format(" ({}{})", best->name,
+                     offset == best->offset ? "" : fmt::format(" + {}", offset - best->offset));
 }
 
-[[noreturn]] void out_of_bounds(Warp& w, const Instr& i, int lane, uint64_t a, uint64_t bytes, const char* what) {
+[[noreturn]] void out_of_bounds(Warp& w, const Instr& i, int lane, uint64_t a, uint64_t bytes,
+                                const char* what) {
   const uint64_t tag = a & kTagMask;
   if (tag == kSharedTag) {
     const uint32_t rank = shared_rank(a), offset = shared_offset(a);
     const size_t ctas = w.cta->cluster->ctas.size();
     if (rank >= ctas)
       fail(w, i, lane, ErrorCode::kIllegalAddress,
-           fmt::format("[bounds.shared] {} of {} bytes in the shared memory of block {} of a cluster of {}", what, bytes, rank, ctas));
+           fmt::format("[bounds.shared] {} of {} bytes in the shared memory of block {} of a cluster of {}",
+                       what, bytes, rank, ctas));
     if (w.cta->cluster->ctas[rank]->running == 0)
       fail(w, i, lane, ErrorCode::kIllegalAddress,
-           fmt::format("[bounds.shared] {} of {} bytes in the shared memory of block {} of the cluster, which has exited: "
-                       "a cluster barrier must keep it until its peers are done", what, bytes, rank));
+           fmt::format("[bounds.shared] {} of {} bytes in the shared memory of block {} of the cluster, "
+                       "which has exited: "
+                       "a cluster barrier must keep it until its peers are done",
+                       what, bytes, rank));
     fail(w, i, lane, ErrorCode::kIllegalAddress,
-         fmt::format("[bounds.shared] {} of {} bytes at shared offset {}{}: the block has {} to {}", what, bytes, offset,
-                     variable_at(w.program->shared_variables, offset), kSharedBase, w.cta->shared_end));
+         fmt::format("[bounds.shared] {} of {} bytes at shared offset {}{}: the block has {} to {}", what,
+                     bytes, offset, variable_at(w.program->shared_variables, offset), kSharedBase,
+                     w.cta->shared_end));
   }
   if (tag == kLocalTag)
     fail(w, i, lane, ErrorCode::kIllegalAddress,
-         fmt::format("[bounds.local] {} of {} bytes at local offset {}{}: the thread has {} bytes", what, bytes, a & ~kTagMask,
-                     variable_at(w.program->local_variables, a & ~kTagMask), w.program->local_bytes));
+         fmt::format("[bounds.local] {} of {} bytes at local offset {}{}: the thread has {} bytes", what,
+                     bytes, a & ~kTagMask, variable_at(w.program->local_variables, a & ~kTagMask),
+                     w.program->local_bytes));
   if (tag == kParamTag)
     fail(w, i, lane, ErrorCode::kIllegalAddress,
-         fmt::format("[bounds.param] {} of {} bytes at parameter offset {}: the kernel has {} bytes", what, bytes, a & ~kTagMask,
-                     w.program->parameter_bytes));
+         fmt::format("[bounds.param] {} of {} bytes at parameter offset {}: the kernel has {} bytes", what,
+                     bytes, a & ~kTagMask, w.program->parameter_bytes));
   const Allocation inside = GlobalMemory::instance().find(a);
-  const std::string where = inside.end ? fmt::format("{} bytes before the end of {} bytes", inside.end - a, inside.end - inside.begin)
+  const std::string where = inside.end ? fmt::format("{} bytes before the end of {} bytes", inside.end - a,
+                                                     inside.end - inside.begin)
                                        : GlobalMemory::instance().describe(a);
   fail(w, i, lane, ErrorCode::kIllegalAddress,
        fmt::format("[bounds.global] {} of {} bytes at {:#x}: {}", what, bytes, a, where));
 }
 
-// Global memory around `a`, at least to a + bytes; asks the table only when the ranges seen last do not hold it.
+// Global memory around `a`, at least to a + bytes; asks the table only when the ranges seen last do not hold
+// it.
 bool in_global(Worker& worker, uint64_t low, uint64_t high) {
   const uint64_t generation = GlobalMemory::instance().generation();
   for (const RangeCache& r : worker.ranges)
@@ -76,30 +89,35 @@ bool in_global(Worker& worker, uint64_t low, uint64_t high) {
 
 std::byte* resolve_range(Warp& w, const Instr& i, int lane, uint64_t a, uint64_t bytes, uint64_t alignment) {
   if (a % alignment)
-    fail(w, i, lane, ErrorCode::kMisalignedAddress, fmt::format("[alignment] address {:#x} is not a multiple of {}", a, alignment));
+    fail(w, i, lane, ErrorCode::kMisalignedAddress,
+         fmt::format("[alignment] address {:#x} is not a multiple of {}", a, alignment));
   switch (a & kTagMask) {
     case 0:
-      if (bytes == 0 || in_global(*w.cta->cluster->worker, a, a + bytes)) return reinterpret_cast<std::byte*>(a);
+      if (bytes == 0 || in_global(*w.cta->cluster->worker, a, a + bytes))
+        return reinterpret_cast<std::byte*>(a);
       break;
     case kSharedTag:
       if (std::byte* p = in_shared(*w.cta->cluster, a, bytes)) return p;
       break;
     case kLocalTag: {
       const uint64_t offset = a & ~kTagMask;
-      if (lane >= 0 && offset + bytes <= w.program->local_bytes) return w.local + lane * w.program->local_bytes + offset;
+      if (lane >= 0 && offset + bytes <= w.program->local_bytes)
+        return w.local + lane * w.program->local_bytes + offset;
       break;
     }
     case kParamTag: {
       const uint64_t offset = a & ~kTagMask;
       const Launch& launch = *w.cta->cluster->launch;
-      if (offset + bytes <= w.program->parameter_bytes) return const_cast<std::byte*>(launch.parameter_base) + offset;
+      if (offset + bytes <= w.program->parameter_bytes)
+        return const_cast<std::byte*>(launch.parameter_base) + offset;
       break;
     }
   }
   out_of_bounds(w, i, lane, a, bytes, "access");
 }
 
-void resolve(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses, const AccessInfo& info, std::byte** out) {
+void resolve(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses, const AccessInfo& info,
+             std::byte** out) {
   if (!mask) return;
   // One pass over all lanes: lanes that do not take part repeat one that does.
   const uint64_t some = addresses[__builtin_ctz(mask)];
@@ -138,7 +156,8 @@ void resolve(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses, 
       if ((a & kTagMask) == kSharedTag) {
         p = in_shared(c, a, bytes);
       } else if ((a & kTagMask) == kLocalTag) {
-        if ((a & ~kTagMask) + bytes <= w.program->local_bytes) p = w.local + l * w.program->local_bytes + (a & ~kTagMask);
+        if ((a & ~kTagMask) + bytes <= w.program->local_bytes)
+          p = w.local + l * w.program->local_bytes + (a & ~kTagMask);
       } else if ((a & kTagMask) == kParamTag) {
         if ((a & ~kTagMask) + bytes <= w.program->parameter_bytes)
           p = const_cast<std::byte*>(c.launch->parameter_base) + (a & ~kTagMask);
@@ -167,8 +186,8 @@ void load_addresses(Warp& w, uint32_t row_offset, int bits, int64_t offset, uint
 std::string position(const Warp& w, const Instr& i, int lane) {
   const Program& p = *w.program;
   const size_t pc = &i - p.code.data();
-  std::string at = fmt::format("kernel {}, block ({},{},{}), warp {}", w.cta->cluster->launch->name, w.cta->id.x, w.cta->id.y,
-                               w.cta->id.z, w.index);
+  std::string at = fmt::format("kernel {}, block ({},{},{}), warp {}", w.cta->cluster->launch->name,
+                               w.cta->id.x, w.cta->id.y, w.cta->id.z, w.index);
   if (lane >= 0) at += fmt::format(", lane {}", lane);
   return at + "; " + instruction_place(p, pc);
 }

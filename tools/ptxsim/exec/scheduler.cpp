@@ -67,8 +67,8 @@ void happen(Cluster& c, size_t k) {
 
 constexpr int kReleases = 1000;
 
-// mbarrier.try_wait may give up: when nobody else can run, it says no, so that a program that only looked goes on. One that
-// always looks again is stuck after so many times without an event.
+// mbarrier.try_wait may give up: when nobody else can run, it says no, so that a program that only looked
+// goes on. One that always looks again is stuck after so many times without an event.
 bool release_waits(Cluster& c) {
   if (c.released_at != c.events) c.releases = 0;
   c.released_at = c.events;
@@ -87,17 +87,12 @@ bool release_waits(Cluster& c) {
 [[noreturn]] void deadlock(Cluster& c) {
   std::string who;
   int more = 0;
-  const Warp* first = nullptr;
   for (const auto& cta : c.ctas)
     for (const Warp& w : cta->warps)
       for (const Split& s : w.splits) {
         if (!w.live || !s.mask) continue;
-        if (!first) first = &w;
-        // The place of a split that waits behind an instruction is that instruction.
-        const uint32_t pc = s.pc > 0 && w.program->source[s.pc] != w.program->source[s.pc - 1] && s.why &&
-                                    !w.program->source[s.pc]
-                                ? s.pc - 1
-                                : s.pc;
+        // It waits behind the instruction that it has executed, unless it executes it again.
+        const uint32_t pc = s.pc - (s.again || s.pc == 0 ? 0 : 1);
         if (who.size() > 8000)
           ++more;
         else
@@ -127,7 +122,6 @@ void ensure(Buffer& buffer, size_t& have, size_t need) {
 
 void fill_constants(const Program& p, Warp& w) {
   *row<uint32_t>(w, kTrueRow) = ~0u;
-  *row<uint32_t>(w, kCarryRow) = 0;
   for (const ConstantRow& c : p.constants) {
     const uint64_t value = c.shared ? c.value + (uint64_t{w.cta->rank} << 24) : c.value;
     for (int l = 0; l < kWarpSize; ++l) {
@@ -286,7 +280,7 @@ void start_cluster(ClusterSlot& slot, Launch& launch, Worker& worker, uint64_t i
       w.async_groups.reset();
       w.wgmma = {};
       w.max_registers = 0;
-      *row<uint32_t>(w, kCarryRow) = 0;
+      w.carry = 0;
     }
   }
   if (launch.check) launch.check->begin_cluster(c);

@@ -77,8 +77,14 @@ const std::unordered_map<std::string_view, Read>& readers() {
       {"%reserved_smem_offset_begin", [](const Warp&) -> uint64_t { return 0; }},
       {"%reserved_smem_offset_end", [](const Warp&) -> uint64_t { return kSharedBase; }},
       // The driver's own: where cooperative groups find the barrier of a cooperative grid.
-      {"%envreg1", [](const Warp& w) -> uint64_t { return reinterpret_cast<uint64_t>(launch_of(w).grid_workspace) >> 32; }},
-      {"%envreg2", [](const Warp& w) -> uint64_t { return reinterpret_cast<uint64_t>(launch_of(w).grid_workspace) & 0xffffffff; }},
+      {"%envreg1",
+       [](const Warp& w) -> uint64_t {
+         return reinterpret_cast<uint64_t>(launch_of(w).grid_workspace) >> 32;
+       }},
+      {"%envreg2",
+       [](const Warp& w) -> uint64_t {
+         return reinterpret_cast<uint64_t>(launch_of(w).grid_workspace) & 0xffffffff;
+       }},
       {"%current_graph_exec", [](const Warp&) -> uint64_t { return 0; }},
   };
   return kReaders;

@@ -103,7 +103,8 @@ uint32_t gather_groups(Warp& w, const Instr& i, const uint32_t* members, const c
     const int lane = __builtin_ctz(left);
     const uint32_t needed = members[lane];
     if (!(needed >> lane & 1))
-      fail(w, i, lane, ErrorCode::kIllegalInstruction, fmt::format("[warp sync] {} by a lane that is not in its mask {:#010x}", why, needed));
+      fail(w, i, lane, ErrorCode::kIllegalInstruction,
+           fmt::format("[warp sync] {} by a lane that is not in its mask {:#010x}", why, needed));
     uint32_t group = 0;
     for (uint32_t m = left & needed; m; m &= m - 1)
       if (members[__builtin_ctz(m)] == needed) group |= m & -m;

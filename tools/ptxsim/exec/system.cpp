@@ -1,11 +1,11 @@
-// What is no arithmetic and no memory: nanosleep, setmaxnreg, and calls into the system (vprintf, __assertfail).
-// Source: PTX ISA, sections 9.7.12 and 9.7.19; CUDA C++ Programming Guide, "Formatted output".
+// What is no arithmetic and no memory: nanosleep, setmaxnreg, and calls into the system (vprintf,
+// __assertfail). Source: PTX ISA, sections 9.7.12 and 9.7.19; CUDA C++ Programming Guide, "Formatted output".
+#include <fmt/format.h>
+
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <string>
-
-#include <fmt/format.h>
 
 #include "check/checker.h"
 #include "exec/decoder.h"
@@ -39,11 +39,13 @@ void run_setmaxnreg(Warp& w, const Instr& i) {
   Cta& cta = *w.cta;
   const int launched = cta.registers_at_launch;
   if (op.count < 24 || op.count > 256 || op.count % 8)
-    fail(w, i, -1, ErrorCode::kIllegalInstruction, fmt::format("[setmaxnreg] {} registers: a multiple of 8 from 24 to 256", op.count));
+    fail(w, i, -1, ErrorCode::kIllegalInstruction,
+         fmt::format("[setmaxnreg] {} registers: a multiple of 8 from 24 to 256", op.count));
   if (w.max_registers == 0) w.max_registers = launched;
   if (op.increase ? op.count < w.max_registers : op.count > w.max_registers)
     fail(w, i, -1, ErrorCode::kIllegalInstruction,
-         fmt::format("[setmaxnreg] {} to {} registers from {}", op.increase ? "increase" : "decrease", op.count, w.max_registers));
+         fmt::format("[setmaxnreg] {} to {} registers from {}", op.increase ? "increase" : "decrease",
+                     op.count, w.max_registers));
   // The pool is what the launch gave: registers per thread times warps.
   int used = 0;
   for (const Warp& other : cta.warps)
@@ -51,13 +53,19 @@ void run_setmaxnreg(Warp& w, const Instr& i) {
   const int budget = launched * static_cast<int>(cta.warps.size());
   if (used + op.count > budget) {
     // Blocks until others have given enough back.
-    park(w, i, true, [](Warp& waiting, const Split& s) {
-      int sum = 0;
-      for (const Warp& other : waiting.cta->warps)
-        if (&other != &waiting)
-          sum += other.live ? (other.max_registers ? other.max_registers : waiting.cta->registers_at_launch) : 0;
-      return sum + static_cast<int>(s.wait[0]) <= waiting.cta->registers_at_launch * static_cast<int>(waiting.cta->warps.size());
-    }, static_cast<uint64_t>(op.count), 0, "setmaxnreg.inc (the block's registers are used up)");
+    park(
+        w, i, true,
+        [](Warp& waiting, const Split& s) {
+          int sum = 0;
+          for (const Warp& other : waiting.cta->warps)
+            if (&other != &waiting)
+              sum += other.live
+                         ? (other.max_registers ? other.max_registers : waiting.cta->registers_at_launch)
+                         : 0;
+          return sum + static_cast<int>(s.wait[0]) <=
+                 waiting.cta->registers_at_launch * static_cast<int>(waiting.cta->warps.size());
+        },
+        static_cast<uint64_t>(op.count), 0, "setmaxnreg.inc (the block's registers are used up)");
     return;
   }
   w.max_registers = op.count;
@@ -77,7 +85,8 @@ std::string text_at(Warp& w, const Instr& i, int lane, uint64_t at) {
 
 // Arguments lie in the buffer at their natural alignment, as varargs promote them.
 // *count: the arguments used, which is what printf of a kernel returns.
-std::string format_line(Warp& w, const Instr& i, int lane, uint64_t format_at, uint64_t buffer_at, int* count) {
+std::string format_line(Warp& w, const Instr& i, int lane, uint64_t format_at, uint64_t buffer_at,
+                        int* count) {
   std::string format, out;
   for (uint64_t a = format_at; format.size() < 4096; ++a) {
     const char c = static_cast<char>(*resolve_range(w, i, lane, a, 1, 1));
@@ -109,10 +118,14 @@ std::string format_line(Warp& w, const Instr& i, int lane, uint64_t format_at, u
     std::string spec = "%";
     size_t bytes = 4;
     for (++k; k < format.size() && std::strchr("-+ #0123456789.*lhzjt", format[k]); ++k) {
-      if (format[k] == 'l' || format[k] == 'z' || format[k] == 'j' || format[k] == 't') bytes = 8;
-      else if (format[k] == 'h') continue;
-      else if (format[k] == '*') spec += fmt::format("{}", integer(4));
-      else spec += format[k];
+      if (format[k] == 'l' || format[k] == 'z' || format[k] == 'j' || format[k] == 't')
+        bytes = 8;
+      else if (format[k] == 'h')
+        continue;
+      else if (format[k] == '*')
+        spec += fmt::format("{}", integer(4));
+      else
+        spec += format[k];
     }
     if (k >= format.size()) break;
     const char c = format[k];
@@ -123,9 +136,14 @@ std::string format_line(Warp& w, const Instr& i, int lane, uint64_t format_at, u
     }
     if (std::strchr("diouxXc", c)) {
       const long long v = integer(bytes);
-      if (c == 'c') std::snprintf(text, sizeof text, (spec + c).c_str(), static_cast<int>(v));
-      else if (c == 'd' || c == 'i') std::snprintf(text, sizeof text, (spec + "ll" + c).c_str(), v);
-      else std::snprintf(text, sizeof text, (spec + "ll" + c).c_str(), bytes == 4 ? static_cast<unsigned long long>(static_cast<uint32_t>(v)) : static_cast<unsigned long long>(v));
+      if (c == 'c')
+        std::snprintf(text, sizeof text, (spec + c).c_str(), static_cast<int>(v));
+      else if (c == 'd' || c == 'i')
+        std::snprintf(text, sizeof text, (spec + "ll" + c).c_str(), v);
+      else
+        std::snprintf(text, sizeof text, (spec + "ll" + c).c_str(),
+                      bytes == 4 ? static_cast<unsigned long long>(static_cast<uint32_t>(v))
+                                 : static_cast<unsigned long long>(v));
     } else if (std::strchr("eEfFgGaA", c)) {
       double v;
       next(8, &v);
@@ -158,7 +176,8 @@ T argument(Warp& w, const Instr& i, const SystemCall& call, size_t k, int lane) 
 }
 
 void give_result(Warp& w, const Instr& i, const SystemCall& call, int lane, const void* value, size_t bytes) {
-  if (call.has_result) std::memcpy(resolve_range(w, i, lane, kLocalTag | call.result, bytes, 1), value, bytes);
+  if (call.has_result)
+    std::memcpy(resolve_range(w, i, lane, kLocalTag | call.result, bytes, 1), value, bytes);
 }
 
 void run_vprintf(Warp& w, const Instr& i) {
@@ -166,7 +185,8 @@ void run_vprintf(Warp& w, const Instr& i) {
   for (uint32_t m = active(w, i); m; m &= m - 1) {
     const int lane = __builtin_ctz(m);
     int n = 0;
-    const std::string line = format_line(w, i, lane, argument<uint64_t>(w, i, call, 0, lane), argument<uint64_t>(w, i, call, 1, lane), &n);
+    const std::string line = format_line(w, i, lane, argument<uint64_t>(w, i, call, 0, lane),
+                                         argument<uint64_t>(w, i, call, 1, lane), &n);
     std::fwrite(line.data(), 1, line.size(), stdout);
     give_result(w, i, call, lane, &n, sizeof n);
   }
@@ -179,7 +199,8 @@ void run_assertfail(Warp& w, const Instr& i) {
   const int lane = __builtin_ctz(mask);
   auto string = [&](size_t k) { return text_at(w, i, lane, argument<uint64_t>(w, i, call, k, lane)); };
   fail(w, i, lane, ErrorCode::kAssert,
-       fmt::format("[assert] {}:{}: {}: Assertion `{}` failed.", string(1), argument<uint32_t>(w, i, call, 2, lane), string(3), string(0)));
+       fmt::format("[assert] {}:{}: {}: Assertion `{}` failed.", string(1),
+                   argument<uint32_t>(w, i, call, 2, lane), string(3), string(0)));
 }
 
 bool decode_call(Decoder& d, const Instruction& in) {
@@ -192,8 +213,10 @@ bool decode_call(Decoder& d, const Instruction& in) {
       for (const ptx::Operand& e : op.elements) {
         if (e.kind != OperandKind::kVariable || e.is_global) continue;
         const uint64_t at = d.place(e).offset + e.integer;
-        if (target) call.arguments.push_back(at);
-        else call.result = at, call.has_result = true;
+        if (target)
+          call.arguments.push_back(at);
+        else
+          call.result = at, call.has_result = true;
       }
     }
   }
@@ -219,7 +242,8 @@ bool decode_system(Decoder& d, const Instruction& in) {
   }
   if (m == "setmaxnreg") {
     d.emit({.run = run_setmaxnreg,
-            .ext = d.program().keep(RegisterChange{static_cast<int>(d.integer(in.operands.at(0))), in.has("inc")})});
+            .ext = d.program().keep(
+                RegisterChange{static_cast<int>(d.integer(in.operands.at(0))), in.has("inc")})});
     return true;
   }
   return m == "call" && decode_call(d, in);

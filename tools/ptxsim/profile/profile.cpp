@@ -1,13 +1,13 @@
 #include "profile/profile.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <string>
-
-#include <fmt/format.h>
 
 #include "config.h"
 
@@ -39,7 +39,9 @@ void add(InstructionCounts& to, const InstructionCounts& n) {
   to.load_sectors += n.load_sectors;
 }
 
-double percent(uint64_t part, uint64_t whole) { return whole ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0; }
+double percent(uint64_t part, uint64_t whole) {
+  return whole ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0;
+}
 
 class Report {
  public:
@@ -85,21 +87,26 @@ class Report {
 
  private:
   static void print_row(const std::string& what, const InstructionCounts& n) {
-    fmt::print(stderr, "  {:<28} {:>12} {:>5.1f} {:>12} {:>12} {:>6.2f} {:>10} {:>6.2f} {:>10.3f}\n", what, n.issued,
-               n.issued ? static_cast<double>(n.lanes) / static_cast<double>(n.issued) : 0.0, n.load_sectors * 32 + n.engine_read,
-               (n.sectors - n.load_sectors) * 32 + n.engine_written,
-               n.sectors ? static_cast<double>(n.sectors) * 32 / static_cast<double>(std::max<uint64_t>(1, n.bytes)) : 0.0, n.wavefronts,
-               n.ideal_wavefronts ? static_cast<double>(n.wavefronts) / static_cast<double>(n.ideal_wavefronts) : 0.0,
-               static_cast<double>(n.flops) * 1e-9);
+    fmt::print(
+        stderr, "  {:<28} {:>12} {:>5.1f} {:>12} {:>12} {:>6.2f} {:>10} {:>6.2f} {:>10.3f}\n", what, n.issued,
+        n.issued ? static_cast<double>(n.lanes) / static_cast<double>(n.issued) : 0.0,
+        n.load_sectors * 32 + n.engine_read, (n.sectors - n.load_sectors) * 32 + n.engine_written,
+        n.sectors ? static_cast<double>(n.sectors) * 32 / static_cast<double>(std::max<uint64_t>(1, n.bytes))
+                  : 0.0,
+        n.wavefronts,
+        n.ideal_wavefronts ? static_cast<double>(n.wavefronts) / static_cast<double>(n.ideal_wavefronts)
+                           : 0.0,
+        static_cast<double>(n.flops) * 1e-9);
   }
 
   static void print_kernel(const KernelProfile& k) {
     fmt::print(stderr, "\nptxsim: {}: {} launches, {} blocks\n", k.name, k.launches, k.blocks);
-    fmt::print(stderr, "  {:<28} {:>12} {:>5} {:>12} {:>12} {:>6} {:>10} {:>6} {:>10}\n", "line", "warp instr", "lanes", "bytes read",
-               "written", "x ask", "shared", "x min", "Gflop");
+    fmt::print(stderr, "  {:<28} {:>12} {:>5} {:>12} {:>12} {:>6} {:>10} {:>6} {:>10}\n", "line",
+               "warp instr", "lanes", "bytes read", "written", "x ask", "shared", "x min", "Gflop");
     std::vector<const KernelProfile::Line*> lines;
     for (const auto& [key, line] : k.lines) lines.push_back(&line);
-    std::sort(lines.begin(), lines.end(), [](auto* a, auto* b) { return a->counts.issued > b->counts.issued; });
+    std::sort(lines.begin(), lines.end(),
+              [](auto* a, auto* b) { return a->counts.issued > b->counts.issued; });
     if (lines.size() > 20) lines.resize(20);
     for (const auto* line : lines) print_row(line->place, line->counts);
     print_row("all", k.total);
@@ -108,8 +115,9 @@ class Report {
   static std::string json_counts(const InstructionCounts& n) {
     return fmt::format(
         R"("warp_instructions": {}, "lanes": {}, "global_read_bytes": {}, "global_written_bytes": {}, "requested_bytes": {}, "sectors": {}, "shared_wavefronts": {}, "shared_ideal_wavefronts": {}, "tensor_flops": {}, "divergence_percent": {:.2f})",
-        n.issued, n.lanes, n.load_sectors * 32 + n.engine_read, (n.sectors - n.load_sectors) * 32 + n.engine_written, n.bytes, n.sectors,
-        n.wavefronts, n.ideal_wavefronts, n.flops, n.issued ? 100 - percent(n.lanes, n.issued * 32) : 0.0);
+        n.issued, n.lanes, n.load_sectors * 32 + n.engine_read,
+        (n.sectors - n.load_sectors) * 32 + n.engine_written, n.bytes, n.sectors, n.wavefronts,
+        n.ideal_wavefronts, n.flops, n.issued ? 100 - percent(n.lanes, n.issued * 32) : 0.0);
   }
 
   static std::string quoted(const std::string& s) {
@@ -130,8 +138,9 @@ class Report {
     fmt::print(f, "{{\"kernels\": [");
     const char* comma = "";
     for (const auto& [mangled, k] : kernels_) {
-      fmt::print(f, "{}\n {{\"name\": {}, \"mangled\": {}, \"launches\": {}, \"blocks\": {}, {}, \"lines\": [", comma, quoted(k.name),
-                 quoted(mangled), k.launches, k.blocks, json_counts(k.total));
+      fmt::print(f,
+                 "{}\n {{\"name\": {}, \"mangled\": {}, \"launches\": {}, \"blocks\": {}, {}, \"lines\": [",
+                 comma, quoted(k.name), quoted(mangled), k.launches, k.blocks, json_counts(k.total));
       comma = ",";
       const char* inner = "";
       for (const auto& [key, line] : k.lines) {
@@ -149,8 +158,8 @@ class Report {
   uint64_t last_serial_ = 0;
 };
 
-// Passes over the 32 banks of 4 bytes: lanes that touch different words of one bank wait for each other. Wide accesses go in
-// phases of 128 bytes.
+// Passes over the 32 banks of 4 bytes: lanes that touch different words of one bank wait for each other. Wide
+// accesses go in phases of 128 bytes.
 uint64_t wavefronts(uint32_t mask, const uint64_t* addresses, uint32_t bytes) {
   const int lanes_per_phase = bytes <= 4 ? 32 : bytes == 8 ? 16 : 8;
   uint64_t passes = 0;
@@ -175,9 +184,12 @@ uint64_t wavefronts(uint32_t mask, const uint64_t* addresses, uint32_t bytes) {
 
 }  // namespace
 
-void add_to_profile(const Launch& launch, const std::vector<InstructionCounts>& counts) { Report::instance().add_launch(launch, counts); }
+void add_to_profile(const Launch& launch, const std::vector<InstructionCounts>& counts) {
+  Report::instance().add_launch(launch, counts);
+}
 
-void profile_access(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses, const AccessInfo& info) {
+void profile_access(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses,
+                    const AccessInfo& info) {
   InstructionCounts& n = (*w.cta->cluster->worker->profile)[&i - w.program->code.data()];
   const uint64_t tag = addresses[__builtin_ctz(mask)] & kTagMask;
   const uint64_t asked = static_cast<uint64_t>(__builtin_popcount(mask)) * info.bytes;
@@ -189,10 +201,12 @@ void profile_access(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addr
     size_t count = 0;
     for (uint32_t m = mask; m; m &= m - 1) {
       const uint64_t a = addresses[__builtin_ctz(m)];
-      for (uint64_t s = a / 32; s <= (a + info.bytes - 1) / 32 && count < sectors.size(); ++s) sectors[count++] = s;
+      for (uint64_t s = a / 32; s <= (a + info.bytes - 1) / 32 && count < sectors.size(); ++s)
+        sectors[count++] = s;
     }
     std::sort(sectors.begin(), sectors.begin() + count);
-    const auto distinct = static_cast<uint64_t>(std::unique(sectors.begin(), sectors.begin() + count) - sectors.begin());
+    const auto distinct =
+        static_cast<uint64_t>(std::unique(sectors.begin(), sectors.begin() + count) - sectors.begin());
     n.sectors += distinct;
     if (info.access == Access::kRead) n.load_sectors += distinct;
     n.bytes += asked;
@@ -207,7 +221,8 @@ void profile_engine(Warp& w, const Instr& i, uint64_t bytes, Access access) {
 }
 
 void profile_flops(Warp& w, const Instr& i, uint64_t flops) {
-  if (w.cta->cluster->worker->profile) (*w.cta->cluster->worker->profile)[&i - w.program->code.data()].flops += flops;
+  if (w.cta->cluster->worker->profile)
+    (*w.cta->cluster->worker->profile)[&i - w.program->code.data()].flops += flops;
 }
 
 }  // namespace ptxsim

@@ -7,8 +7,8 @@
 
 namespace ptxsim {
 
-// Adds one worker's counts (by pc) of one launch. Printed at the end of the process as a table on stderr and, where
-// PTXSIM_PROFILE names a file, as JSON. Thread-safe.
+// Adds one worker's counts (by pc) of one launch. Printed at the end of the process as a table on stderr and,
+// where PTXSIM_PROFILE names a file, as JSON. Thread-safe.
 void add_to_profile(const Launch& launch, const std::vector<InstructionCounts>& counts);
 
 }  // namespace ptxsim
