@@ -207,7 +207,8 @@ TEST_F(CheckEngines, MbarrierThatTheEngineCannotSee) {
 
 TEST_F(CheckEngines, UninitialisedSource) {
   EXPECT_FAULT("[uninitialised.shared] TMA for warp 0 lane 0 at t.cu:4 (PTX line 103: op) reads offset 1024",
-               tma_store(r.warp(0), 3, 0, 128));
+               tma_store(r.warp(0), 3, 0, 128);
+               r.warp(0).check->before_fault(r.warp(0)));
 }
 
 TEST_F(CheckEngines, Multicast) {

@@ -227,7 +227,14 @@ TEST(CheckShared, UninitialisedBytesAreFoundOneByOne) {
   EXPECT_CLEAN(r.load(r.warp(0), 3, shared(0), 4, 0x7fffffff));
   EXPECT_FAULT(
       "[uninitialised.shared] warp 0 lane 31 at t.cu:4 (PTX line 103: op) reads offset 1150 (tile + 126)",
-      r.load(r.warp(0), 3, shared(0)));
+      r.load(r.warp(0), 3, shared(0));
+      r.syncthreads(4));
+}
+
+TEST(CheckShared, ReadingTooEarlyIsARaceAndNotAnUninitialisedRead) {
+  Rig r;
+  r.load(r.warp(0), 1, shared(0));
+  EXPECT_FAULT("[race.shared]", r.store(r.warp(1), 2, shared(0)));
 }
 
 TEST(CheckShared, NothingIsLeftOfTheClusterBefore) {
@@ -237,7 +244,8 @@ TEST(CheckShared, NothingIsLeftOfTheClusterBefore) {
   r.load(r.warp(1), 3, shared(0));
   r.end();
   r.next_launch();
-  EXPECT_FAULT("[uninitialised.shared]", r.load(r.warp(1), 3, shared(0)));
+  EXPECT_FAULT("[uninitialised.shared]", r.load(r.warp(1), 3, shared(0)); r.syncthreads(4));
+  r.next_launch();
   EXPECT_CLEAN({
     r.store(r.warp(2), 1, shared(0));
     r.end();

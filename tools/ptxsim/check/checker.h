@@ -36,6 +36,9 @@ class Checker {
   // overwritten it with something else.
   virtual void store_lost(Warp& w, const Instr& i, int lane, uint64_t address) = 0;
 
+  // Something else is about to end the launch: fails first with what may have led to it.
+  virtual void before_fault(Warp& w) = 0;
+
   // --- order ---
   // Lanes of mask synchronised with each other (bar.warp.sync, shfl.sync, vote.sync, aligned ops of a whole
   // warp).

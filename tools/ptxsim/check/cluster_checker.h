@@ -134,6 +134,7 @@ class ClusterChecker final : public Checker {
   void access(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses,
               const AccessInfo& info) override;
   void store_lost(Warp& w, const Instr& i, int lane, uint64_t address) override;
+  void before_fault(Warp& w) override;
   void sync_lanes(Warp& w, uint32_t mask) override;
   void barrier_arrive(Warp& w, const Instr& i, uint32_t mask, int barrier, uint64_t phase) override;
   void barrier_leave(Warp& w, const Instr& i, uint32_t mask, int barrier, uint64_t phase) override;
@@ -211,7 +212,10 @@ class ClusterChecker final : public Checker {
   void check_written(Party& p, uint32_t rank, uint32_t word, uint32_t count, Lanes lanes);
   void check_readers(Party& p, uint32_t rank, uint32_t word, uint32_t count, Lanes lanes);
   void check_word(Party& p, uint32_t rank, uint32_t word, uint32_t lanes);
+  // A read of bytes that nobody has written is kept until its warp has passed a barrier: if another thread
+  // writes them before, it is that race that is reported.
   void require_initialised(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes, Lanes lanes);
+  void settle_unwritten(const WarpState* ws);
   Verdict judge_write(const Party& p, Epoch e, uint32_t byte, uint32_t lane) const;
   bool passes_read(const Party& p, uint32_t reader, Epoch e, uint32_t bytes, uint32_t lane) const;
   void conflict(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes, Epoch e, uint32_t lane, Verdict v);
@@ -267,6 +271,13 @@ class ClusterChecker final : public Checker {
   };
   void settle_same_values();
 
+  struct Unwritten {
+    WarpState* ws = nullptr;
+    const Instr* instr = nullptr;
+    uint32_t rank = 0, offset = 0, lane = 0;
+    std::string who;
+  };
+
   LaunchChecker* launch_ = nullptr;
   Cluster* cluster_ = nullptr;
   uint64_t slot_ = 0, index_ = 0;  // index_: of the cluster in the grid
@@ -284,6 +295,7 @@ class ClusterChecker final : public Checker {
   std::vector<AsyncOp> ops_;                               // a ring: older work is taken to be complete
   uint64_t next_op_ = 1;
   std::vector<SameValue> same_values_;
+  std::vector<Unwritten> unwritten_;
 };
 
 }  // namespace ptxsim::check

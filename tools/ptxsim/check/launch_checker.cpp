@@ -139,6 +139,7 @@ void LaunchChecker::access(Warp& w, const Instr& i, uint32_t mask, const uint64_
 void LaunchChecker::store_lost(Warp& w, const Instr& i, int lane, uint64_t address) {
   of(w).store_lost(w, i, lane, address);
 }
+void LaunchChecker::before_fault(Warp& w) { of(w).before_fault(w); }
 void LaunchChecker::sync_lanes(Warp& w, uint32_t mask) { of(w).sync_lanes(w, mask); }
 void LaunchChecker::barrier_arrive(Warp& w, const Instr& i, uint32_t mask, int barrier, uint64_t phase) {
   of(w).barrier_arrive(w, i, mask, barrier, phase);

@@ -63,6 +63,7 @@ class LaunchChecker final : public Checker {
   void access(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses,
               const AccessInfo& info) override;
   void store_lost(Warp& w, const Instr& i, int lane, uint64_t address) override;
+  void before_fault(Warp& w) override;
   void sync_lanes(Warp& w, uint32_t mask) override;
   void barrier_arrive(Warp& w, const Instr& i, uint32_t mask, int barrier, uint64_t phase) override;
   void barrier_leave(Warp& w, const Instr& i, uint32_t mask, int barrier, uint64_t phase) override;

@@ -28,6 +28,7 @@ void ClusterChecker::begin(LaunchChecker& launch, Cluster& c, uint64_t slot) {
   mbarriers_.clear();
   released_shared_.clear();
   same_values_.clear();
+  unwritten_.clear();
   barriers_.assign(ctas, {});
   cluster_barrier_ = {};
   warps_.resize(ctas * warps_per_cta_);
@@ -66,6 +67,7 @@ void ClusterChecker::begin_cluster(Cluster&) {}
 
 void ClusterChecker::end_cluster(Cluster&) {
   for (WarpState& ws : warps_) settle(ws);
+  settle_unwritten(nullptr);
   for (AsyncOp& op : ops_) {
     if (op.id && op.read_clock && !op.reads_done && !op.on_mbarrier &&
         (op.engine == Engine::kBulk || op.engine == Engine::kTma))
@@ -214,6 +216,7 @@ void ClusterChecker::leave(PhasedBarrier& b, WarpState& ws, uint32_t mask, uint6
     if (&p == &own || (own.number != phase && p.number != ~uint64_t{0}))
       v.now.join(p.gathered, launch_->levels());
   changed(v);
+  if (!unwritten_.empty()) settle_unwritten(&ws);
 }
 
 void ClusterChecker::barrier_arrive(Warp& w, const Instr&, uint32_t mask, int barrier, uint64_t phase) {

@@ -1,6 +1,8 @@
 // What a finding says: both parties with their places in the source, and what would have made it right.
+#include <cxxabi.h>
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #include "check/cluster_checker.h"
@@ -31,6 +33,17 @@ std::string lane_text(uint32_t lane) {
   return lane == kEachLane ? " (several lanes)" : "";
 }
 
+// Of a variable inside a function: its own name.
+std::string short_name(const std::string& mangled) {
+  int status = 0;
+  char* text =
+      mangled.starts_with("_Z") ? abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status) : nullptr;
+  std::string name = text ? text : mangled;
+  std::free(text);
+  if (const size_t colons = name.rfind("::"); colons != std::string::npos) name = name.substr(colons + 2);
+  return name;
+}
+
 const char* verb(Access a) {
   return a == Access::kRead ? "read" : a == Access::kWrite ? "written" : "changed atomically";
 }
@@ -51,9 +64,11 @@ std::string ClusterChecker::place_in_shared(uint32_t rank, uint32_t offset) cons
   const Placed* best = nullptr;
   for (const Placed& v : warps_[0].warp->program->shared_variables)
     if (v.offset <= offset && (!best || v.offset >= best->offset)) best = &v;
-  if (best)
-    at += best->offset == offset ? fmt::format(" ({})", best->name)
-                                 : fmt::format(" ({} + {})", best->name, offset - best->offset);
+  if (best) {
+    const std::string name = short_name(best->name);
+    at += best->offset == offset ? fmt::format(" ({})", name)
+                                 : fmt::format(" ({} + {})", name, offset - best->offset);
+  }
   if (cluster_->ctas.size() > 1) at += fmt::format(" of the cluster's block {}", rank);
   return at;
 }
@@ -125,12 +140,33 @@ void ClusterChecker::still_reading(const AsyncOp& op) {
 void ClusterChecker::require_initialised(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes,
                                          Lanes lanes) {
   const uint32_t at = shadows_[rank]->first_uninitialised(offset, bytes);
-  if (at == ~0u) return;
+  if (at == ~0u || unwritten_.size() >= 64) return;
   const uint32_t lane = lane_of_byte(lanes[at / 4 - offset / 4], at % 4);
-  fail(*p.ws.warp, p.instr, lane < kWarpSize ? static_cast<int>(lane) : -1, ErrorCode::kLaunchFailure,
-       fmt::format("[uninitialised.shared] {} at {} {} {}, which nobody has written", who(p, lane),
-                   instruction_or_unknown(*p.ws.warp->program, p.pc()),
-                   p.access == Access::kRead ? "reads" : "changes", place_in_shared(rank, at)));
+  unwritten_.push_back(
+      {.ws = &p.ws, .instr = &p.instr, .rank = rank, .offset = at, .lane = lane, .who = who(p, lane)});
+}
+
+// Of one warp, or of all.
+void ClusterChecker::settle_unwritten(const WarpState* ws) {
+  std::vector<Unwritten> rest;
+  std::swap(rest, unwritten_);
+  for (const Unwritten& u : rest) {
+    if (ws && u.ws != ws) {
+      unwritten_.push_back(u);
+      continue;
+    }
+    if (shadows_[u.rank]->first_uninitialised(u.offset, 1) == ~0u) continue;
+    Warp& w = *u.ws->warp;
+    fail(
+        w, *u.instr, u.lane < kWarpSize ? static_cast<int>(u.lane) : -1, ErrorCode::kLaunchFailure,
+        fmt::format("[uninitialised.shared] {} at {} reads {}, which nobody has written", u.who,
+                    instruction_or_unknown(*w.program, static_cast<size_t>(u.instr - w.program->code.data())),
+                    place_in_shared(u.rank, u.offset)));
+  }
+}
+
+void ClusterChecker::before_fault(Warp&) {
+  if (!unwritten_.empty()) settle_unwritten(nullptr);
 }
 
 void ClusterChecker::conflict(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes, Epoch e,

@@ -93,6 +93,15 @@ bool ClusterChecker::passes_read(const Party& p, uint32_t reader, Epoch e, uint3
 }
 
 // --- ranges of words ---
+// Bytes from b on that have the epoch of byte b.
+uint32_t same_from(const Epoch* bytes, Epoch whole, uint32_t b) {
+  uint32_t n = 1;
+  while (b + n < 4 && (bytes ? bytes[b + n] == bytes[b]
+                             : lane_of_byte(lanes_of(whole), b + n) == lane_of_byte(lanes_of(whole), b)))
+    ++n;
+  return n;
+}
+
 void ClusterChecker::check_word(Party& p, uint32_t rank, uint32_t word, uint32_t lanes) {
   SharedShadow& shadow = *shadows_[rank];
   const Epoch whole = shadow.writes()[word];
@@ -102,7 +111,7 @@ void ClusterChecker::check_word(Party& p, uint32_t rank, uint32_t word, uint32_t
     const Epoch e = bytes ? bytes[b] : whole;
     const uint32_t lane = lane_of_byte(lanes, b);
     if (const Verdict v = judge_write(p, e, b, lane); v != Verdict::kOrdered)
-      conflict(p, rank, word * 4 + b, one ? 4 : 1, e, lane, v);
+      conflict(p, rank, word * 4 + b, one ? 4 : same_from(bytes, whole, b), e, lane, v);
   }
 }
 
