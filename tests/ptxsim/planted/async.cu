@@ -104,20 +104,20 @@ __global__ void wgmma_product(float* y) {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
   if (kOverwrite) a[threadIdx.x] = 0;
   if (kWait) asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  for (int k = 0; k < 4; ++k) y[threadIdx.x * 4 + k] = d[k] * 2;
+  for (int k = 0; k < 4; ++k) y[512 + threadIdx.x * 4 + k] = d[k] * 2;
   if (!kWait) asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 }
 PLANTED(wgmma_read_before_wait, "[registers]") {
-  run(1, 128, 0, wgmma_product<true, false, false, true>, zeros<float>(512));
+  run(1, 128, 0, wgmma_product<true, false, false, true>, zeros<float>(1024));
 }
 PLANTED(wgmma_without_fence, "[registers]") {
-  run(1, 128, 0, wgmma_product<false, true, false, true>, zeros<float>(512));
+  run(1, 128, 0, wgmma_product<false, true, false, true>, zeros<float>(1024));
 }
 PLANTED(wgmma_operand_overwritten, "[race.shared]") {
-  run(1, 128, 0, wgmma_product<true, true, true, true>, zeros<float>(512));
+  run(1, 128, 0, wgmma_product<true, true, true, true>, zeros<float>(1024));
 }
 PLANTED(wgmma_without_proxy_fence, "[proxy]") {
-  run(1, 128, 0, wgmma_product<true, true, false, false>, zeros<float>(512));
+  run(1, 128, 0, wgmma_product<true, true, false, false>, zeros<float>(1024));
 }
 
 }  // namespace

@@ -153,9 +153,11 @@ std::vector<Range> live_ranges(const FlatKernel& k) {
         last[r] = std::max(last[r], blocks[b].end);
       }
     }
-  // wgmma reads its A registers until it is waited for, which no later instruction says: nobody else gets their rows.
+  // wgmma reads its A registers until it is waited for, which no later instruction says: nobody else gets
+  // their rows.
   for (const Instruction& in : k.body) {
-    if (in.mnemonic() != "wgmma" || in.operands.size() < 2 || in.operands[1].kind != OperandKind::kVector) continue;
+    if (in.mnemonic() != "wgmma" || in.operands.size() < 2 || in.operands[1].kind != OperandKind::kVector)
+      continue;
     for (const Operand& a : in.operands[1].elements) {
       if (a.reg < 0) continue;
       first[a.reg] = 0;

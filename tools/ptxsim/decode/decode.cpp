@@ -6,6 +6,8 @@
 #include <bit>
 #include <cmath>
 #include <map>
+#include <numeric>
+#include <span>
 
 #include "config.h"
 #include "decode/allocate.h"
@@ -49,26 +51,41 @@ class KernelDecoder final : public Decoder {
 
   std::unique_ptr<Program> run() {
     place_variables();
-    std::vector<std::vector<int>> labels_at(flat_.body.size() + 1);
     label_pc_.assign(flat_.labels.size(), -1);
-    for (size_t l = 0; l < flat_.labels.size(); ++l)
-      if (flat_.labels[l].at >= 0) labels_at[flat_.labels[l].at].push_back(static_cast<int>(l));
+    std::vector<int> labels(flat_.labels.size());  // in the order of their places
+    std::iota(labels.begin(), labels.end(), 0);
+    std::sort(labels.begin(), labels.end(),
+              [&](int a, int b) { return flat_.labels[a].at < flat_.labels[b].at; });
+    auto label = std::find_if(labels.begin(), labels.end(), [&](int l) { return flat_.labels[l].at >= 0; });
+    auto join_at = [&](size_t k) {
+      const auto first = label;
+      while (label != labels.end() && flat_.labels[*label].at == static_cast<int>(k)) ++label;
+      join({first, label});
+    };
+    program_->code.reserve(flat_.body.size() * 5 / 4);
+    source_index_.reserve(flat_.body.size() * 5 / 4);
     for (size_t k = 0; k < flat_.body.size(); ++k) {
-      join(labels_at[k]);
+      join_at(k);
       instruction(flat_.body[k]);
     }
+    join_at(flat_.body.size());
     in_ = nullptr;
-    join(labels_at[flat_.body.size()]);
     emit({.run = run_exit});  // falling off the end
     resolve_branches();
     std::vector<Instruction>& body = *program_->keep_mutable(std::move(flat_.body));
+    program_->source.reserve(source_index_.size());
+    program_->where.reserve(source_index_.size());
     for (size_t pc = 0; pc < source_index_.size(); ++pc) {
       program_->source.push_back(source_index_[pc] < 0 ? nullptr : &body[source_index_[pc]]);
       program_->where.push_back(source_index_[pc] < 0 ? ptx::Location{} : body[source_index_[pc]].loc);
     }
     program_->register_bytes = (next_row_ + 63) / 64 * 64;
     program_->live_registers = rows_.live_registers;
-    if (config().checked) list_rows(body);
+    if (config().checked)
+      list_rows(body);
+    else
+      for (Instruction& in : body)
+        std::vector<Operand>().swap(in.operands);  // reports need the opcode and the place
     return std::move(program_);
   }
 
@@ -244,7 +261,7 @@ class KernelDecoder final : public Decoder {
   }
 
   // Where several paths may meet, lanes are brought together again.
-  void join(const std::vector<int>& labels) {
+  void join(std::span<const int> labels) {
     if (labels.empty()) return;
     in_ = nullptr;
     for (const int l : labels) label_pc_[l] = static_cast<int>(program_->code.size());

@@ -30,13 +30,27 @@ class Flattener {
     flat_.shared_end = kSharedBase;
     for (const ptx::Variable& v : module_.variables)
       if (v.space == Space::kShared && !v.is_extern) module_shared_[v.name] = place_shared(v);
+    // A kernel is decoded once per device: for a second one its text is parsed again, for the first nothing
+    // is copied.
+    if (!entry.parsed) {
+      entry.registers.clear();
+      entry.variables.clear();
+      entry.labels.clear();
+      entry.body.clear();
+    }
     parse_body(module_, entry);
     std::vector<int> variables(entry.variables.size());
     for (size_t k = 0; k < entry.variables.size(); ++k) {
       const bool parameter = k < entry.parameters.size();
       variables[k] = parameter ? add_parameter(entry.variables[k]) : add_variable(entry.variables[k]);
     }
-    append(entry, variables, 0);
+    const bool calls = std::any_of(entry.body.begin(), entry.body.end(),
+                                   [](const Instruction& in) { return in.mnemonic() == "call"; });
+    if (calls)
+      append(entry, variables, 0);
+    else
+      take(entry, variables);
+    entry.parsed = false;
     // `extern .shared x[]` begins behind everything static.
     uint64_t dynamic = flat_.shared_end;
     for (const FlatVariable& v : flat_.variables)
@@ -109,6 +123,16 @@ class Flattener {
     for (Operand& e : op.elements) relocate(e, base);
   }
 
+  // The usual kernel: nothing to put in, so its body is taken as it is.
+  void take(Function& f, const std::vector<int>& variables) {
+    flat_.registers = f.registers;
+    flat_.labels = f.labels;
+    flat_.body = std::move(f.body);
+    const Bases base{0, 0, &variables};
+    for (Instruction& in : flat_.body)
+      for (Operand& op : in.operands) relocate(op, base);
+  }
+
   // The body of f behind what is there; returns by falling off its end.
   void append(Function& f, const std::vector<int>& variables, int depth) {
     const Bases base{static_cast<int>(flat_.registers.size()), static_cast<int>(flat_.labels.size()),
@@ -125,7 +149,7 @@ class Flattener {
     for (size_t k = 0; k <= f.body.size(); ++k) {
       for (const int l : labels_at[k]) flat_.labels[l].at = static_cast<int>(flat_.body.size());
       if (k == f.body.size()) break;
-      Instruction in = f.body[k];
+      Instruction in = depth == 0 ? std::move(f.body[k]) : f.body[k];
       if (in.guard >= 0) in.guard += base.reg;
       for (Operand& op : in.operands) relocate(op, base);
       if (in.mnemonic() == "ret" && depth > 0) {
