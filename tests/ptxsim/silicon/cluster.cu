@@ -165,6 +165,36 @@ TEST(Cluster, Signals) {
   expect_same(out.host(), want);
 }
 
+// A bulk copy from global memory into two of four blocks, each of which hears of it on its own barrier.
+__global__ void multicast(const u32* in, u32* out) {
+  __shared__ __align__(16) u32 inbox[64];
+  __shared__ __align__(8) u64 barrier;
+  const u32 bar = shared_address(&barrier), rank = cluster_rank();
+  inbox[threadIdx.x] = 5;
+  if (threadIdx.x == 0) mbarrier_init(bar, 1);
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  if (threadIdx.x == 0 && rank % 2) mbarrier_arrive_expect_tx(bar, 256);
+  cluster_sync();
+  if (threadIdx.x == 0 && rank == 2)
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], "
+        "256, [%2], %3;" ::"r"(shared_address(inbox)),
+        "l"(in), "r"(bar), "h"(uint16_t(0b1010))
+        : "memory");
+  if (rank % 2) mbarrier_wait(bar, 0);
+  out[blockIdx.x * 64 + threadIdx.x] = inbox[threadIdx.x];
+  cluster_sync();
+}
+TEST(Cluster, BulkMulticast) {
+  std::vector<u32> x(64), want;
+  for (u32 i = 0; i < 64; ++i) x[i] = i * 13;
+  for (u32 rank = 0; rank < 4; ++rank)
+    for (u32 i = 0; i < 64; ++i) want.push_back(rank % 2 ? x[i] : 5);
+  Array<u32> in(x), out(256);
+  launch({.grid = 4, .block = 64, .cluster = 4}, multicast, in.get(), out.get());
+  expect_same(out.host(), want);
+}
+
 // The barrier in two halves, many times; relaxed arrival where nothing has to be seen.
 __global__ void halves(u32* out) {
   __shared__ u32 slot[2];

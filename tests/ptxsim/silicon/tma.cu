@@ -349,6 +349,52 @@ TEST(Tma, ReplacedMap) {
   expect_same(out.host(), want);
 }
 
+// --- hints: a cache policy, a prefetch ---
+__global__ void hinted(const __grid_constant__ CUtensorMap map, u32* out) {
+  __shared__ __align__(1024) u32 tile[8 * 16];
+  __shared__ __align__(8) u64 barrier;
+  const u32 bar = shared_address(&barrier);
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 0.5;" : "=l"(policy));
+  if (threadIdx.x == 0) {
+    mbarrier_init(bar, 1);
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map), "r"(0), "r"(0)
+                 : "memory");
+    mbarrier_arrive_expect_tx(bar, 512);
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+        "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(tile)),
+        "l"(&map), "r"(0), "r"(0), "r"(bar), "l"(policy)
+        : "memory");
+  }
+  __syncwarp();
+  mbarrier_wait(bar, 0);
+  for (u32 i = threadIdx.x; i < 128; i += 32) out[i] = tile[i];
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __syncwarp();
+  if (threadIdx.x == 0) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group.L2::cache_hint [%0, {%1, %2}], [%3], "
+        "%4;" ::"l"(&map),
+        "r"(16), "r"(8), "r"(shared_address(tile)), "l"(policy)
+        : "memory");
+    asm volatile("cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;" ::: "memory");
+  }
+}
+TEST(Tma, Hints) {
+  TensorSpec s;
+  s.size = {32, 16}, s.stride = {128}, s.box = {16, 8};
+  std::vector<u32> x(512), tile;
+  for (u32 i = 0; i < 512; ++i) x[i] = i * 3;
+  std::vector<u32> want = x;
+  for (u32 i = 0; i < 128; ++i)
+    tile.push_back(x[i / 16 * 32 + i % 16]), want[(8 + i / 16) * 32 + 16 + i % 16] = tile.back();
+  Array<u32> tensor(x), out(128);
+  launch({}, hinted, make_map(s, tensor.get()), out.get());
+  expect_same(out.host(), tile);
+  expect_same(tensor.host(), want);
+}
+
 // --- maps that cannot be ---
 TEST(Tma, RefusedMaps) {
   Array<u8> p(4096);

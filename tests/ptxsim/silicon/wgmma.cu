@@ -282,6 +282,47 @@ TEST(Wgmma, Fp8LosesOverADeepProduct) {
   EXPECT_LT(worst, 1e-1);
 }
 
+// The accumulator in f16: two sums per register.
+__global__ void __launch_bounds__(128) half_sums(const __grid_constant__ Problem p, const u8* image, u32* d) {
+  extern __shared__ u8 memory[];
+  u8* s = memory + (1024 - shared_address(memory) % 1024) % 1024;
+  for (u32 i = threadIdx.x * 16; i < p.a.bytes + p.b.bytes; i += 128 * 16)
+    *reinterpret_cast<uint4*>(s + i) = *reinterpret_cast<const uint4*>(image + i);
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  __syncthreads();
+  const u32 base = shared_address(s);
+  u32 r[4] = {};
+  wgmma_fence();
+  for (int k = 0; k < 4; ++k)
+    asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f16.f16.f16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;"
+                 : "+r"(r[0]), "+r"(r[1]), "+r"(r[2]), "+r"(r[3])
+                 : "l"(descriptor(p.a, base, k)), "l"(descriptor(p.b, base + p.a.bytes, k))
+                 : "memory");
+  wgmma_commit();
+  wgmma_wait<0>();
+  for (int i = 0; i < 4; ++i) d[threadIdx.x * 4 + i] = r[i];
+}
+TEST(Wgmma, HalfAccumulator) {
+  const Matrix a = whole_numbers(64, 64, 4, 1), b = whole_numbers(64, 16, 4, 2), c(64, 16);
+  std::vector<u8> image;
+  Problem p{};
+  p.a = lay_out(
+      kF16, Order::kK, 1, 64, 64, [&](int r, int k) { return a.at(r, k); }, image);
+  p.b = lay_out(
+      kF16, Order::kK, 1, 16, 64, [&](int r, int k) { return b.at(k, r); }, image);
+  Array<u8> di(image);
+  Array<u32> dd(128 * 4);
+  launch({.block = 128, .shared = u32(image.size()) + 1024}, half_sums, p, di.get(), dd.get());
+  const std::vector<u32> got = dd.host();
+  std::vector<float> d(64 * 16);
+  for (int i = 0; i < 64 * 16; ++i) {
+    const int t = i / 8, j = i % 8;
+    d[(t / 32 * 16 + t % 32 / 4 + 8 * (j / 2 % 2)) * 16 + j / 4 * 8 + t % 4 * 2 + j % 2] =
+        float(decode(kF16, got[t * 4 + j / 2] >> 16 * (j % 2) & 65535));
+  }
+  expect_exact(a, b, c, d, "f16 accumulator");
+}
+
 // Two groups in flight; the first is read while the second may still run.
 __global__ void __launch_bounds__(128) groups(const __grid_constant__ Problem p, const u8* image, float* d) {
   extern __shared__ u8 memory[];
