@@ -92,6 +92,8 @@ TEST_F(SimLaunch, SharedMemoryNeedsItsAttribute) {
   ASSERT_EQ(cudaFuncSetAttribute(program_.shared, cudaFuncAttributeMaxDynamicSharedMemorySize, 0),
             cudaSuccess);
   refuses(cudaErrorInvalidValue, "dynamic shared memory", with(16));
+  ASSERT_EQ(cudaFuncSetAttribute(program_.shared, cudaFuncAttributeMaxDynamicSharedMemorySize, 47 * 1024),
+            cudaSuccess);
 }
 
 TEST_F(SimLaunch, ClustersDivideTheGrid) {

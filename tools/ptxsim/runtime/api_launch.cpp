@@ -44,8 +44,8 @@ void set_attribute(Kernel& kernel, cudaFuncAttribute attribute, int value, int d
   Kernel::Settings& set = kernel.settings(device);
   const auto cluster = [&](std::atomic<int>& part) {
     if (kernel.function().required_cluster[0] > 0)
-      refuse(cudaErrorNotPermitted, "{}: the kernel is compiled with its cluster size", kernel.name);
-    if (value < 1) refuse(cudaErrorInvalidValue, "{}: a cluster size of {}", kernel.name, value);
+      refuse(cudaErrorNotPermitted, "{}: the kernel is compiled with its cluster size", kernel.label());
+    if (value < 1) refuse(cudaErrorInvalidValue, "{}: a cluster size of {}", kernel.label(), value);
     part = value;
   };
   switch (attribute) {
@@ -54,7 +54,7 @@ void set_attribute(Kernel& kernel, cudaFuncAttribute attribute, int value, int d
       const int most = static_cast<int>(gpu_limits().shared_per_block_optin) - fixed;
       if (value < 0 || value > most)
         refuse(cudaErrorInvalidValue,
-               "{}: {} bytes of dynamic shared memory, at most {} fit beside {} static ones", kernel.name,
+               "{}: {} bytes of dynamic shared memory, at most {} fit beside {} static ones", kernel.label(),
                value, most, fixed);
       set.max_dynamic_shared = value;
       return;

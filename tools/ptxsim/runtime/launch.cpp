@@ -16,16 +16,16 @@ constexpr uint64_t kMaxClusterPortable = 8;
 std::string text(const dim3& d) { return fmt::format("({},{},{})", d.x, d.y, d.z); }
 uint64_t count(const dim3& d) { return uint64_t{d.x} * d.y * d.z; }
 
-void check_shape(const LaunchRequest& r, const std::string& name) {
+void check_shape(const LaunchRequest& r, Kernel& kernel) {
   const auto bad = cudaErrorInvalidConfiguration;
-  if (count(r.grid) == 0) refuse(bad, "{}: the grid {} has no blocks", name, text(r.grid));
-  if (count(r.block) == 0) refuse(bad, "{}: the block {} has no threads", name, text(r.block));
+  if (count(r.grid) == 0) refuse(bad, "{}: the grid {} has no blocks", kernel.label(), text(r.grid));
+  if (count(r.block) == 0) refuse(bad, "{}: the block {} has no threads", kernel.label(), text(r.block));
   if (r.grid.x > kMaxGridX || r.grid.y > kMaxGridYZ || r.grid.z > kMaxGridYZ)
-    refuse(bad, "{}: the grid {} is larger than ({},{},{})", name, text(r.grid), kMaxGridX, kMaxGridYZ,
-           kMaxGridYZ);
+    refuse(bad, "{}: the grid {} is larger than ({},{},{})", kernel.label(), text(r.grid), kMaxGridX,
+           kMaxGridYZ, kMaxGridYZ);
   if (count(r.block) > kMaxThreads || r.block.z > kMaxBlockZ)
-    refuse(bad, "{}: the block {} is larger than {} threads or {} in z", name, text(r.block), kMaxThreads,
-           kMaxBlockZ);
+    refuse(bad, "{}: the block {} is larger than {} threads or {} in z", kernel.label(), text(r.block),
+           kMaxThreads, kMaxBlockZ);
 }
 
 void check_bounds(const LaunchRequest& r, Kernel& kernel, Device& device) {
@@ -34,15 +34,15 @@ void check_bounds(const LaunchRequest& r, Kernel& kernel, Device& device) {
   const auto axis = [&](int i) { return static_cast<uint32_t>(std::max(required[i], 1)); };
   if (required[0] > 0 && (r.block.x != axis(0) || r.block.y != axis(1) || r.block.z != axis(2)))
     refuse(cudaErrorInvalidConfiguration, "{}: the kernel is compiled for blocks of ({},{},{}), not {}",
-           kernel.name, axis(0), axis(1), axis(2), text(r.block));
+           kernel.label(), axis(0), axis(1), axis(2), text(r.block));
   const int threads = static_cast<int>(count(r.block));
   if (threads > kernel.max_threads())
     refuse(cudaErrorLaunchOutOfResources, "{}: {} threads per block, its launch bounds say at most {}",
-           kernel.name, threads, kernel.max_threads());
+           kernel.label(), threads, kernel.max_threads());
   const int registers = kernel.registers(device.index);
   if (!registers_fit(threads, registers))
     refuse(cudaErrorLaunchOutOfResources, "{}: {} threads of {} registers are more than the {} of an SM",
-           kernel.name, threads, registers, gpu_limits().registers_per_sm);
+           kernel.label(), threads, registers, gpu_limits().registers_per_sm);
 }
 
 void check_shared(const LaunchRequest& r, Kernel& kernel, Device& device) {
@@ -55,10 +55,10 @@ void check_shared(const LaunchRequest& r, Kernel& kernel, Device& device) {
     refuse(cudaErrorInvalidValue,
            "{}: {} bytes of dynamic shared memory, allowed are {} "
            "(cudaFuncSetAttribute with cudaFuncAttributeMaxDynamicSharedMemorySize allows up to {})",
-           kernel.name, r.dynamic_shared, most, gpu.shared_per_block_optin - fixed);
+           kernel.label(), r.dynamic_shared, most, gpu.shared_per_block_optin - fixed);
   if (fixed + r.dynamic_shared > gpu.shared_per_block_optin)
     refuse(cudaErrorInvalidValue,
-           "{}: {} static and {} dynamic bytes of shared memory are more than a block's {}", kernel.name,
+           "{}: {} static and {} dynamic bytes of shared memory are more than a block's {}", kernel.label(),
            fixed, r.dynamic_shared, gpu.shared_per_block_optin);
 }
 
@@ -76,20 +76,20 @@ void check_cluster(LaunchRequest& r, Kernel& kernel, Device& device) {
         dim3(set.cluster_width, std::max<int>(set.cluster_height, 1), std::max<int>(set.cluster_depth, 1));
   if (count(r.cluster) == 0) {
     if (count(required) == 0 && (f.explicit_cluster || set.cluster_must_be_set))
-      refuse(bad, "{}: the kernel needs a cluster size, the launch gives none", kernel.name);
+      refuse(bad, "{}: the kernel needs a cluster size, the launch gives none", kernel.label());
     r.cluster = count(required) != 0 ? required : dim3(1, 1, 1);
   } else if (count(required) != 0 && text(r.cluster) != text(required)) {
-    refuse(bad, "{}: the kernel requires clusters of {}, the launch asks for {}", kernel.name, text(required),
-           text(r.cluster));
+    refuse(bad, "{}: the kernel requires clusters of {}, the launch asks for {}", kernel.label(),
+           text(required), text(r.cluster));
   }
   const uint64_t size = count(r.cluster);
   if (size == 1) return;
   const uint64_t most = set.nonportable_cluster ? gpu_limits().max_cluster_nonportable : kMaxClusterPortable;
   if (size > most)
-    refuse(bad, "{}: a cluster of {} blocks, allowed are {}{}", kernel.name, size, most,
+    refuse(bad, "{}: a cluster of {} blocks, allowed are {}{}", kernel.label(), size, most,
            set.nonportable_cluster ? "" : " (16 with cudaFuncAttributeNonPortableClusterSizeAllowed)");
   if (r.grid.x % r.cluster.x != 0 || r.grid.y % r.cluster.y != 0 || r.grid.z % r.cluster.z != 0)
-    refuse(bad, "{}: the grid {} is no multiple of the cluster {}", kernel.name, text(r.grid),
+    refuse(bad, "{}: the grid {} is no multiple of the cluster {}", kernel.label(), text(r.grid),
            text(r.cluster));
 }
 
@@ -100,11 +100,11 @@ void check_resident(const LaunchRequest& r, Kernel& kernel, Device& device) {
   const uint64_t fit = size > 1 ? clusters_per_gpu(needs, static_cast<int>(size)) * size
                                 : uint64_t(blocks_per_sm(needs)) * gpu_limits().sms;
   if (size > 1 && fit == 0)
-    refuse(cudaErrorInvalidClusterSize, "{}: no cluster of {} such blocks fits into a GPC", kernel.name,
+    refuse(cudaErrorInvalidClusterSize, "{}: no cluster of {} such blocks fits into a GPC", kernel.label(),
            size);
   if (r.cooperative && count(r.grid) > fit)
     refuse(cudaErrorCooperativeLaunchTooLarge,
-           "{}: a cooperative launch of {} blocks, the GPU holds {} at once", kernel.name, count(r.grid),
+           "{}: a cooperative launch of {} blocks, the GPU holds {} at once", kernel.label(), count(r.grid),
            fit);
 }
 
@@ -117,13 +117,10 @@ void apply_attributes(LaunchRequest& r, const cudaLaunchAttribute* attributes, u
       case cudaLaunchAttributeClusterDimension:
         r.cluster = dim3(a.val.clusterDim.x, a.val.clusterDim.y, a.val.clusterDim.z);
         if (uint64_t{r.cluster.x} * r.cluster.y * r.cluster.z == 0)
-          refuse(cudaErrorInvalidClusterSize, "{}: a cluster of {}", r.kernel->name, text(r.cluster));
+          refuse(cudaErrorInvalidClusterSize, "{}: a cluster of {}", r.kernel->label(), text(r.cluster));
         break;
       case cudaLaunchAttributeCooperative:
         r.cooperative = a.val.cooperative != 0;
-        break;
-      case cudaLaunchAttributeProgrammaticStreamSerialization:
-        r.programmatic = a.val.programmaticStreamSerializationAllowed != 0;
         break;
       case cudaLaunchAttributeProgrammaticEvent:
         r.after_end = a.val.programmaticEvent.event;
@@ -131,7 +128,9 @@ void apply_attributes(LaunchRequest& r, const cudaLaunchAttribute* attributes, u
       case cudaLaunchAttributeLaunchCompletionEvent:
         r.after_start = a.val.launchCompletionEvent.event;
         break;
-      // Hints that change no result.
+      // Hints that change no result; kernels of a stream run one after the other, which every kernel has to
+      // allow.
+      case cudaLaunchAttributeProgrammaticStreamSerialization:
       case cudaLaunchAttributeIgnore:
       case cudaLaunchAttributeAccessPolicyWindow:
       case cudaLaunchAttributeSynchronizationPolicy:
@@ -144,7 +143,7 @@ void apply_attributes(LaunchRequest& r, const cudaLaunchAttribute* attributes, u
       case cudaLaunchAttributeNvlinkUtilCentricScheduling:
         break;
       default:
-        refuse(cudaErrorNotSupported, "{}: launch attribute {}", r.kernel->name, static_cast<int>(a.id));
+        refuse(cudaErrorNotSupported, "{}: launch attribute {}", r.kernel->label(), static_cast<int>(a.id));
     }
     std::erase_if(r.attributes, [&](const cudaLaunchAttribute& old) { return old.id == a.id; });
     r.attributes.push_back(a);
@@ -153,7 +152,7 @@ void apply_attributes(LaunchRequest& r, const cudaLaunchAttribute* attributes, u
 
 void check_launch(LaunchRequest& r, Device& device) {
   Kernel& kernel = *r.kernel;
-  check_shape(r, kernel.name);
+  check_shape(r, kernel);
   check_bounds(r, kernel, device);
   check_shared(r, kernel, device);
   check_cluster(r, kernel, device);
@@ -169,10 +168,10 @@ KernelWork::KernelWork(Device& device, LaunchRequest request, void** arguments)
 
   const auto& declared = kernel.function().parameters;
   if (!declared.empty() && arguments == nullptr)
-    refuse(cudaErrorInvalidValue, "{}: {} parameters and no arguments", kernel.name, declared.size());
+    refuse(cudaErrorInvalidValue, "{}: {} parameters and no arguments", kernel.label(), declared.size());
   parameters_.resize(program_->parameter_bytes);
   for (size_t i = 0; i < declared.size(); ++i) {
-    if (arguments[i] == nullptr) refuse(cudaErrorInvalidValue, "{}: argument {} is null", kernel.name, i);
+    if (arguments[i] == nullptr) refuse(cudaErrorInvalidValue, "{}: argument {} is null", kernel.label(), i);
     std::byte* to = parameters_.data() + program_->parameter_offsets[i];
     std::memcpy(to, arguments[i], declared[i].bytes);
     pointers_.push_back(to);

@@ -19,7 +19,6 @@ struct LaunchRequest {
   size_t dynamic_shared = 0;
   dim3 cluster{0, 0, 0};  // 0: none given
   bool cooperative = false;
-  bool programmatic = false;                               // may begin before the kernel before it has ended
   std::vector<cudaLaunchAttribute> attributes;             // as given, for graphs to show
   cudaEvent_t after_start = nullptr, after_end = nullptr;  // events of attributes, recorded with the kernel
 };

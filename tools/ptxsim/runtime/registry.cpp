@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "config.h"
+#include "names.h"
 #include "runtime/api.h"
 #include "runtime/fatbin.h"
 
@@ -83,6 +84,8 @@ const Program& Kernel::program(int device) {
   function();
   return binary->image(device)->kernel(name);
 }
+
+std::string Kernel::label() const { return short_name(name); }
 
 int Kernel::registers(int device) {
   const int sass = binary->usage(name).registers;

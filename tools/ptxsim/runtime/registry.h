@@ -53,6 +53,8 @@ class Kernel {
   // The declaration: parameters and launch bounds. Refuses a name that the PTX does not have.
   const ptx::Function& function();
   const Program& program(int device);
+  // The name as a person would say it: "gemm<128, 64>".
+  std::string label() const;
 
   const std::shared_ptr<Binary> binary;
   const std::string name;  // mangled
