@@ -1,0 +1,32 @@
+// The operators of the CUDA backend, one function each, as in csrc/cpu/cpu_ops.h. Activations are F32 or BF16
+// tensors (dispatch on dtype; x, y, dy, dx of one call alike); gamma, statistics, weight gradients, log-probs
+// and losses are F32. Args point to device memory, except RowSegments::data, which is host memory.
+#pragma once
+
+#include "ops/ops.h"
+
+namespace contender::cuda {
+void rms_norm(const Exec&, const RmsNormArgs&);
+void rms_norm_bwd(const Exec&, const RmsNormBwdArgs&);
+void rms_norm_quantize(const Exec&, const RmsNormQuantizeArgs&);
+void rope(const Exec&, const RopeArgs&);
+void swiglu(const Exec&, const SwigluArgs&);
+void swiglu_bwd(const Exec&, const SwigluBwdArgs&);
+void swiglu_quantize(const Exec&, const SwigluQuantizeArgs&);
+void quantize(const Exec&, const QuantizeArgs&);
+void dequantize(const Exec&, const DequantizeArgs&);
+void embedding(const Exec&, const EmbeddingArgs&);
+void embedding_bwd(const Exec&, const EmbeddingBwdArgs&);
+void add(const Exec&, const AddArgs&);
+void column_sum(const Exec&, const ColumnSumArgs&);
+void router(const Exec&, const RouterArgs&);
+void router_bwd(const Exec&, const RouterBwdArgs&);
+void gather_rows(const Exec&, const GatherRowsArgs&);
+void scatter_rows(const Exec&, const ScatterRowsArgs&);
+void combine(const Exec&, const CombineArgs&);
+void combine_bwd(const Exec&, const CombineBwdArgs&);
+void token_loss(const Exec&, const TokenLossArgs&);
+void sample(const Exec&, const SampleArgs&);
+void adamw(const Exec&, const AdamwArgs&);
+void square_sum(const Exec&, const SquareSumArgs&);
+}  // namespace contender::cuda
