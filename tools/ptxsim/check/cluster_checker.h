@@ -12,6 +12,7 @@
 #include "check/checker.h"
 #include "check/launch_checker.h"
 #include "check/remote.h"
+#include "check/runs.h"
 #include "check/shared_shadow.h"
 
 namespace ptxsim::check {
@@ -47,6 +48,7 @@ struct PendingReads {
 struct WarpState {
   Warp* warp = nullptr;
   uint32_t actor = 0;
+  uint64_t number = 0;  // in the shadow of global memory
   Clock clock = 0;
   bool stale = true;  // the clock was handed over: it moves on before the next access
   std::array<uint8_t, kWarpSize> view_of{};
@@ -68,13 +70,6 @@ struct WarpState {
 };
 
 enum class Verdict : uint8_t { kOrdered, kRace, kNotProxied };
-
-// The lane of each word of a range: table[k], or `one` for all.
-struct Lanes {
-  const uint8_t* table = nullptr;
-  uint8_t one = 0;
-  uint32_t operator[](uint32_t k) const { return table ? table[k] : one; }
-};
 
 struct Actor {
   uint32_t warp = 0;  // that it is or works for
@@ -101,6 +96,7 @@ struct AsyncOp {
   uint32_t reader = 0, writer = 0;  // actors; 0: none yet
   Clock read_clock = 0, write_clock = 0;
   uint64_t version = 0;
+  Epoch good = 0;  // see Party
   bool reads_done = false, on_mbarrier = false;
   std::vector<Range> global_writes;  // take effect for others when they are waited for
 };
@@ -202,23 +198,26 @@ class ClusterChecker final : public Checker {
   // --- shared memory: shared_access.cpp ---
   void shared_access(WarpState& ws, const Instr& i, uint32_t mask, const uint64_t* addresses,
                      const AccessInfo& info);
-  void shared_lanes(Party& p, uint32_t mask, const uint64_t* addresses, uint32_t bytes);
-  // Words [word, word + count) of block `rank`.
-  void check_range(Party& p, uint32_t rank, uint32_t word, uint32_t count, Lanes lanes);
-  void record_range(Party& p, uint32_t rank, uint32_t word, uint32_t count, Lanes lanes);
-  // Fewer than 4 bytes within a word.
-  void check_part(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes, uint32_t lane);
-  void record_part(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes, uint32_t lane);
-  void check_written(Party& p, uint32_t rank, uint32_t word, uint32_t count, Lanes lanes);
-  void check_readers(Party& p, uint32_t rank, uint32_t word, uint32_t count, Lanes lanes);
-  void check_word(Party& p, uint32_t rank, uint32_t word, uint32_t lanes);
-  // A read of bytes that nobody has written is kept until its warp has passed a barrier: if another thread
-  // writes them before, it is that race that is reported.
-  void require_initialised(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes, Lanes lanes);
-  void settle_unwritten(const WarpState* ws);
+  void shared_runs(Party& p, const Run* runs, int count);
+  void enter_block(Party& p, uint32_t rank);
+  // Words [word, word + count) of the block that the party entered; and fewer than 4 bytes within a word.
+  void check_range(Party& p, uint32_t word, uint32_t count, Lanes lanes);
+  void record_range(Party& p, uint32_t word, uint32_t count, Lanes lanes);
+  void check_part(Party& p, uint32_t offset, uint32_t bytes, uint32_t lane);
+  void record_part(Party& p, uint32_t offset, uint32_t bytes, uint32_t lane);
+  void record_reads(Party& p, uint32_t word, uint32_t count, Lanes lanes);
+  void record_writes(Party& p, uint32_t word, uint32_t count, Lanes lanes);
+  void check_written(Party& p, uint32_t word, uint32_t count, Lanes lanes);
+  void check_readers(Party& p, uint32_t word, uint32_t count, Lanes lanes);
+  void check_word(Party& p, uint32_t word, uint32_t lanes);
   Verdict judge_write(const Party& p, Epoch e, uint32_t byte, uint32_t lane) const;
   bool passes_read(const Party& p, uint32_t reader, Epoch e, uint32_t bytes, uint32_t lane) const;
-  void conflict(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes, Epoch e, uint32_t lane, Verdict v);
+  void conflict(Party& p, uint32_t offset, uint32_t bytes, Epoch e, uint32_t lane, Verdict v);
+  // A read of bytes that nobody has written is kept until its warp has passed a barrier: if another thread
+  // writes them before, it is that race that is reported.
+  void require_initialised(Party& p, uint32_t offset, uint32_t bytes, Lanes lanes);
+  void unwritten(Party& p, uint32_t at, uint32_t lanes);
+  void settle_unwritten(const WarpState* ws);
 
   // --- global memory: global_access.cpp ---
   void global_access(WarpState& ws, const Instr& i, uint32_t mask, const uint64_t* addresses,
@@ -236,7 +235,7 @@ class ClusterChecker final : public Checker {
   uint32_t new_actor(uint32_t warp, Engine engine);
   AsyncOp* op_of(AsyncId id);
   uint32_t actor_for(AsyncOp& op, Access access);
-  void shared_engine(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes);
+  void shared_engine(Party& p, uint32_t offset, uint32_t bytes);
   void land_writes(AsyncOp& op);
   void end_op(AsyncOp& op);
   void free_actors(std::vector<std::pair<uint32_t, uint32_t>>& engines);
@@ -296,6 +295,7 @@ class ClusterChecker final : public Checker {
   uint64_t next_op_ = 1;
   std::vector<SameValue> same_values_;
   std::vector<Unwritten> unwritten_;
+  std::vector<uint32_t> readers_;  // of the block entered last: those that may not be known to have read
 };
 
 }  // namespace ptxsim::check

@@ -143,10 +143,14 @@ void ClusterChecker::async_access(AsyncId id, uint64_t address, uint64_t bytes, 
     p.clock = access == Access::kRead ? op->read_clock : op->write_clock;
     if (op->engine == Engine::kCpAsync && (id & kLaneMask) < kNoLane) p.lane = id & kLaneMask;
     if (p.strong) launch_->set_strong(p.pc());
-    shared_engine(p, shared_rank(address), shared_offset(address), static_cast<uint32_t>(bytes));
+    p.good = op->good;
+    enter_block(p, shared_rank(address));
+    shared_engine(p, shared_offset(address), static_cast<uint32_t>(bytes));
+    op->good = p.good;
   } else if ((address & kTagMask) == 0) {
     if (access == Access::kRead || op->engine == Engine::kCpAsync) {
       Party p = party(*op, access);
+      p.global = global_epoch(p);
       global_range(p, address, bytes, 4, {.one = static_cast<uint8_t>(p.lane & 31)});
     } else {
       std::vector<Range>& ranges = op->global_writes;
@@ -159,16 +163,16 @@ void ClusterChecker::async_access(AsyncId id, uint64_t address, uint64_t bytes, 
 }
 
 // Any bytes of one block.
-void ClusterChecker::shared_engine(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes) {
+void ClusterChecker::shared_engine(Party& p, uint32_t offset, uint32_t bytes) {
   const uint32_t end = offset + bytes, head = std::min(end, (offset + 3) & ~3u),
                  tail = std::max(head, end & ~3u);
   const Lanes lanes{.one = static_cast<uint8_t>(p.lane)};
-  if (head > offset) check_part(p, rank, offset, head - offset, p.lane);
-  if (tail > head) check_range(p, rank, head / 4, (tail - head) / 4, lanes);
-  if (end > tail) check_part(p, rank, tail, end - tail, p.lane);
-  if (head > offset) record_part(p, rank, offset, head - offset, p.lane);
-  if (tail > head) record_range(p, rank, head / 4, (tail - head) / 4, lanes);
-  if (end > tail) record_part(p, rank, tail, end - tail, p.lane);
+  if (head > offset) check_part(p, offset, head - offset, p.lane);
+  if (tail > head) check_range(p, head / 4, (tail - head) / 4, lanes);
+  if (end > tail) check_part(p, tail, end - tail, p.lane);
+  if (head > offset) record_part(p, offset, head - offset, p.lane);
+  if (tail > head) record_range(p, head / 4, (tail - head) / 4, lanes);
+  if (end > tail) record_part(p, tail, end - tail, p.lane);
 }
 
 // The writes to global memory are visible to the issuing lane from now on.
@@ -177,6 +181,7 @@ void ClusterChecker::land_writes(AsyncOp& op) {
   for (const Range& r : op.global_writes) {
     Party p = party(op, r.atomic ? Access::kAtomic : Access::kWrite);
     p.clock = stamp(ws);
+    p.global = global_epoch(p);
     global_range(p, r.address, r.bytes, 4, {.one = static_cast<uint8_t>(p.lane & 31)});
   }
   op.global_writes.clear();

@@ -9,10 +9,6 @@
 
 namespace ptxsim::check {
 
-const uint8_t* consecutive_lanes(uint32_t bytes);
-bool are_consecutive(uint32_t mask, const uint64_t* addresses, uint32_t bytes);
-bool are_equal(uint32_t mask, const uint64_t* addresses);
-
 namespace {
 
 uint32_t site_number(uint64_t e) { return e >> kSiteShift & (kSites - 1); }
@@ -28,9 +24,9 @@ constexpr uint64_t kKeepsFirst = 4;
 
 // What the party leaves in the shadow, but for bytes and lane.
 uint64_t ClusterChecker::global_epoch(const Party& p) const {
-  const uint64_t warp = (index_ * launch_->warps_per_cluster() + p.ws.actor) % launch_->warp_numbers();
   const Clock clock = std::min(p.clock - base_, kMaxGlobalClock);
-  return uint64_t{launch_->tag()} << kTagShift | warp << kWarpShift | uint64_t{clock} << kGlobalClockShift |
+  return uint64_t{launch_->tag()} << kTagShift | p.ws.number << kWarpShift |
+         uint64_t{clock} << kGlobalClockShift |
          uint64_t{launch_->site_of(p.pc(), p.strong, p.far, p.is_engine)} << kSiteShift;
 }
 
@@ -62,7 +58,7 @@ void ClusterChecker::judge_global(Party& p, uint64_t address, uint32_t bytes, ui
   const uint32_t mine = ((1u << bytes) - 1) << address % 4;
   if (!(bytes_used(e) & mine)) return;
   const Site& site = launch_->site(site_number(e));
-  const uint64_t own = (index_ * launch_->warps_per_cluster() + p.ws.actor) % launch_->warp_numbers();
+  const uint64_t own = p.ws.number;
   if (warp_number(e) != own) {
     const bool near = warp_number(e) / launch_->warps_per_cluster() == own / launch_->warps_per_cluster();
     if (p.strong && site.strong && (near || (p.far && site.far))) return;
@@ -97,12 +93,13 @@ void ClusterChecker::global_words(Party& p, uint64_t address, uint32_t count, La
   const size_t first = address % kChunkBytes / 4;
   uint64_t* writes = chunk.writes + first;
   uint64_t* reads = chunk.reads + first;
-  const uint64_t mine = global_epoch(p) | uint64_t{15} << kBytesShift;
+  const uint64_t mine = p.global | uint64_t{15} << kBytesShift;
   const bool writing = p.access != Access::kRead;
   uint64_t others = 0;
-  if (p.async_proxy) {  // what its own warp wrote matters, too
+  const bool any_write = chunk.written_by == launch_->tag();
+  if (any_write && p.async_proxy) {  // what its own warp wrote matters, too
     for (uint32_t k = 0; k < count; ++k) others |= (writes[k] ^ mine) >> kTagShift == 0;
-  } else {
+  } else if (any_write) {
     for (uint32_t k = 0; k < count; ++k) others |= other_warp(writes[k], mine);
   }
   if (others) {
@@ -119,6 +116,7 @@ void ClusterChecker::global_words(Party& p, uint64_t address, uint32_t count, La
     }
     return;
   }
+  chunk.written_by = launch_->tag();
   uint64_t readers = 0;
   for (uint32_t k = 0; k < count; ++k) readers |= other_warp(reads[k], mine);
   if (readers) {
@@ -138,7 +136,7 @@ void ClusterChecker::global_part(Party& p, uint64_t address, uint32_t bytes, uin
   RaceChunk& chunk = GlobalShadow::instance().races(address);
   uint64_t& written = chunk.writes[address % kChunkBytes / 4];
   uint64_t& read = chunk.reads[address % kChunkBytes / 4];
-  const uint64_t part = ((uint64_t{1} << bytes) - 1) << address % 4, base = global_epoch(p);
+  const uint64_t part = ((uint64_t{1} << bytes) - 1) << address % 4, base = p.global;
   const auto with = [&](uint64_t before) {  // bytes that the warp used at the same clock and place stay in
     const uint64_t other_bits = uint64_t{15} << kBytesShift | 31;
     const uint64_t kept = ((before ^ base) & ~other_bits) == 0 ? before >> kBytesShift & 15 : 0;
@@ -151,6 +149,7 @@ void ClusterChecker::global_part(Party& p, uint64_t address, uint32_t bytes, uin
     return;
   }
   if (other_warp(read, base)) judge_global(p, address, bytes, read, false, lane);
+  chunk.written_by = launch_->tag();
   written = with(written);
 }
 
@@ -185,29 +184,23 @@ void ClusterChecker::global_range(Party& p, uint64_t address, uint64_t bytes, ui
 void ClusterChecker::global_access(WarpState& ws, const Instr& i, uint32_t mask, const uint64_t* addresses,
                                    const AccessInfo& info) {
   const bool strong = info.order != Order::kWeak || info.access == Access::kAtomic;
-  const bool consecutive = are_consecutive(mask, addresses, info.bytes),
-             equal = !consecutive && are_equal(mask, addresses);
+  Run runs[kWarpSize];
   each_view(ws, mask, [&](View& v, uint32_t part) {
     Party p = party(ws, i, v, info.access, strong);
     p.far = info.scope >= Scope::kGpu || info.order == Order::kVolatile;
-    const int first = __builtin_ctz(part);
-    if (consecutive && part == kAllLanes) {
-      // A word that several lanes share goes to the first of them.
-      uint8_t table[128];
-      const uint8_t* lanes = consecutive_lanes(info.bytes);
-      if (info.bytes < 4) {
-        for (uint32_t k = 0; k < 8 * info.bytes; ++k)
-          table[k] = static_cast<uint8_t>(lane_of_byte(lanes[k], 0));
-        lanes = table;
+    p.global = global_epoch(p);
+    const int count = find_runs(part, addresses, info.bytes, runs);
+    for (Run* r = runs; r < runs + count; ++r) {
+      // Here a word belongs to the first lane that uses it.
+      uint8_t table[16];
+      if (!r->lanes.table) {
+        r->lanes.one = static_cast<uint8_t>(r->lane);
+      } else if (info.bytes < 4) {
+        for (uint32_t k = 0; k < r->bytes / 4; ++k)
+          table[k] = static_cast<uint8_t>(lane_of_byte(r->lanes.table[k], 0));
+        r->lanes.table = table;
       }
-      global_range(p, addresses[0], uint64_t{kWarpSize} * info.bytes, info.bytes, {.table = lanes});
-    } else if (equal) {
-      global_range(p, addresses[first], info.bytes, info.bytes, {.one = static_cast<uint8_t>(first)});
-    } else {
-      for (uint32_t m = part; m; m &= m - 1) {
-        const int l = __builtin_ctz(m);
-        global_range(p, addresses[l], info.bytes, info.bytes, {.one = static_cast<uint8_t>(l)});
-      }
+      global_range(p, r->address, r->bytes, info.bytes, r->lanes);
     }
   });
 }
@@ -217,8 +210,8 @@ void ClusterChecker::global_access(WarpState& ws, const Instr& i, uint32_t mask,
 void ClusterChecker::note_observed(WarpState& ws, uint64_t address) {
   if (!launch_->tag()) return;
   const uint64_t e = GlobalShadow::instance().races(address).writes[address % kChunkBytes / 4];
-  const uint64_t own = (index_ * launch_->warps_per_cluster() + ws.actor) % launch_->warp_numbers();
-  if (e >> kTagShift != launch_->tag() || warp_number(e) == own || !launch_->site(site_number(e)).strong)
+  if (e >> kTagShift != launch_->tag() || warp_number(e) == ws.number ||
+      !launch_->site(site_number(e)).strong)
     return;
   ws.observed[ws.next_observed++ % ws.observed.size()] = {address, e};
 }

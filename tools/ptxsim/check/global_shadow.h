@@ -34,6 +34,8 @@ inline constexpr size_t kChunkWords = kChunkBytes / 4;
 struct RaceChunk {
   uint64_t writes[kChunkWords];
   uint64_t reads[kChunkWords];
+  uint64_t written_by;  // tag of the launch that wrote here last
+  uint64_t unused[7];
 };
 // Bits of bytes; 1 where initialised.
 struct InitChunk {

@@ -44,6 +44,7 @@ void ClusterChecker::begin(LaunchChecker& launch, Cluster& c, uint64_t slot) {
       std::fill(ws.row_marks.begin(), ws.row_marks.end(), 0);
       ws.warp = &w;
       ws.actor = static_cast<uint32_t>(actors_.size());
+      ws.number = (index_ * launch.warps_per_cluster() + ws.actor) % launch.warp_numbers();
       ws.clock = base_;
       actors_.push_back({.warp = ws.actor,
                          .is_warp = true,

@@ -20,6 +20,15 @@ struct ClusterChecker::Party {
   Clock clock = 0;
   uint32_t lane = kSomeLanes;  // the engine's
 
+  // The block whose shared memory is looked at: see enter_block.
+  uint32_t rank = 0;
+  SharedShadow* shadow = nullptr;
+  Plane* plane = nullptr;      // for what it reads; null: not recorded
+  bool writers_known = false;  // every write there is ordered before
+  Epoch good = 0;  // a write that is, whichever lane it was: its neighbours mostly have the same epoch
+  Epoch read_base = 0, write_base = 0;
+  uint64_t global = 0;  // epoch in the shadow of global memory, but for bytes and lane
+
   size_t pc() const { return static_cast<size_t>(&instr - ws.warp->program->code.data()); }
 };
 
@@ -33,6 +42,11 @@ inline ClusterChecker::Party ClusterChecker::party(WarpState& ws, const Instr& i
           .strong = strong,
           .actor = ws.actor,
           .clock = stamp(ws)};
+}
+
+inline void ClusterChecker::require_initialised(Party& p, uint32_t offset, uint32_t bytes, Lanes lanes) {
+  const uint32_t at = p.shadow->first_uninitialised(offset, bytes);
+  if (at != ~0u) unwritten(p, at, lane_of_byte(lanes[at / 4 - offset / 4], at % 4));
 }
 
 }  // namespace ptxsim::check

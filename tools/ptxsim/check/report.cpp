@@ -137,13 +137,10 @@ void ClusterChecker::still_reading(const AsyncOp& op) {
                    engine_name(op.engine)));
 }
 
-void ClusterChecker::require_initialised(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes,
-                                         Lanes lanes) {
-  const uint32_t at = shadows_[rank]->first_uninitialised(offset, bytes);
-  if (at == ~0u || unwritten_.size() >= 64) return;
-  const uint32_t lane = lane_of_byte(lanes[at / 4 - offset / 4], at % 4);
-  unwritten_.push_back(
-      {.ws = &p.ws, .instr = &p.instr, .rank = rank, .offset = at, .lane = lane, .who = who(p, lane)});
+void ClusterChecker::unwritten(Party& p, uint32_t at, uint32_t lane) {
+  if (unwritten_.size() < 64)
+    unwritten_.push_back(
+        {.ws = &p.ws, .instr = &p.instr, .rank = p.rank, .offset = at, .lane = lane, .who = who(p, lane)});
 }
 
 // Of one warp, or of all.
@@ -169,21 +166,20 @@ void ClusterChecker::before_fault(Warp&) {
   if (!unwritten_.empty()) settle_unwritten(nullptr);
 }
 
-void ClusterChecker::conflict(Party& p, uint32_t rank, uint32_t offset, uint32_t bytes, Epoch e,
-                              uint32_t lane, Verdict v) {
+void ClusterChecker::conflict(Party& p, uint32_t offset, uint32_t bytes, Epoch e, uint32_t lane, Verdict v) {
   if (v == Verdict::kRace && p.access == Access::kWrite && !p.is_engine && actors_[actor_of(e)].is_warp) {
     SameValue s{.ws = &p.ws,
                 .instr = &p.instr,
-                .at = cluster_->ctas[rank]->shared + offset,
+                .at = cluster_->ctas[p.rank]->shared + offset,
                 .bytes = bytes,
                 .lane = lane,
-                .place = uint64_t{rank} << 24 | offset,
+                .place = uint64_t{p.rank} << 24 | offset,
                 .epoch = e};
     std::memcpy(s.before.data(), s.at, bytes);
     same_values_.push_back(s);
     return;
   }
-  race_in_shared(p, rank, offset, bytes, e, true, actor_of(e), lane, v);
+  race_in_shared(p, p.rank, offset, bytes, e, true, actor_of(e), lane, v);
 }
 
 void ClusterChecker::settle_same_values() {

@@ -34,6 +34,7 @@ void SharedShadow::reset(uint32_t bytes) {
     if (actor < planes_.size() && planes_[actor])
       planes_[actor]->last = 0, planes_[actor]->low = ~0u, planes_[actor]->high = 0;
   readers_.clear();
+  last_write_ = 0;
   initialised_.assign((bytes + 63) / 64 + 1, 0);
 }
 
@@ -59,7 +60,7 @@ Epoch* SharedShadow::split(uint32_t word) {
   return at;
 }
 
-Plane& SharedShadow::plane(uint32_t actor) {
+Plane& SharedShadow::new_plane(uint32_t actor) {
   if (actor >= planes_.size()) planes_.resize(actor + 1);
   if (!planes_[actor]) {
     planes_[actor] = std::make_unique<Plane>();
@@ -71,25 +72,6 @@ Plane& SharedShadow::plane(uint32_t actor) {
     readers_.push_back(actor);
   }
   return p;
-}
-
-uint32_t SharedShadow::first_uninitialised(uint32_t offset, uint32_t bytes) const {
-  for (uint32_t at = offset, end = offset + bytes; at < end;) {
-    const uint32_t bit = at % 64, here = std::min(64 - bit, end - at);
-    const uint64_t want = (here == 64 ? ~uint64_t{0} : (uint64_t{1} << here) - 1) << bit;
-    if (const uint64_t missing = want & ~initialised_[at / 64])
-      return at - bit + static_cast<uint32_t>(__builtin_ctzll(missing));
-    at += here;
-  }
-  return ~0u;
-}
-
-void SharedShadow::set_initialised(uint32_t offset, uint32_t bytes) {
-  for (uint32_t at = offset, end = offset + bytes; at < end;) {
-    const uint32_t bit = at % 64, here = std::min(64 - bit, end - at);
-    initialised_[at / 64] |= (here == 64 ? ~uint64_t{0} : (uint64_t{1} << here) - 1) << bit;
-    at += here;
-  }
 }
 
 }  // namespace ptxsim::check

@@ -8,6 +8,7 @@
 // left is older than the base of the next cluster.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -58,16 +59,48 @@ class SharedShadow {
   // Gives the bytes of a word epochs of their own.
   Epoch* split(uint32_t word);
 
-  Plane& plane(uint32_t actor);
+  // The latest clock of all writes.
+  Clock last_write() const { return last_write_; }
+  void note_write(Clock clock) { last_write_ = std::max(last_write_, clock); }
+
+  Plane& plane(uint32_t actor) {
+    Plane* p = actor < planes_.size() ? planes_[actor].get() : nullptr;
+    return p && p->high ? *p : new_plane(actor);
+  }
   // Actors that read in this cluster.
   const std::vector<uint32_t>& readers() const { return readers_; }
 
   // First byte of [offset, offset + bytes) that was never written; ~0 where there is none.
-  uint32_t first_uninitialised(uint32_t offset, uint32_t bytes) const;
-  void set_initialised(uint32_t offset, uint32_t bytes);
+  uint32_t first_uninitialised(uint32_t offset, uint32_t bytes) const {
+    uint32_t none = ~0u;
+    each_bits(offset, bytes, [&](uint32_t at, uint64_t mask) {
+      const uint64_t missing = mask & ~initialised_[at];
+      if (missing) none = at * 64 + static_cast<uint32_t>(__builtin_ctzll(missing));
+      return !missing;
+    });
+    return none;
+  }
+  void set_initialised(uint32_t offset, uint32_t bytes) {
+    each_bits(offset, bytes, [&](uint32_t at, uint64_t mask) {
+      initialised_[at] |= mask;
+      return true;
+    });
+  }
 
  private:
+  Plane& new_plane(uint32_t actor);
+  // f(index of 64 bits, mask) until it says no.
+  template <class F>
+  static void each_bits(uint32_t offset, uint32_t bytes, F f) {
+    const uint32_t end = offset + bytes;
+    uint64_t first = ~uint64_t{0} << offset % 64;
+    for (uint32_t at = offset / 64; at < end / 64; ++at, first = ~uint64_t{0})
+      if (!f(at, first)) return;
+    if (end % 64) f(end / 64, first & ~(~uint64_t{0} << end % 64));
+  }
+
   uint32_t words_ = 0;
+  Clock last_write_ = 0;
   Zeros writes_, bytes_;
   std::vector<std::unique_ptr<Plane>> planes_;  // by actor
   std::vector<uint32_t> readers_;
