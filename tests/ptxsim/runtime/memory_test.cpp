@@ -51,8 +51,8 @@ TEST(SimMemory, WrongCopiesAreRefused) {
   refuses(bad, "destination", [&] { return cudaMemcpy(host, host + 1, 4, cudaMemcpyHostToDevice); });
   refuses(bad, "source", [&] { return cudaMemcpy(host, host + 1, 4, cudaMemcpyDeviceToHost); });
   refuses(bad, "null", [&] { return cudaMemcpy(nullptr, host, 4, cudaMemcpyHostToDevice); });
-  refuses(cudaErrorInvalidMemcpyDirection, "direction 9",
-          [&] { return cudaMemcpy(a, host, 4, static_cast<cudaMemcpyKind>(9)); });
+  refuses(cudaErrorInvalidMemcpyDirection, "direction 5",
+          [&] { return cudaMemcpy(a, host, 4, static_cast<cudaMemcpyKind>(5)); });
   refuses(bad, "pageable", [&] { return cudaMemset(host, 0, 4); });
   refuses(bad, "65 bytes", [&] { return cudaMemset(a, 0, 65); });
   refuses(cudaErrorInvalidPitchValue, "pitches",
