@@ -192,6 +192,7 @@ TEST(WholeSync, TwoProcesses) {
     if (children[r] == 0) {
       setenv(kRankVariable, spec.c_str(), 1);
       unsetenv("GTEST_TOTAL_SHARDS");
+      unsetenv("GTEST_SHARD_INDEX");
       execl("/proc/self/exe", "silicon_tests", "--gtest_filter=TwoRanks.Rank", "--gtest_brief=1", nullptr);
       _exit(127);
     }
