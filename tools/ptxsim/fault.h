@@ -6,7 +6,8 @@
 
 namespace ptxsim {
 
-// Values of cudaError_t (CUDA 13, driver_types.h); named here so that the interpreter does not include CUDA headers.
+// Values of cudaError_t (CUDA 13, driver_types.h); named here so that the interpreter does not include CUDA
+// headers.
 enum class ErrorCode : int {
   kSuccess = 0,
   kInvalidValue = 1,
@@ -27,8 +28,8 @@ enum class ErrorCode : int {
   kLaunchFailure = 719,
 };
 
-// Thrown by the interpreter; ends the launch. The message already names kernel, block, warp, lane and source line
-// when it was made by fail() of exec/warp.h.
+// Thrown by the interpreter; ends the launch. The message already names kernel, block, warp, lane and source
+// line when it was made by fail() of exec/warp.h.
 class Fault : public std::runtime_error {
  public:
   Fault(ErrorCode code, const std::string& what) : std::runtime_error(what), code(code) {}

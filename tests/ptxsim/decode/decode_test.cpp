@@ -26,7 +26,8 @@ Parsed flat(const std::string& body) {
 }
 
 int count(const FlatKernel& k, std::string_view mnemonic) {
-  return static_cast<int>(std::count_if(k.body.begin(), k.body.end(), [&](const auto& in) { return in.mnemonic() == mnemonic; }));
+  return static_cast<int>(
+      std::count_if(k.body.begin(), k.body.end(), [&](const auto& in) { return in.mnemonic() == mnemonic; }));
 }
 
 constexpr const char* kTwice = R"(
@@ -158,14 +159,22 @@ std::vector<std::set<int>> live_before(const FlatKernel& k) {
 }
 
 TEST(Rows, LiveTogetherNeverShare) {
-  std::string body = ".entry k(.param .u64 x) {\n  .reg .b32 %r<200>;\n  .reg .b64 %rd<40>;\n  .reg .pred %p<20>;\n";
+  std::string body =
+      ".entry k(.param .u64 x) {\n  .reg .b32 %r<200>;\n  .reg .b64 %rd<40>;\n  .reg .pred %p<20>;\n";
   // Nested loops whose values live across back edges, and many that do not.
-  body += "  mov.u32 %r1, 0;\n  mov.u32 %r2, 7;\nOUTER:\n  mov.u32 %r3, 0;\n  add.u32 %r50, %r2, 1;\nINNER:\n";
+  body +=
+      "  mov.u32 %r1, 0;\n  mov.u32 %r2, 7;\nOUTER:\n  mov.u32 %r3, 0;\n  add.u32 %r50, %r2, 1;\nINNER:\n";
   for (int k = 60; k < 190; ++k)
-    body += "  add.u32 %r" + std::to_string(k) + ", %r" + std::to_string(k % 7 == 0 ? 50 : k == 60 ? 3 : k - 1) + ", %r2;\n";
+    body += "  add.u32 %r" + std::to_string(k) + ", %r" +
+            std::to_string(k % 7 == 0 ? 50
+                           : k == 60  ? 3
+                                      : k - 1) +
+            ", %r2;\n";
   body += "  add.u32 %r3, %r3, %r189;\n  setp.lt.u32 %p1, %r3, 100;\n  @%p1 bra INNER;\n";
   body += "  cvt.u64.u32 %rd1, %r50;\n  add.u64 %rd2, %rd1, 5;\n  @%p1 add.u64 %rd3, %rd2, %rd1;\n";
-  body += "  add.u32 %r1, %r1, 1;\n  setp.lt.u32 %p2, %r1, %r3;\n  @%p2 bra OUTER;\n  st.global.u32 [%rd3], %r1;\n  ret;\n}";
+  body +=
+      "  add.u32 %r1, %r1, 1;\n  setp.lt.u32 %p2, %r1, %r3;\n  @%p2 bra OUTER;\n  st.global.u32 [%rd3], "
+      "%r1;\n  ret;\n}";
   const Parsed p = flat(body);
   const Rows rows = allocate_rows(p.flat, 64);
   const auto live = live_before(p.flat);
