@@ -249,7 +249,7 @@ TEST_F(CheckEngines, CopiesAreTheLanesOwnUntilTheySynchronise) {
     w.check->async_access(ids[static_cast<size_t>(l)], at_offset(static_cast<uint32_t>(16 * l)), 16,
                           Access::kWrite);
   }
-  EXPECT_FAULT("written by cp.async for warp 0 lane 3", r.load(w, 2, shared(0, 16), 16, 8));
+  EXPECT_FAULT("written by the asynchronous copy for warp 0 lane 3", r.load(w, 2, shared(0, 16), 16, 8));
   for (int l = 0; l < 32; ++l) w.check->complete_on_wait(ids[static_cast<size_t>(l)], w, 1u << l, false);
   EXPECT_CLEAN(r.load(w, 3, shared(0, 16), 16));
   EXPECT_FAULT("[race.shared]",

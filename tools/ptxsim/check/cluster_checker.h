@@ -119,6 +119,10 @@ struct PhasedBarrier {
     Knowledge gathered;
   };
   std::array<Phase, 4> phases;
+
+  void forget() {
+    for (Phase& p : phases) p.number = ~uint64_t{0};
+  }
 };
 
 class ClusterChecker final : public Checker {

@@ -56,7 +56,7 @@ bool ClusterChecker::knows_global(const Party& p, uint64_t e, bool proxied) cons
 void ClusterChecker::judge_global(Party& p, uint64_t address, uint32_t bytes, uint64_t e, bool e_writes,
                                   uint32_t lane) {
   const uint32_t mine = ((1u << bytes) - 1) << address % 4;
-  if (!(bytes_used(e) & mine)) return;
+  if (!(bytes_used(e) & mine) || !site_number(e)) return;
   const Site& site = launch_->site(site_number(e));
   const uint64_t own = p.ws.number;
   if (warp_number(e) != own) {
@@ -109,14 +109,17 @@ void ClusterChecker::global_words(Party& p, uint64_t address, uint32_t count, La
   }
   if (!writing) {
     if (p.strong) return;
-    for (uint32_t k = 0; k < count; ++k) {
-      const bool keep = other_warp(reads[k], mine) && ((address + 4 * k) & kKeepsFirst);
-      const uint64_t lane = lanes.table ? lanes.table[k] : lanes.one;
-      reads[k] = keep ? reads[k] : mine | lane;
+    const auto after = [=](uint64_t before, uint64_t at, uint64_t lane) {
+      return other_warp(before, mine) && (at & kKeepsFirst) ? before : mine | lane;
+    };
+    if (lanes.table) {
+      for (uint32_t k = 0; k < count; ++k) reads[k] = after(reads[k], address + 4 * k, lanes.table[k]);
+    } else {
+      for (uint32_t k = 0; k < count; ++k) reads[k] = after(reads[k], address + 4 * k, lanes.one);
     }
     return;
   }
-  chunk.written_by = launch_->tag();
+  if (chunk.written_by != launch_->tag()) chunk.written_by = launch_->tag();
   uint64_t readers = 0;
   for (uint32_t k = 0; k < count; ++k) readers |= other_warp(reads[k], mine);
   if (readers) {
@@ -149,7 +152,7 @@ void ClusterChecker::global_part(Party& p, uint64_t address, uint32_t bytes, uin
     return;
   }
   if (other_warp(read, base)) judge_global(p, address, bytes, read, false, lane);
-  chunk.written_by = launch_->tag();
+  if (chunk.written_by != launch_->tag()) chunk.written_by = launch_->tag();
   written = with(written);
 }
 

@@ -29,8 +29,10 @@ void ClusterChecker::begin(LaunchChecker& launch, Cluster& c, uint64_t slot) {
   released_shared_.clear();
   same_values_.clear();
   unwritten_.clear();
-  barriers_.assign(ctas, {});
-  cluster_barrier_ = {};
+  barriers_.resize(ctas);
+  for (auto& block : barriers_)
+    for (PhasedBarrier& b : block) b.forget();
+  cluster_barrier_.forget();
   warps_.resize(ctas * warps_per_cta_);
   for (size_t r = 0; r < ctas; ++r) {
     shadows_[r]->reset(c.ctas[r]->shared_end);

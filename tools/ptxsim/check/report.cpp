@@ -17,7 +17,7 @@ namespace {
 const char* engine_name(Checker::Engine e) {
   switch (e) {
     case Checker::Engine::kCpAsync:
-      return "cp.async";
+      return "the asynchronous copy";
     case Checker::Engine::kBulk:
       return "the bulk copy";
     case Checker::Engine::kTma:
