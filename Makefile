@@ -8,7 +8,7 @@ B      := build/$(CONFIG)
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: all help setup demo demo-seeds sim test run-tests bench lint format format-check profile clean FORCE
+.PHONY: all help setup demo demo-seeds sim sim-sweep sim-fuzz test run-tests bench lint format format-check profile clean FORCE
 MAKEFLAGS += -rR --no-print-directory
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
@@ -225,6 +225,18 @@ t/ptxsim/silicon: $(B)/silicon_tests sim FORCE
 	$(Q)tools/sim $(SIM) $<
 t/ptxsim/silicon/%: $(B)/t/ptxsim/silicon/%_test sim FORCE ## CUDA tests in the simulator: t/ptxsim/silicon/wgmma (SIM="--late --check --seed 3")
 	$(Q)tools/sim $(SIM) $<
+sim-sweep: $(B)/silicon_tests sim ## the CUDA tests late and checked under SWEEP=50 seeds, one line each
+	@for s in $$(seq 1 $(or $(SWEEP),50)); do tools/sim --devices 2 --late --check --seed $$s $< --gtest_brief=1 >$(B)/sweep.log 2>&1 || \
+	{ cat $(B)/sweep.log; echo "seed $$s failed"; exit 1; }; echo "seed $$s: $$(grep -F '[  PASSED  ]' $(B)/sweep.log | tail -n 1)"; done
+FUZZ := $(B)/fuzz
+sim-fuzz: FORCE ## libFuzzer on the PTX parser for FUZZ_S=600 seconds (clang++)
+	@mkdir -p $(FUZZ)/corpus
+	$(if $(TOOLKIT),@for f in calls lanes tma; do $(NVCC) -std=c++20 -arch=sm_90a -I. -ptx tests/ptxsim/silicon/$$f.cu -o - | head -c 8000 >$(FUZZ)/corpus/$$f.ptx; done)
+	$(Q)clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Itools/ptxsim \
+	$(call cpp,tools/ptxsim/fuzz tools/ptxsim/ptx) -lfmt -o $(FUZZ)/parser_fuzz
+	@$(FUZZ)/parser_fuzz -dict=tools/ptxsim/fuzz/parser.dict -max_len=8192 -max_total_time=$(or $(FUZZ_S),600) -print_final_stats=1 \
+	-artifact_prefix=$(FUZZ)/ $(FUZZ)/corpus 2>$(FUZZ)/log || { tail -n 40 $(FUZZ)/log; exit 1; }
+	@tail -n 5 $(FUZZ)/log
 bench: setup ## build and run every benchmark (ARGS=--benchmark_filter=...)
 	@$(MAKE) $(B)/contender_bench
 	@$(B)/contender_bench $(ARGS)
