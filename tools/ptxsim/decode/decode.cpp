@@ -84,8 +84,10 @@ class KernelDecoder final : public Decoder {
     if (config().checked)
       list_rows(body);
     else
-      for (Instruction& in : body)
-        std::vector<Operand>().swap(in.operands);  // reports need the opcode and the place
+      for (Instruction& in : body) {  // reports need the opcode and the place
+        std::vector<Operand>().swap(in.operands);
+        std::vector<std::string_view>().swap(in.parts);
+      }
     return std::move(program_);
   }
 

@@ -64,7 +64,7 @@ struct Program {
   const ptx::Function* entry = nullptr;
   std::vector<Instr> code;
   std::vector<ptx::Location> where;             // per instruction of `code`
-  std::vector<const ptx::Instruction*> source;  // per instruction of `code` (operands in checked mode only); null for what the decoder added
+  std::vector<const ptx::Instruction*> source;  // per instruction of `code` (parts and operands in checked mode only); null for what the decoder added
   std::vector<ConstantRow> constants;
   uint32_t register_bytes = 0;       // of one warp's register file
   int live_registers = 0;            // most 32-bit registers live at once: stands in for the register count

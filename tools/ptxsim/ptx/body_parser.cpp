@@ -29,7 +29,7 @@ class BodyParser {
     lexer_.expect('{');
     scope_.enter();
     std::vector<int> parameter_registers = declare_parameters();
-    body_.reserve(function_.text.size() / 48);
+    body_.reserve(function_.text.size() / 32);
     while (scope_.depth() > 0) statement();
     scope_.finish();
     for (size_t i = 0; i < parameter_registers.size(); ++i) parameter(i).reg = parameter_registers[i];
