@@ -22,10 +22,10 @@ startup=$(for _ in 1 2 3 4 5; do tools/sim "$bench" startup; done | sort -g | he
 line "start-up: parse, decode and first launch, per MB of PTX" "$startup" ms 20
 
 for kernel in fp32 wgmma axpy; do
-  plain=$(tools/sim "$bench" $kernel)
+  plain=$(tools/sim "$bench" $kernel 5)
   bar=3
   [ $kernel != axpy ] || bar=8
-  line "$kernel checked against plain ($(printf '%.0f ms' "$plain"))" "$(ratio "$(tools/sim --check "$bench" $kernel 2)" "$plain")" x $bar
-  line "$kernel adversarial against plain" "$(ratio "$(tools/sim --late "$bench" $kernel 2)" "$plain")" x 1.5
+  line "$kernel checked against plain ($(printf '%.0f ms' "$plain"))" "$(ratio "$(tools/sim --check "$bench" $kernel 5)" "$plain")" x $bar
+  line "$kernel adversarial against plain" "$(ratio "$(tools/sim --late "$bench" $kernel 5)" "$plain")" x 1.5
 done
 exit $missed
