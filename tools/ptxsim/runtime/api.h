@@ -60,4 +60,13 @@ cudaError_t api(const char* name, F&& body, Needs needs = Needs::kContext) noexc
   }
 }
 
+// The same for calls that wait for work: its failure is their result.
+template <class F>
+cudaError_t api_waiting(const char* name, F&& body) noexcept {
+  const cudaError_t code = api(name, std::forward<F>(body));
+  if (code != cudaSuccess) return code;
+  const cudaError_t failure = before_call(Needs::kContext);
+  return failure == cudaSuccess ? failure : remember(failure);
+}
+
 }  // namespace ptxsim::runtime

@@ -34,18 +34,12 @@ void copy_later(const std::shared_ptr<CopyWork>& work, cudaStream_t handle) {
   if ((from_pageable && !staged) || work->to_sort() == MemorySort::kPageable) ticket.wait();
 }
 
-// The status of work that was waited for.
-cudaError_t and_failure(cudaError_t code, const char* name) {
-  return code != cudaSuccess ? code : api(name, [] {});
-}
-
 // Runs `make` for the copy and `go` with it, unless there is nothing to copy.
 template <class Make, class Go>
 cudaError_t copying(const char* name, uint64_t bytes, Make make, Go go) {
-  const cudaError_t code = api(name, [&] {
+  return api_waiting(name, [&] {
     if (bytes != 0) go(make());
   });
-  return and_failure(code, name);
 }
 
 std::shared_ptr<CopyWork> copy_2d(void* to, size_t to_pitch, const void* from, size_t from_pitch,

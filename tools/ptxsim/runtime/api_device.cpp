@@ -91,11 +91,10 @@ cudaError_t cudaGetDeviceFlags(unsigned* flags) {
   return api(__func__, [&] { *need(flags, "flags") = current_device().flags | cudaDeviceMapHost; });
 }
 cudaError_t cudaDeviceSynchronize() {
-  const cudaError_t code = api(__func__, [&] {
+  return api_waiting(__func__, [] {
     forbid_unsafe();
     current_device().synchronize();
   });
-  return code != cudaSuccess ? code : api(__func__, [] {});  // what failed meanwhile
 }
 cudaError_t cudaDeviceReset() {
   return api(

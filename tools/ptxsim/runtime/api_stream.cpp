@@ -42,10 +42,6 @@ void forbid_captured(const Event& event) {
   refuse(cudaErrorCapturedEvent, "the event was last recorded in a capture");
 }
 
-cudaError_t and_failure(cudaError_t code, const char* name) {
-  return code != cudaSuccess ? code : api(name, [] {});
-}
-
 int attribute_index(cudaLaunchAttributeID attribute) {
   constexpr int kOfStreams[] = {cudaLaunchAttributeAccessPolicyWindow,
                                 cudaLaunchAttributeSynchronizationPolicy, cudaLaunchAttributePriority,
@@ -108,7 +104,7 @@ cudaError_t cudaStreamCopyAttributes(cudaStream_t to, cudaStream_t from) {
   });
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
-  const cudaError_t code = api(__func__, [&] {
+  return api_waiting(__func__, [&] {
     const auto stream = stream_of(handle);
     forbid_while_capturing(*stream);
     forbid_unsafe();
@@ -116,18 +112,16 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     if (stream->is_legacy()) stream->push(nullptr);
     stream->synchronize();
   });
-  return and_failure(code, __func__);
 }
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
   bool idle = true;
-  const cudaError_t code = api(__func__, [&] {
+  const cudaError_t code = api_waiting(__func__, [&] {
     const auto stream = stream_of(handle);
     forbid_while_capturing(*stream);
     forbid_unsafe();
     idle = stream->idle();
   });
-  if (code == cudaSuccess && !idle) return remember(cudaErrorNotReady);
-  return and_failure(code, __func__);
+  return code == cudaSuccess && !idle ? remember(cudaErrorNotReady) : code;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
   return api(__func__, [&] {
@@ -172,23 +166,21 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventQuery(cudaEvent_t handle) {
   bool reached = true;
-  const cudaError_t code = api(__func__, [&] {
+  const cudaError_t code = api_waiting(__func__, [&] {
     const auto event = event_handles().get(handle);
     forbid_captured(*event);
     forbid_unsafe();
     reached = event->reached();
   });
-  if (code == cudaSuccess && !reached) return remember(cudaErrorNotReady);
-  return and_failure(code, __func__);
+  return code == cudaSuccess && !reached ? remember(cudaErrorNotReady) : code;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
-  const cudaError_t code = api(__func__, [&] {
+  return api_waiting(__func__, [&] {
     const auto event = event_handles().get(handle);
     forbid_captured(*event);
     forbid_unsafe();
     event->wait();
   });
-  return and_failure(code, __func__);
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
   return api(__func__, [&] {

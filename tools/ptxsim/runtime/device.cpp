@@ -57,6 +57,8 @@ void Device::reset() {
   for (const auto& stream : all) stream->close();
   forget_images(index);
   arena.clear();
+  for (int peer = 0; peer < device_count(); ++peer)
+    GlobalMemory::instance().set_peer_access(index, peer, false);
   peers = 0;
   failure_ = cudaSuccess;
   epoch_.fetch_add(1);
