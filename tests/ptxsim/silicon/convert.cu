@@ -243,7 +243,10 @@ TEST(Convert, FromEvery16Bits) {
   std::vector<u32> x(65536);
   for (u32 i = 0; i < x.size(); ++i) x[i] = i | (i * 40503u) << 16;
   // A NaN of 16 bits becomes some NaN of 32.
-  run(from_b16, kFromB16, x, x, +[](u32 got, u32 want) { return got == want || (want == 0x7FFFFFFF && (got & 0x7FFFFFFF) > 0x7F800000); });
+  run(
+      from_b16, kFromB16, x, x, +[](u32 got, u32 want) {
+        return got == want || (want == 0x7FFFFFFF && (got & 0x7FFFFFFF) > 0x7F800000);
+      });
 }
 
 }  // namespace

@@ -65,7 +65,8 @@ float sat(float v) { return v != v ? 0.0f : v <= 0 ? 0.0f : std::min(v, 1.0f); }
   X("{.reg .pred p; testp.infinite." t " p, %1; selp." t " %0, %2, %3, p;}", std::isinf(a) ? b : c)  \
   X("{.reg .pred p; testp.number." t " p, %1; selp." t " %0, %2, %3, p;}", a == a ? b : c)           \
   X("{.reg .pred p; testp.notanumber." t " p, %1; selp." t " %0, %2, %3, p;}", a != a ? b : c)       \
-  X("{.reg .pred p; testp.normal." t " p, %1; selp." t " %0, %2, %3, p;}", std::isnormal(a) || a == 0 ? b : c) \
+  X("{.reg .pred p; testp.normal." t " p, %1; selp." t " %0, %2, %3, p;}",                           \
+    std::isnormal(a) || a == 0 ? b : c)                                                              \
   X("{.reg .pred p; testp.subnormal." t " p, %1; selp." t " %0, %2, %3, p;}",                        \
     std::fpclassify(a) == FP_SUBNORMAL ? b : c)
 

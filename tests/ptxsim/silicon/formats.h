@@ -1,4 +1,5 @@
-// Number formats on the host, from their definitions: a double to and from f16, bf16, tf32, e4m3, e5m2 in any rounding.
+// Number formats on the host, from their definitions: a double to and from f16, bf16, tf32, e4m3, e5m2 in any
+// rounding.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +14,8 @@ struct Format {
   bool has_infinity;             // e4m3 has none: all ones is its only NaN
   int bias() const { return (1 << (exponent - 1)) - 1; }
 };
-constexpr Format kF32{32, 8, 23, true}, kF16{16, 5, 10, true}, kBf16{16, 8, 7, true}, kTf32{19, 8, 10, true}, kE5m2{8, 5, 2, true},
-    kE4m3{8, 4, 3, false};
+constexpr Format kF32{32, 8, 23, true}, kF16{16, 5, 10, true}, kBf16{16, 8, 7, true}, kTf32{19, 8, 10, true},
+    kE5m2{8, 5, 2, true}, kE4m3{8, 4, 3, false};
 
 inline double decode(const Format& f, uint32_t v) {
   const uint32_t m = v & ((1u << f.mantissa) - 1), e = v >> f.mantissa & ((1u << f.exponent) - 1);
@@ -50,15 +51,25 @@ inline uint32_t encode(const Format& f, double x, Round mode = Round::kNearestEv
   double r = std::floor(scaled);
   const double rest = scaled - r;
   switch (mode) {
-    case Round::kNearestEven: r += rest > 0.5 || (rest == 0.5 && std::fmod(r, 2) == 1); break;
-    case Round::kNearestAway: r += rest >= 0.5; break;
-    case Round::kZero: break;
-    case Round::kDown: r += rest > 0 && sign; break;
-    case Round::kUp: r += rest > 0 && !sign; break;
+    case Round::kNearestEven:
+      r += rest > 0.5 || (rest == 0.5 && std::fmod(r, 2) == 1);
+      break;
+    case Round::kNearestAway:
+      r += rest >= 0.5;
+      break;
+    case Round::kZero:
+      break;
+    case Round::kDown:
+      r += rest > 0 && sign;
+      break;
+    case Round::kUp:
+      r += rest > 0 && !sign;
+      break;
   }
   const double rounded = r * unit, max = largest(f);
   if (a == INFINITY || rounded > max) {
-    const bool toward_zero = mode == Round::kZero || (mode == Round::kDown && !sign) || (mode == Round::kUp && sign);
+    const bool toward_zero =
+        mode == Round::kZero || (mode == Round::kDown && !sign) || (mode == Round::kUp && sign);
     if (!saturate && !(toward_zero && a != INFINITY)) return beyond;
     return encode(f, std::copysign(max, x));
   }
@@ -66,11 +77,12 @@ inline uint32_t encode(const Format& f, double x, Round mode = Round::kNearestEv
   std::frexp(rounded, &e);
   const int exponent = e - 1 + f.bias();
   if (exponent < 1) return sign | uint32_t(std::ldexp(rounded, f.bias() - 1 + f.mantissa));
-  return sign | uint32_t(exponent) << f.mantissa | (uint32_t(std::ldexp(rounded, f.mantissa - e + 1)) & ((1u << f.mantissa) - 1));
+  return sign | uint32_t(exponent) << f.mantissa |
+         (uint32_t(std::ldexp(rounded, f.mantissa - e + 1)) & ((1u << f.mantissa) - 1));
 }
 
-// a + b as a double whose last bit is set when the sum is not exact, so that rounding it once more, to a shorter format,
-// gives what rounding the exact sum gives.
+// a + b as a double whose last bit is set when the sum is not exact, so that rounding it once more, to a
+// shorter format, gives what rounding the exact sum gives.
 inline double add_sticky(double a, double b) {
   const double s = a + b;
   if (!std::isfinite(s)) return s;

@@ -75,18 +75,20 @@ namespace silicon {
 #define WGMMA_EVERY_N(X) X(8) X(16) X(24) X(32) X(40) X(48) X(56) X(64) X(72) X(80) X(88) X(96) X(104) X(112) X(120) X(128) X(136) X(144) X(152) X(160) X(168) X(176) X(184) X(192) X(200) X(208) X(216) X(224) X(232) X(240) X(248) X(256)
 // clang-format on
 
-// Defines wgmma(Wgmma<N, variant>{}, d, a, desc_a, desc_b, add): `shape` as in "k16.f32.bf16.bf16", `a` "%4" or
+// Defines wgmma(Wgmma<N, variant>{}, d, a, desc_a, desc_b, add): `shape` as in "k16.f32.bf16.bf16", `a` "%4"
+// or
 // "{%0, %1, %2, %3}", `tail` the immediates.
 template <int N, int kVariant>
 struct Wgmma {};
-#define WGMMA_DEFINE(N, variant, shape, a_operand, tail)                                                                 \
-  __device__ __forceinline__ void wgmma(Wgmma<N, variant>, float (&d)[N / 2], uint32_t (&a)[4], uint64_t desc_a,         \
-                                        uint64_t desc_b, int add) {                                                      \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %6, 0; wgmma.mma_async.sync.aligned.m64n" #N shape " {" WGMMA_D##N "}, " \
-                 a_operand ", %5, p, " tail ";}"                                                                         \
-                 : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3]), "+l"(desc_a), "+l"(desc_b), "+r"(add), WGMMA_O##N     \
-                 :                                                                                                       \
-                 : "memory");                                                                                            \
+#define WGMMA_DEFINE(N, variant, shape, a_operand, tail)                                                  \
+  __device__ __forceinline__ void wgmma(Wgmma<N, variant>, float(&d)[N / 2], uint32_t(&a)[4],             \
+                                        uint64_t desc_a, uint64_t desc_b, int add) {                      \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %6, 0; wgmma.mma_async.sync.aligned.m64n" #N shape        \
+                 " {" WGMMA_D##N "}, " a_operand ", %5, p, " tail ";}"                                    \
+                 : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3]), "+l"(desc_a), "+l"(desc_b), "+r"(add), \
+                   WGMMA_O##N                                                                             \
+                 :                                                                                        \
+                 : "memory");                                                                             \
   }
 
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
