@@ -203,7 +203,10 @@ class ClusterChecker final : public Checker {
   void shared_access(WarpState& ws, const Instr& i, uint32_t mask, const uint64_t* addresses,
                      const AccessInfo& info);
   void shared_runs(Party& p, const Run* runs, int count);
+  void check_run(Party& p, const Run& r);
+  void record_run(Party& p, const Run& r);
   void enter_block(Party& p, uint32_t rank);
+  void enter_other_block(Party& p, uint32_t rank);
   // Words [word, word + count) of the block that the party entered; and fewer than 4 bytes within a word.
   void check_range(Party& p, uint32_t word, uint32_t count, Lanes lanes);
   void record_range(Party& p, uint32_t word, uint32_t count, Lanes lanes);

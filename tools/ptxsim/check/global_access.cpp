@@ -20,6 +20,17 @@ Clock global_clock(uint64_t e) { return e >> kGlobalClockShift & kMaxGlobalClock
 // another.
 constexpr uint64_t kKeepsFirst = 4;
 
+// The shadow is four times as large as what it is for, and seldom in a cache.
+void ask_for_shadow(const Run* runs, int count) {
+  constexpr uint64_t kLine = 32;  // bytes that a line of shadow is for
+  for (const Run* r = runs; r < runs + count; ++r) {
+    const RaceChunk& chunk = GlobalShadow::instance().races(r->address);
+    const size_t first = r->address % kChunkBytes / 4;
+    for (uint64_t at = 0; at < r->bytes; at += kLine)
+      if (first + at / 4 < kChunkWords) __builtin_prefetch(&chunk.reads[first + at / 4], 1);
+  }
+}
+
 }  // namespace
 
 // What the party leaves in the shadow, but for bytes and lane.
@@ -193,6 +204,7 @@ void ClusterChecker::global_access(WarpState& ws, const Instr& i, uint32_t mask,
     p.far = info.scope >= Scope::kGpu || info.order == Order::kVolatile;
     p.global = global_epoch(p);
     const int count = find_runs(part, addresses, info.bytes, runs);
+    if (launch_->tag()) ask_for_shadow(runs, count);
     for (Run* r = runs; r < runs + count; ++r) {
       // Here a word belongs to the first lane that uses it.
       uint8_t table[16];

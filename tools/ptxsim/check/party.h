@@ -44,6 +44,10 @@ inline ClusterChecker::Party ClusterChecker::party(WarpState& ws, const Instr& i
           .clock = stamp(ws)};
 }
 
+inline void ClusterChecker::enter_block(Party& p, uint32_t rank) {
+  if (!p.shadow || p.rank != rank) enter_other_block(p, rank);
+}
+
 inline void ClusterChecker::require_initialised(Party& p, uint32_t offset, uint32_t bytes, Lanes lanes) {
   const uint32_t at = p.shadow->first_uninitialised(offset, bytes);
   if (at != ~0u) unwritten(p, at, lane_of_byte(lanes[at / 4 - offset / 4], at % 4));

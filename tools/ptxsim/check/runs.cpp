@@ -28,6 +28,47 @@ Run single(uint64_t address, uint32_t bytes, uint32_t lane) {
           .whole_words = bytes >= 4};
 }
 
+Run broadcast(uint64_t address, uint32_t bytes, uint32_t lane) {
+  Run r = single(address, bytes, lane);
+  r.lanes.one = kEachLane;
+  return r;
+}
+
+// The usual patterns of a whole warp: all lanes, or each half of them, use one piece of memory. 0: none of
+// these.
+int find_whole_warp(const uint64_t* a, uint32_t bytes, Run* out) {
+  constexpr uint32_t kHalf = kWarpSize / 2;
+  uint64_t low_in_row = 0, high_in_row = 0, halves = 0, low_same = 0, high_same = 0;
+  for (uint32_t l = 0; l < kHalf; ++l) {
+    low_in_row |= a[l] ^ (a[0] + l * bytes);
+    high_in_row |= a[kHalf + l] ^ (a[0] + (kHalf + l) * bytes);
+    halves |= a[l] ^ a[kHalf + l];
+    low_same |= a[l] ^ a[0];
+    high_same |= a[kHalf + l] ^ a[kHalf];
+  }
+  if (!low_in_row && bytes <= 16 && (bytes >= 4 || a[0] % 4 == 0)) {
+    const Run row{.address = a[0],
+                  .bytes = kHalf * bytes,
+                  .lanes = {.table = consecutive_lanes(bytes)},
+                  .whole_words = true};
+    if (!high_in_row) {
+      out[0] = row;
+      out[0].bytes *= 2;
+      return 1;
+    }
+    if (!halves) {
+      out[0] = row;
+      out[0].lanes = {.one = kEachLane};
+      return 1;
+    }
+  }
+  if (low_same | high_same) return 0;
+  out[0] = broadcast(a[0], bytes, 0);
+  if (a[0] == a[kHalf]) return 1;
+  out[1] = broadcast(a[kHalf], bytes, kHalf);
+  return 2;
+}
+
 }  // namespace
 
 const uint8_t* consecutive_lanes(uint32_t bytes) {
@@ -40,6 +81,8 @@ int find_runs(uint32_t mask, const uint64_t* addresses, uint32_t bytes, Run* out
     out[0] = single(addresses[lane], bytes, lane);
     return 1;
   }
+  if (mask == kAllLanes)
+    if (const int n = find_whole_warp(addresses, bytes, out)) return n;
   // Bit l: lane l + 1's address follows lane l's, or equals it.
   uint32_t next = 0, equal = 0;
   for (uint32_t l = 0; l + 1 < kWarpSize; ++l) {
@@ -72,9 +115,7 @@ int find_runs(uint32_t mask, const uint64_t* addresses, uint32_t bytes, Run* out
       }
     } else {
       if (equal >> lane & 1) count += static_cast<uint32_t>(__builtin_ctz(~(equal >> lane)));
-      out[n] = single(address, bytes, lane);
-      if (count > 1) out[n].lanes.one = kEachLane;
-      ++n;
+      out[n++] = count > 1 ? broadcast(address, bytes, lane) : single(address, bytes, lane);
     }
     left &= count + lane == kWarpSize ? 0 : ~uint32_t{0} << (lane + count);
   }

@@ -45,8 +45,7 @@ uint32_t same_from(const Epoch* bytes, Epoch whole, uint32_t b) {
 
 // What all of the party's accesses to one block's memory have in common: most need not look at writers or
 // readers at all.
-void ClusterChecker::enter_block(Party& p, uint32_t rank) {
-  if (p.shadow && p.rank == rank) return;
+void ClusterChecker::enter_other_block(Party& p, uint32_t rank) {
   p.rank = rank;
   p.shadow = shadows_[rank].get();
   p.writers_known = exhausted_ || p.shadow->last_write() <= p.quick;
@@ -232,24 +231,45 @@ void ClusterChecker::record_part(Party& p, uint32_t offset, uint32_t bytes, uint
 }
 
 // --- a warp ---
+void ClusterChecker::check_run(Party& p, const Run& r) {
+  enter_block(p, shared_rank(r.address));
+  const uint32_t offset = shared_offset(r.address);
+  if (!r.whole_words) {
+    check_part(p, offset, r.bytes, r.lanes.one);
+    return;
+  }
+  if (r.bytes > 4) {
+    check_range(p, offset / 4, r.bytes / 4, r.lanes);
+    return;
+  }
+  const Epoch e = p.shadow->writes()[offset / 4];
+  if (!p.writers_known && clock_of(e) > p.quick && (e | kLaneBits) != p.good)
+    check_written(p, offset / 4, 1, r.lanes);
+  if (!readers_.empty()) check_readers(p, offset / 4, 1, r.lanes);
+  if (p.access != Access::kWrite) require_initialised(p, offset, 4, r.lanes);
+}
+
+void ClusterChecker::record_run(Party& p, const Run& r) {
+  enter_block(p, shared_rank(r.address));
+  const uint32_t offset = shared_offset(r.address);
+  if (r.whole_words)
+    record_range(p, offset / 4, r.bytes / 4, r.lanes);
+  else
+    record_part(p, offset, r.bytes, r.lanes.one);
+}
+
 void ClusterChecker::shared_runs(Party& p, const Run* runs, int count) {
   const Run* const end = runs + count;
-  for (const Run* r = runs; r < end; ++r) {
-    enter_block(p, shared_rank(r->address));
-    const uint32_t offset = shared_offset(r->address);
-    if (r->whole_words)
-      check_range(p, offset / 4, r->bytes / 4, r->lanes);
-    else
-      check_part(p, offset, r->bytes, r->lanes.one);
+  if (p.access == Access::kRead || count == 1) {
+    for (const Run* r = runs; r < end; ++r) {
+      check_run(p, *r);
+      record_run(p, *r);
+    }
+    return;
   }
-  for (const Run* r = runs; r < end; ++r) {
-    enter_block(p, shared_rank(r->address));
-    const uint32_t offset = shared_offset(r->address);
-    if (r->whole_words)
-      record_range(p, offset / 4, r->bytes / 4, r->lanes);
-    else
-      record_part(p, offset, r->bytes, r->lanes.one);
-  }
+  // The lanes of one store do not race with each other here: store_lost is for those.
+  for (const Run* r = runs; r < end; ++r) check_run(p, *r);
+  for (const Run* r = runs; r < end; ++r) record_run(p, *r);
 }
 
 void ClusterChecker::shared_access(WarpState& ws, const Instr& i, uint32_t mask, const uint64_t* addresses,
