@@ -149,10 +149,10 @@ int registers_of(const Program& p) {
 }
 
 const GpuLimits& gpu_limits() {
-  // Datasheets: both are GH100 with 132 SMs; H800 SXM has 80 GB, H200 SXM 141 GB.
+  // Both are GH100 with 132 SMs. The memory is what cudaGetDeviceProperties reports: 79.2 and 139.8 GiB.
   static const GpuLimits limits = [] {
     GpuLimits l{.sms = 132};
-    l.memory_bytes = config().gpu == "H800" ? uint64_t{80} << 30 : uint64_t{141} * 1000 * 1000 * 1000;
+    l.memory_bytes = config().gpu == "H800" ? uint64_t{85029158912} : uint64_t{150121545728};
     if (config().device_memory) l.memory_bytes = config().device_memory;
     return l;
   }();

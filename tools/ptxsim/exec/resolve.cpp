@@ -66,6 +66,11 @@ std::string variable_at(const std::vector<Placed>& variables, uint64_t offset) {
          fmt::format("[bounds.param] {} of {} bytes at parameter offset {}: the kernel has {} bytes", what,
                      bytes, a & ~kTagMask, w.program->parameter_bytes));
   const Allocation inside = GlobalMemory::instance().find(a);
+  if (inside.end >= a + bytes && inside.begin <= a)
+    fail(w, i, lane, ErrorCode::kIllegalAddress,
+         fmt::format("[bounds.global] {} of {} bytes at {:#x}: memory of device {}, to which device {} has "
+                     "no peer access",
+                     what, bytes, a, inside.device, w.cta->cluster->launch->device));
   const std::string where = inside.end ? fmt::format("{} bytes before the end of {} bytes", inside.end - a,
                                                      inside.end - inside.begin)
                                        : GlobalMemory::instance().describe(a);
@@ -75,12 +80,14 @@ std::string variable_at(const std::vector<Placed>& variables, uint64_t offset) {
 
 // Global memory around `a`, at least to a + bytes; asks the table only when the ranges seen last do not hold
 // it.
-bool in_global(Worker& worker, uint64_t low, uint64_t high) {
+bool in_global(const Cluster& c, uint64_t low, uint64_t high) {
+  Worker& worker = *c.worker;
   const uint64_t generation = GlobalMemory::instance().generation();
   for (const RangeCache& r : worker.ranges)
     if (r.begin <= low && high <= r.end && r.generation == generation) return true;
   const Allocation found = GlobalMemory::instance().find(low);
-  if (!found.end || high > found.end) return false;
+  if (!found.end || high > found.end || !GlobalMemory::instance().accessible(c.launch->device, found))
+    return false;
   worker.ranges[worker.next_range++ % worker.ranges.size()] = {found.begin, found.end, generation};
   return true;
 }
@@ -93,8 +100,7 @@ std::byte* resolve_range(Warp& w, const Instr& i, int lane, uint64_t a, uint64_t
          fmt::format("[alignment] address {:#x} is not a multiple of {}", a, alignment));
   switch (a & kTagMask) {
     case 0:
-      if (bytes == 0 || in_global(*w.cta->cluster->worker, a, a + bytes))
-        return reinterpret_cast<std::byte*>(a);
+      if (bytes == 0 || in_global(*w.cta->cluster, a, a + bytes)) return reinterpret_cast<std::byte*>(a);
       break;
     case kSharedTag:
       if (std::byte* p = in_shared(*w.cta->cluster, a, bytes)) return p;
@@ -146,7 +152,7 @@ void resolve(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses, 
     }
   }
   Cluster& c = *w.cta->cluster;
-  if ((high & kTagMask) == 0 && in_global(*c.worker, low, high + bytes)) {
+  if ((high & kTagMask) == 0 && in_global(c, low, high + bytes)) {
     for (int l = 0; l < kWarpSize; ++l) out[l] = reinterpret_cast<std::byte*>(addresses[l]);
   } else {
     for (uint32_t m = mask; m; m &= m - 1) {
@@ -161,7 +167,7 @@ void resolve(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses, 
       } else if ((a & kTagMask) == kParamTag) {
         if ((a & ~kTagMask) + bytes <= w.program->parameter_bytes)
           p = const_cast<std::byte*>(c.launch->parameter_base) + (a & ~kTagMask);
-      } else if ((a & kTagMask) == 0 && in_global(*c.worker, a, a + bytes)) {
+      } else if ((a & kTagMask) == 0 && in_global(c, a, a + bytes)) {
         p = reinterpret_cast<std::byte*>(a);
       }
       if (!p) out_of_bounds(w, i, l, a, bytes, verb(info.access));
