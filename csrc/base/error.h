@@ -4,6 +4,9 @@
 // CHECK is for conditions that a user can cause or a bug can break; it stays on in release builds.
 #pragma once
 
+#ifdef __CUDACC__
+#define FMT_USE_CONSTEXPR 1  // fmt 9 takes nvcc for a compiler without it
+#endif
 #include <fmt/format.h>
 
 #include <cstdint>
