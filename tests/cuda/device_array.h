@@ -34,7 +34,7 @@ inline Matrix rounded(Matrix m, DType dtype) {
   return m;
 }
 // Half an ulp of 1.
-inline double eps_of(DType dtype) { return dtype == DType::kBF16 ? 1.0 / (1 << 9) : kEps; }
+inline double eps_of(DType dtype) { return dtype == DType::kBF16 ? 1.0 / (1 << 8) : kEps; }
 
 // n values of T on the device, aligned to 256 bytes; freed with it.
 template <class T>
