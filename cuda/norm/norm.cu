@@ -1,0 +1,291 @@
+// What: RMSNorm with its residual addition, its backward, and its fusion with 1x128 quantisation.
+// Math: rstd = 1 / sqrt(mean(x^2) + eps);  y = (x * rstd) * gamma
+//       dx = rstd * (dy * gamma - xhat * mean(dy * gamma * xhat)), xhat = x * rstd
+//       dgamma = sum over rows of dy * xhat
+// Shapes: x, delta, y, dy, dx [M, H]; gamma, dgamma [1, H]; rstd [M].
+// Layouts: row-major with any row stride. Rows that are whole 16-byte pieces at aligned addresses are read
+// and
+//   written in such pieces, others element by element, with the same bits.
+// Precision: activations F32 or BF16, everything between in FP32. The residual stream and y are rounded
+// before
+//   they are used further, so that the fused forms equal the composition bit for bit.
+// Schedule: a team of 32 to 512 threads, chosen by H alone, keeps a row in registers: piece p of the row is
+//   thread p % team's. A sum over the row: each thread's own elements in column order, then a butterfly over
+//   the warp, then the warps in order. Teams walk over rows, gamma stays in registers. dgamma is a second
+//   kernel: canonical sums over rows (column_sum.cuh), equal to the CPU backend's bit for bit.
+// Roofline: 4 M H flops for 2 M H elements of traffic (3 with delta, x written back too: 4): memory-bound
+//   everywhere, floor bytes / 4.3 TB/s on H200, / 3.0 TB/s on H800. The backward reads dy and x twice, once
+//   for dx and once for dgamma, whose chains go down the columns: 5 M H elements against the 3 of cost().
+// Limits: H <= 16384; dgamma: those of column_sum.cuh.
+// Source: Zhang and Sennrich, arXiv 1910.07467.
+#include "cuda/common/column_sum.cuh"
+#include "cuda/common/e4m3.cuh"
+#include "cuda/common/grid.h"
+#include "cuda/common/stream.h"
+#include "cuda/ops.h"
+#include "ops/norm.h"
+
+namespace contender::cuda {
+namespace {
+
+constexpr int kMinThreads = 128;  // of a block: teams of one warp share it
+constexpr int kMaxWarps = 16;
+
+// Elements of a row that a thread of the team holds.
+template <int kTeam_, int kElems_>
+struct Shape {
+  static constexpr int kTeam = kTeam_, kElems = kElems_, kColumns = kTeam * kElems;
+  static constexpr int kThreads = kTeam < kMinThreads ? kMinThreads : kTeam;
+  static constexpr int kTeams = kThreads / kTeam;
+  // Registers for two blocks at least where a thread holds 32 elements of two operands.
+  static constexpr int kBlocksPerSm = kTeam == 512 ? 1 : 512 / kThreads;
+};
+
+// Two slots, used in turn: one barrier for each sum.
+struct Smem {
+  float warp_sum[2][kMaxWarps];
+};
+
+// The sum over a team, in all its threads. `turn` alternates between calls.
+template <int kTeam>
+__device__ float team_reduce_sum(float x, Smem& smem, int turn) {
+  x = warp_reduce_sum(x);
+  if constexpr (kTeam > 32) {
+    float* sums = smem.warp_sum[turn];
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = sums[0];
+#pragma unroll
+    for (int w = 1; w < kTeam / 32; ++w) x += sums[w];
+  }
+  return x;
+}
+
+template <Access kAccess, class T, int kPieces>
+__device__ void load_row(Vec<T> (&v)[kPieces], const T* row, int first, int step, int cols) {
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) v[p] = load_piece<kAccess>(row, first + p * step, cols);
+}
+
+template <Access kAccess, class T, int kPieces>
+__device__ void load_gamma(Vec<T> (&v)[kPieces], const float* row, int first, int step, int cols) {
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) v[p] = load_f32_piece<kAccess, T>(row, first + p * step, cols);
+}
+
+// x += delta, as the residual stream keeps it.
+template <Access kAccess, class T, int kPieces>
+__device__ void add_delta(Vec<T> (&x)[kPieces], T* x_row, const T* delta_row, int first, int step, int cols) {
+  Vec<T> delta[kPieces];
+  load_row<kAccess>(delta, delta_row, first, step, cols);
+#pragma unroll
+  for (int p = 0; p < kPieces; ++p) {
+#pragma unroll
+    for (int k = 0; k < kVec<T>; ++k)
+      x[p].v[k] = round_to(x[p].v[k] + delta[p].v[k], std::type_identity<T>());
+    store_piece<kAccess>(x_row, first + p * step, cols, x[p]);
+  }
+}
+
+template <class T, class S, Access kAccess>
+__global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
+    rms_norm_kernel(const __grid_constant__ RmsNormQuantizeArgs a) {
+  constexpr int kPieces = S::kElems / kVec<T>, kStep = S::kTeam * kVec<T>;
+  __shared__ Smem smem;
+  const RmsNormArgs& n = a.norm;
+  const int h = static_cast<int>(n.x.cols), thread = threadIdx.x % S::kTeam, first = thread * kVec<T>;
+  const auto* gamma_row = static_cast<const float*>(n.gamma.data);
+  Vec<T> gamma[kPieces];  // element by element there are no registers left for it
+  if constexpr (kAccess == Access::kVector) load_gamma<kAccess>(gamma, gamma_row, first, kStep, h);
+
+  int turn = 0;
+  const int64_t stride = int64_t{gridDim.x} * S::kTeams;
+  for (int64_t r = int64_t{blockIdx.x} * S::kTeams + threadIdx.x / S::kTeam; r < n.x.rows; r += stride) {
+    Vec<T> x[kPieces];
+    load_row<kAccess>(x, row_of<const T>(n.x, r), first, kStep, h);
+    if (n.delta.data) add_delta<kAccess>(x, row_of<T>(n.x, r), row_of<const T>(n.delta, r), first, kStep, h);
+    float sum = 0;
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+#pragma unroll
+      for (int k = 0; k < kVec<T>; ++k) sum = fmaf(x[p].v[k], x[p].v[k], sum);
+    }
+    const float mean = __fdiv_rn(team_reduce_sum<S::kTeam>(sum, smem, turn), static_cast<float>(h));
+    turn ^= 1;
+    const float rstd = __frcp_rn(__fsqrt_rn(mean + n.eps));
+    if (n.rstd && thread == 0) n.rstd[r] = rstd;
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+      const int c = first + p * kStep;
+      if constexpr (kAccess == Access::kScalar) gamma[p] = load_f32_piece<kAccess, T>(gamma_row, c, h);
+#pragma unroll
+      for (int k = 0; k < kVec<T>; ++k)
+        x[p].v[k] = round_to((x[p].v[k] * rstd) * gamma[p].v[k], std::type_identity<T>());
+      if (n.y.data) store_piece<kAccess>(row_of<T>(n.y, r), c, h, x[p]);
+      if (a.q.data.data)
+        quantize_piece<kAccess>(x[p], c, h, row_of<uint8_t>(a.q.data, r), row_of<float>(a.q.scale, r));
+    }
+  }
+}
+
+template <class T, class S, Access kAccess>
+__global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
+    rms_norm_dx_kernel(const __grid_constant__ RmsNormBwdArgs a) {
+  constexpr int kPieces = S::kElems / kVec<T>, kStep = S::kTeam * kVec<T>;
+  __shared__ Smem smem;
+  const int h = static_cast<int>(a.x.cols), first = threadIdx.x % S::kTeam * kVec<T>;
+  Vec<T> gamma[kPieces];
+  load_gamma<kAccess>(gamma, static_cast<const float*>(a.gamma.data), first, kStep, h);
+
+  int turn = 0;
+  const int64_t stride = int64_t{gridDim.x} * S::kTeams;
+  for (int64_t r = int64_t{blockIdx.x} * S::kTeams + threadIdx.x / S::kTeam; r < a.x.rows; r += stride) {
+    Vec<T> xhat[kPieces], g[kPieces];
+    load_row<kAccess>(xhat, row_of<const T>(a.x, r), first, kStep, h);
+    load_row<kAccess>(g, row_of<const T>(a.dy, r), first, kStep, h);
+    const float rstd = a.rstd[r];
+    float sum = 0;
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+#pragma unroll
+      for (int k = 0; k < kVec<T>; ++k) {
+        xhat[p].v[k] *= rstd;
+        g[p].v[k] *= gamma[p].v[k];
+        sum = fmaf(g[p].v[k], xhat[p].v[k], sum);
+      }
+    }
+    const float mean = __fdiv_rn(team_reduce_sum<S::kTeam>(sum, smem, turn), static_cast<float>(h));
+    turn ^= 1;
+    T* dx = row_of<T>(a.dx, r);
+#pragma unroll
+    for (int p = 0; p < kPieces; ++p) {
+      const int c = first + p * kStep;
+      Vec<T> old = {};
+      if (a.accumulate) old = load_piece<kAccess>(dx, c, h);
+#pragma unroll
+      for (int k = 0; k < kVec<T>; ++k) {
+        const float slope = fmaf(-xhat[p].v[k], mean, g[p].v[k]);
+        g[p].v[k] = a.accumulate ? fmaf(rstd, slope, old.v[k]) : rstd * slope;
+      }
+      store_piece<kAccess>(dx, c, h, g[p]);
+    }
+  }
+}
+
+// dgamma: acc = fma(dy, x * rstd, acc).
+template <class T, Access kAccess>
+struct GammaTerm {
+  const T *dy, *x;
+  const float* rstd;
+  int64_t ld_dy, ld_x;
+  int cols;
+  __device__ void add(float4& acc, int r, int c) const {
+    const float4 d = load_quad_piece<kAccess>(dy + r * ld_dy, c, cols);
+    const float4 v = load_quad_piece<kAccess>(x + r * ld_x, c, cols);
+    const float s = rstd[r];
+    acc = make_float4(fmaf(d.x, v.x * s, acc.x), fmaf(d.y, v.y * s, acc.y), fmaf(d.z, v.z * s, acc.z),
+                      fmaf(d.w, v.w * s, acc.w));
+  }
+};
+
+// The narrowest team that holds a row; a team's width decides the order of its sums, so nothing but H
+// chooses.
+template <class F>
+void with_shape(int64_t h, const F& f) {
+  if (h <= Shape<32, 8>::kColumns) return f(Shape<32, 8>());
+  if (h <= Shape<32, 32>::kColumns) return f(Shape<32, 32>());
+  if (h <= Shape<128, 32>::kColumns) return f(Shape<128, 32>());
+  if (h <= Shape<256, 32>::kColumns) return f(Shape<256, 32>());
+  if (h <= Shape<512, 32>::kColumns) return f(Shape<512, 32>());
+  fail(ExitCode::kConfig, "RMSNorm over {} columns, at most {}", h, Shape<512, 32>::kColumns);
+}
+
+template <class S>
+unsigned grid_of(int64_t rows) {
+  return grid_size(rows, S::kTeams, S::kBlocksPerSm);
+}
+
+void check_norm(const RmsNormArgs& a) {
+  CHECK(a.gamma.rows == 1 && a.gamma.cols == a.x.cols, "x has {} columns, gamma is [{}, {}]", a.x.cols,
+        a.gamma.rows, a.gamma.cols);
+  CHECK(!a.delta || (a.delta.rows == a.x.rows && a.delta.cols == a.x.cols && a.delta.dtype == a.x.dtype),
+        "x [{}, {}], delta [{}, {}]", a.x.rows, a.x.cols, a.delta.rows, a.delta.cols);
+  CHECK(!a.y || (a.y.rows == a.x.rows && a.y.cols == a.x.cols && a.y.dtype == a.x.dtype),
+        "x [{}, {}], y [{}, {}]", a.x.rows, a.x.cols, a.y.rows, a.y.cols);
+}
+
+void launch_rms_norm(const Exec& exec, const RmsNormQuantizeArgs& a) {
+  const RmsNormArgs& n = a.norm;
+  check_norm(n);
+  if (n.x.rows == 0) return;
+  const int64_t code_bytes = 16 / dtype_size(n.x.dtype);
+  const bool vector = in_pieces(n.x) && in_pieces(n.delta) && in_pieces(n.y) && in_pieces(n.gamma) &&
+                      in_pieces(a.q.data, code_bytes);
+  with_float_type(n.x.dtype, [&]<class T>(std::type_identity<T>) {
+    with_shape(n.x.cols, [&]<class S>(S) {
+      with_access(vector, [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {
+        rms_norm_kernel<T, S, kAccess><<<grid_of<S>(n.x.rows), S::kThreads, 0, stream_of(exec)>>>(a);
+        CUDA_CHECK_LAUNCH();
+      });
+    });
+  });
+}
+
+void launch_dx(const Exec& exec, const RmsNormBwdArgs& a) {
+  if (a.x.rows == 0) return;
+  const bool vector = in_pieces(a.x) && in_pieces(a.dy) && in_pieces(a.dx) && in_pieces(a.gamma);
+  with_float_type(a.x.dtype, [&]<class T>(std::type_identity<T>) {
+    with_shape(a.x.cols, [&]<class S>(S) {
+      with_access(vector, [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {
+        rms_norm_dx_kernel<T, S, kAccess><<<grid_of<S>(a.x.rows), S::kThreads, 0, stream_of(exec)>>>(a);
+        CUDA_CHECK_LAUNCH();
+      });
+    });
+  });
+}
+
+void launch_dgamma(const Exec& exec, const RmsNormBwdArgs& a) {
+  const int64_t quad_bytes = 4 * dtype_size(a.x.dtype);
+  const bool vector = in_pieces(a.x, quad_bytes) && in_pieces(a.dy, quad_bytes) && in_pieces(a.dgamma);
+  with_float_type(a.x.dtype, [&]<class T>(std::type_identity<T>) {
+    with_access(vector, [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {
+      const GammaTerm<T, kAccess> term = {.dy = static_cast<const T*>(a.dy.data),
+                                          .x = static_cast<const T*>(a.x.data),
+                                          .rstd = a.rstd,
+                                          .ld_dy = a.dy.ld,
+                                          .ld_x = a.x.ld,
+                                          .cols = narrow<int>(a.x.cols)};
+      launch_column_sum<kAccess>(stream_of(exec), term, a.dgamma, a.segments, a.x.rows);
+    });
+  });
+}
+
+}  // namespace
+
+void rms_norm(const Exec& exec, const RmsNormArgs& a) {
+  CHECK(a.y || a.x.rows == 0, "no y for {} rows", a.x.rows);
+  launch_rms_norm(exec, {.norm = a, .q = {}});
+}
+
+void rms_norm_bwd(const Exec& exec, const RmsNormBwdArgs& a) {
+  const int64_t h = a.x.cols;
+  CHECK(a.dy.rows == a.x.rows && a.dx.rows == a.x.rows && a.dy.cols == h && a.dx.cols == h &&
+            a.gamma.cols == h && a.dgamma.cols == h && a.dgamma.rows == 1,
+        "x [{}, {}], dy [{}, {}], dx [{}, {}], gamma of {}, dgamma of {}", a.x.rows, h, a.dy.rows, a.dy.cols,
+        a.dx.rows, a.dx.cols, a.gamma.cols, a.dgamma.cols);
+  CHECK(a.dy.dtype == a.x.dtype && a.dx.dtype == a.x.dtype, "x {}, dy {}, dx {}", dtype_name(a.x.dtype),
+        dtype_name(a.dy.dtype), dtype_name(a.dx.dtype));
+  launch_dgamma(exec, a);  // before dx, which may be dy's memory
+  launch_dx(exec, a);
+}
+
+void rms_norm_quantize(const Exec& exec, const RmsNormQuantizeArgs& a) {
+  CHECK(a.q.layout == QLayout::k1x128, "layout {}", static_cast<int>(a.q.layout));
+  CHECK(a.q.data.dtype == DType::kE4M3 && a.q.data.rows == a.norm.x.rows && a.q.data.cols == a.norm.x.cols,
+        "x [{}, {}], quantised [{}, {}]", a.norm.x.rows, a.norm.x.cols, a.q.data.rows, a.q.data.cols);
+  CHECK(a.q.scale.rows == a.q.data.rows && a.q.scale.cols == ceil_div(a.q.data.cols, kQuantizeBlock),
+        "scale [{}, {}] of [{}, {}]", a.q.scale.rows, a.q.scale.cols, a.q.data.rows, a.q.data.cols);
+  launch_rms_norm(exec, a);
+}
+
+}  // namespace contender::cuda
