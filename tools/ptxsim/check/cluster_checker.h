@@ -229,7 +229,12 @@ class ClusterChecker final : public Checker {
   // --- global memory: global_access.cpp ---
   void global_access(WarpState& ws, const Instr& i, uint32_t mask, const uint64_t* addresses,
                      const AccessInfo& info);
-  void global_range(Party& p, uint64_t address, uint64_t bytes, uint32_t lane_bytes, Lanes lanes);
+  void enter_chunk(Party& p, uint64_t address);
+  void enter_other_chunk(Party& p, uint64_t address);
+  void global_run(Party& p, const Run& r, uint32_t lane_bytes);
+  void global_engine(Party& p, uint64_t address, uint64_t bytes);
+  void global_range(Party& p, uint64_t address, uint64_t bytes, Lanes lanes);
+  void global_word(Party& p, uint64_t address, uint32_t lane);
   void global_words(Party& p, uint64_t address, uint32_t count, Lanes lanes);
   void global_part(Party& p, uint64_t address, uint32_t bytes, uint32_t lane);
   uint64_t global_epoch(const Party& p) const;

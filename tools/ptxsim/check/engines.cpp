@@ -150,8 +150,7 @@ void ClusterChecker::async_access(AsyncId id, uint64_t address, uint64_t bytes, 
   } else if ((address & kTagMask) == 0) {
     if (access == Access::kRead || op->engine == Engine::kCpAsync) {
       Party p = party(*op, access);
-      p.global = global_epoch(p);
-      global_range(p, address, bytes, 4, {.one = static_cast<uint8_t>(p.lane & 31)});
+      global_engine(p, address, bytes);
     } else {
       std::vector<Range>& ranges = op->global_writes;
       if (!ranges.empty() && ranges.back().address + ranges.back().bytes == address)
@@ -181,8 +180,7 @@ void ClusterChecker::land_writes(AsyncOp& op) {
   for (const Range& r : op.global_writes) {
     Party p = party(op, r.atomic ? Access::kAtomic : Access::kWrite);
     p.clock = stamp(ws);
-    p.global = global_epoch(p);
-    global_range(p, r.address, r.bytes, 4, {.one = static_cast<uint8_t>(p.lane & 31)});
+    global_engine(p, r.address, r.bytes);
   }
   op.global_writes.clear();
 }

@@ -20,17 +20,6 @@ Clock global_clock(uint64_t e) { return e >> kGlobalClockShift & kMaxGlobalClock
 // another.
 constexpr uint64_t kKeepsFirst = 4;
 
-// The shadow is four times as large as what it is for, and seldom in a cache.
-void ask_for_shadow(const Run* runs, int count) {
-  constexpr uint64_t kLine = 32;  // bytes that a line of shadow is for
-  for (const Run* r = runs; r < runs + count; ++r) {
-    const RaceChunk& chunk = GlobalShadow::instance().races(r->address);
-    const size_t first = r->address % kChunkBytes / 4;
-    for (uint64_t at = 0; at < r->bytes; at += kLine)
-      if (first + at / 4 < kChunkWords) __builtin_prefetch(&chunk.reads[first + at / 4], 1);
-  }
-}
-
 }  // namespace
 
 // What the party leaves in the shadow, but for bytes and lane.
@@ -98,9 +87,9 @@ void ClusterChecker::judge_global(Party& p, uint64_t address, uint32_t bytes, ui
     race_in_global(p, address, bytes, e, e_writes, lane, Verdict::kNotProxied);
 }
 
-// `count` words within one chunk.
+// `count` words within the chunk that was entered.
 void ClusterChecker::global_words(Party& p, uint64_t address, uint32_t count, Lanes lanes) {
-  RaceChunk& chunk = GlobalShadow::instance().races(address);
+  RaceChunk& chunk = *p.races;
   const size_t first = address % kChunkBytes / 4;
   uint64_t* writes = chunk.writes + first;
   uint64_t* reads = chunk.reads + first;
@@ -147,7 +136,8 @@ void ClusterChecker::global_words(Party& p, uint64_t address, uint32_t count, La
 
 // Less than a word.
 void ClusterChecker::global_part(Party& p, uint64_t address, uint32_t bytes, uint32_t lane) {
-  RaceChunk& chunk = GlobalShadow::instance().races(address);
+  enter_chunk(p, address);
+  RaceChunk& chunk = *p.races;
   uint64_t& written = chunk.writes[address % kChunkBytes / 4];
   uint64_t& read = chunk.reads[address % kChunkBytes / 4];
   const uint64_t part = ((uint64_t{1} << bytes) - 1) << address % 4, base = p.global;
@@ -167,32 +157,89 @@ void ClusterChecker::global_part(Party& p, uint64_t address, uint32_t bytes, uin
   written = with(written);
 }
 
-void ClusterChecker::global_range(Party& p, uint64_t address, uint64_t bytes, uint32_t lane_bytes,
-                                  Lanes lanes) {
-  GlobalShadow& shadow = GlobalShadow::instance();
-  if (p.access != Access::kWrite) {
-    if (const uint64_t at = shadow.first_uninitialised(address, bytes); at != ~uint64_t{0})
-      uninitialised_global(p, at,
-                           lanes.table ? static_cast<uint32_t>((at - address) / lane_bytes) : lanes.one);
+// One word of the chunk that was entered: what scattered lanes do.
+void ClusterChecker::global_word(Party& p, uint64_t address, uint32_t lane) {
+  RaceChunk& chunk = *p.races;
+  const size_t at = address % kChunkBytes / 4;
+  const uint64_t mine = p.global | uint64_t{15} << kBytesShift | lane;
+  if (chunk.written_by == launch_->tag()) {
+    const uint64_t e = chunk.writes[at];
+    if (p.async_proxy ? (e ^ mine) >> kTagShift == 0 : other_warp(e, mine))
+      judge_global(p, address, 4, e, true, lane);
+  } else if (p.access != Access::kRead) {
+    chunk.written_by = launch_->tag();
   }
-  if (launch_->tag() && !exhausted_) {
-    uint64_t at = address;
-    const uint64_t end = address + bytes;
-    const auto part_end = [&](uint64_t limit) { return std::min(end, limit); };
-    if (at % 4) {
-      const uint64_t stop = part_end((at | 3) + 1);
-      global_part(p, at, static_cast<uint32_t>(stop - at), lanes[0]);
-      at = stop;
-    }
-    while (at + 4 <= end) {
-      const uint64_t stop = part_end((at | (kChunkBytes - 1)) + 1) & ~uint64_t{3};
-      const Lanes rest = lanes.table ? Lanes{lanes.table + (at - address) / 4, 0} : lanes;
-      global_words(p, at, static_cast<uint32_t>((stop - at) / 4), rest);
-      at = stop;
-    }
-    if (at < end) global_part(p, at, static_cast<uint32_t>(end - at), lanes[0]);
+  uint64_t& read = chunk.reads[at];
+  const bool other = other_warp(read, mine);
+  if (p.access != Access::kRead) {
+    if (other) judge_global(p, address, 4, read, false, lane);
+    chunk.writes[at] = mine;
+  } else if (!p.strong && !(other && (address & kKeepsFirst))) {
+    read = mine;
   }
-  if (p.access != Access::kRead) shadow.set_initialised(address, bytes);
+}
+
+void ClusterChecker::enter_other_chunk(Party& p, uint64_t address) {
+  p.chunk = address >> kChunkShift;
+  const Chunk chunk = global_shadow::find(address);
+  p.bits = chunk.bits;
+  p.races = !launch_->tag() || exhausted_ ? nullptr
+            : chunk.races                 ? chunk.races
+                                          : &global_shadow::races(address);
+}
+
+void ClusterChecker::global_range(Party& p, uint64_t address, uint64_t bytes, Lanes lanes) {
+  uint64_t at = address;
+  const uint64_t end = address + bytes;
+  if (at % 4) {
+    const uint64_t stop = std::min(end, (at | 3) + 1);
+    global_part(p, at, static_cast<uint32_t>(stop - at), lanes[0]);
+    at = stop;
+  }
+  while (at + 4 <= end) {
+    const uint64_t stop = std::min(end, (at | (kChunkBytes - 1)) + 1) & ~uint64_t{3};
+    const Lanes rest = lanes.table ? Lanes{lanes.table + (at - address) / 4, 0} : lanes;
+    enter_chunk(p, at);
+    global_words(p, at, static_cast<uint32_t>((stop - at) / 4), rest);
+    at = stop;
+  }
+  if (at < end) global_part(p, at, static_cast<uint32_t>(end - at), lanes[0]);
+}
+
+// What an engine reads or writes.
+void ClusterChecker::global_engine(Party& p, uint64_t address, uint64_t bytes) {
+  p.global = global_epoch(p);
+  if (p.access != Access::kWrite)
+    if (const uint64_t at = global_shadow::first_uninitialised(address, bytes); at != ~uint64_t{0})
+      uninitialised_global(p, at, p.lane);
+  enter_chunk(p, address);
+  if (p.races) global_range(p, address, bytes, {.one = static_cast<uint8_t>(p.lane & 31)});
+  if (p.access != Access::kRead) global_shadow::set_initialised(address, bytes);
+}
+
+void ClusterChecker::global_run(Party& p, const Run& r, uint32_t lane_bytes) {
+  enter_chunk(p, r.address);
+  const bool tracked = p.bits || (r.address + r.bytes - 1) >> kChunkShift != p.chunk;
+  if (tracked && p.access != Access::kWrite)
+    if (const uint64_t at = global_shadow::first_uninitialised(r.address, r.bytes); at != ~uint64_t{0})
+      uninitialised_global(
+          p, at, r.lane + (r.lanes.table ? static_cast<uint32_t>((at - r.address) / lane_bytes) : 0));
+  if (p.races) {
+    // Here a word belongs to the first lane that uses it.
+    if (r.bytes == 4 && r.whole_words) {
+      global_word(p, r.address, r.lane);
+    } else if (!r.lanes.table) {
+      global_range(p, r.address, r.bytes, {.one = static_cast<uint8_t>(r.lane)});
+    } else if (lane_bytes >= 4) {
+      global_range(p, r.address, r.bytes, r.lanes);
+    } else {
+      uint8_t table[kWarpSize / 2];
+      for (uint32_t k = 0; k < r.bytes / 4; ++k)
+        table[k] = static_cast<uint8_t>(lane_of_byte(r.lanes.table[k], 0));
+      global_range(p, r.address, r.bytes, {.table = table});
+    }
+  }
+  if (tracked && p.access != Access::kRead) global_shadow::set_initialised(r.address, r.bytes);
 }
 
 void ClusterChecker::global_access(WarpState& ws, const Instr& i, uint32_t mask, const uint64_t* addresses,
@@ -204,19 +251,18 @@ void ClusterChecker::global_access(WarpState& ws, const Instr& i, uint32_t mask,
     p.far = info.scope >= Scope::kGpu || info.order == Order::kVolatile;
     p.global = global_epoch(p);
     const int count = find_runs(part, addresses, info.bytes, runs);
-    if (launch_->tag()) ask_for_shadow(runs, count);
-    for (Run* r = runs; r < runs + count; ++r) {
-      // Here a word belongs to the first lane that uses it.
-      uint8_t table[16];
-      if (!r->lanes.table) {
-        r->lanes.one = static_cast<uint8_t>(r->lane);
-      } else if (info.bytes < 4) {
-        for (uint32_t k = 0; k < r->bytes / 4; ++k)
-          table[k] = static_cast<uint8_t>(lane_of_byte(r->lanes.table[k], 0));
-        r->lanes.table = table;
+    // The shadow is four times as large as what it is for, and seldom in a cache.
+    for (const Run* r = runs; r < runs + count; ++r) {
+      enter_chunk(p, r->address);
+      if (!p.races) break;
+      const size_t first = r->address % kChunkBytes / 4,
+                   end = std::min(first + (r->bytes + 3) / 4, kChunkWords);
+      for (size_t at = first; at < end; at += 8) {
+        __builtin_prefetch(&p.races->reads[at], 1);
+        if (info.access != Access::kRead) __builtin_prefetch(&p.races->writes[at], 1);
       }
-      global_range(p, r->address, r->bytes, info.bytes, r->lanes);
     }
+    for (const Run* r = runs; r < runs + count; ++r) global_run(p, *r, info.bytes);
   });
 }
 
@@ -224,7 +270,7 @@ void ClusterChecker::global_access(WarpState& ws, const Instr& i, uint32_t mask,
 // does next.
 void ClusterChecker::note_observed(WarpState& ws, uint64_t address) {
   if (!launch_->tag()) return;
-  const uint64_t e = GlobalShadow::instance().races(address).writes[address % kChunkBytes / 4];
+  const uint64_t e = global_shadow::races(address).writes[address % kChunkBytes / 4];
   if (e >> kTagShift != launch_->tag() || warp_number(e) == ws.number ||
       !launch_->site(site_number(e)).strong)
     return;

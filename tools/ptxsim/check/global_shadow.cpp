@@ -16,9 +16,6 @@ namespace check {
 
 namespace {
 
-constexpr int kRegionShift = 34;
-constexpr size_t kRegions = size_t{1} << (48 - kRegionShift);
-constexpr size_t kChunksOfRegion = size_t{1} << (kRegionShift - kChunkShift);
 constexpr size_t kChunksOfSlab = 64;
 
 uint64_t mask_of(uint32_t bit, uint32_t count) {
@@ -44,7 +41,9 @@ struct Store {
   RaceChunk* new_chunk() {
     std::lock_guard lock(mutex);
     if (used == kChunksOfSlab) {
-      slabs.push_back(static_cast<RaceChunk*>(zeros(kChunksOfSlab * sizeof(RaceChunk))));
+      constexpr uintptr_t kHuge = 2 << 20;  // scattered accesses would miss the TLB most of the time
+      const auto at = reinterpret_cast<uintptr_t>(zeros(kChunksOfSlab * sizeof(RaceChunk) + kHuge));
+      slabs.push_back(reinterpret_cast<RaceChunk*>((at + kHuge - 1) & ~(kHuge - 1)));
       madvise(slabs.back(), kChunksOfSlab * sizeof(RaceChunk), MADV_HUGEPAGE);
       used = 0;
     }
@@ -57,59 +56,21 @@ Store& store() {
   return *s;
 }
 
-}  // namespace
-
-struct GlobalShadow::Region {
-  std::atomic<RaceChunk*> races[kChunksOfRegion];
-  std::atomic<InitChunk*> bits[kChunksOfRegion];  // null: initialised; &untouched: nothing is
-};
-
-namespace {
-
-std::atomic<void*>* regions() {
-  static auto* table = static_cast<std::atomic<void*>*>(zeros(kRegions * sizeof(std::atomic<void*>)));
-  return table;
-}
-
 size_t chunk_in_region(uint64_t address) { return address >> kChunkShift & (kChunksOfRegion - 1); }
 
-}  // namespace
-
-GlobalShadow& GlobalShadow::instance() {
-  static GlobalShadow shadow;
-  return shadow;
-}
-
-GlobalShadow::Region* GlobalShadow::region(uint64_t address) const {
-  return static_cast<Region*>(
-      regions()[address >> kRegionShift & (kRegions - 1)].load(std::memory_order_acquire));
-}
-
-GlobalShadow::Region& GlobalShadow::made_region(uint64_t address) {
-  if (Region* r = region(address)) return *r;
-  void* fresh = zeros(sizeof(Region));
-  void* expected = nullptr;
-  if (regions()[address >> kRegionShift & (kRegions - 1)].compare_exchange_strong(expected, fresh))
-    return *static_cast<Region*>(fresh);
+Region& made_region(uint64_t address) {
+  if (Region* r = global_shadow::region(address)) return *r;
+  auto* fresh = static_cast<Region*>(zeros(sizeof(Region)));
+  Region* expected = nullptr;
+  if (global_regions[address >> kRegionShift & (kRegions - 1)].compare_exchange_strong(expected, fresh))
+    return *fresh;
   munmap(fresh, sizeof(Region));
-  return *static_cast<Region*>(expected);
+  return *expected;
 }
 
-RaceChunk& GlobalShadow::races(uint64_t address) {
-  std::atomic<RaceChunk*>& slot = made_region(address).races[chunk_in_region(address)];
-  RaceChunk* chunk = slot.load(std::memory_order_acquire);
-  if (chunk) return *chunk;
-  RaceChunk* fresh = store().new_chunk();
-  if (slot.compare_exchange_strong(chunk, fresh)) return *fresh;
-  return *chunk;  // the other one stays unused: rare and bounded by the threads that meet
-}
+InitChunk* bits(uint64_t address) { return global_shadow::find(address).bits; }
 
-InitChunk* GlobalShadow::bits(uint64_t address) const {
-  const Region* r = region(address);
-  return r ? r->bits[chunk_in_region(address)].load(std::memory_order_acquire) : nullptr;
-}
-
-InitChunk* GlobalShadow::own_bits(uint64_t address) {
+InitChunk* own_bits(uint64_t address) {
   std::atomic<InitChunk*>& slot = made_region(address).bits[chunk_in_region(address)];
   InitChunk* chunk = slot.load(std::memory_order_acquire);
   if (chunk != &store().untouched) return chunk;
@@ -118,7 +79,24 @@ InitChunk* GlobalShadow::own_bits(uint64_t address) {
   return chunk;
 }
 
-uint64_t GlobalShadow::first_uninitialised(uint64_t address, uint64_t bytes) const {
+void clear_races() {
+  for (RaceChunk* slab : store().slabs) madvise(slab, kChunksOfSlab * sizeof(RaceChunk), MADV_DONTNEED);
+}
+
+}  // namespace
+
+constinit std::array<std::atomic<Region*>, kRegions> global_regions{};
+
+RaceChunk& global_shadow::races(uint64_t address) {
+  std::atomic<RaceChunk*>& slot = made_region(address).races[chunk_in_region(address)];
+  RaceChunk* chunk = slot.load(std::memory_order_acquire);
+  if (chunk) return *chunk;
+  RaceChunk* fresh = store().new_chunk();
+  if (slot.compare_exchange_strong(chunk, fresh)) return *fresh;
+  return *chunk;  // the other one stays unused: rare and bounded by the threads that meet
+}
+
+uint64_t global_shadow::first_uninitialised(uint64_t address, uint64_t bytes) {
   for (uint64_t at = address, end = address + bytes; at < end;) {
     const uint64_t chunk_end = std::min(end, (at | (kChunkBytes - 1)) + 1);
     const InitChunk* chunk = bits(at);
@@ -138,7 +116,7 @@ uint64_t GlobalShadow::first_uninitialised(uint64_t address, uint64_t bytes) con
   return ~uint64_t{0};
 }
 
-void GlobalShadow::set_initialised(uint64_t address, uint64_t bytes) {
+void global_shadow::set_initialised(uint64_t address, uint64_t bytes) {
   for (uint64_t at = address, end = address + bytes; at < end;) {
     const uint64_t chunk_end = std::min(end, (at | (kChunkBytes - 1)) + 1);
     if (!bits(at)) {
@@ -177,7 +155,7 @@ void GlobalShadow::set_initialised(uint64_t address, uint64_t bytes) {
 
 // The allocator's: nobody else uses the range now, but neighbours may use the rest of its first and last
 // chunk.
-void GlobalShadow::set_uninitialised(uint64_t address, uint64_t bytes) {
+void global_shadow::set_uninitialised(uint64_t address, uint64_t bytes) {
   for (uint64_t at = address, end = address + bytes; at < end;) {
     const uint64_t chunk_end = std::min(end, (at | (kChunkBytes - 1)) + 1);
     std::atomic<InitChunk*>& slot = made_region(at).bits[chunk_in_region(at)];
@@ -203,11 +181,7 @@ void GlobalShadow::set_uninitialised(uint64_t address, uint64_t bytes) {
   }
 }
 
-void GlobalShadow::clear_races() {
-  for (RaceChunk* slab : store().slabs) madvise(slab, kChunksOfSlab * sizeof(RaceChunk), MADV_DONTNEED);
-}
-
-uint32_t GlobalShadow::begin_launch() {
+uint32_t global_shadow::begin_launch() {
   Store& s = store();
   std::lock_guard lock(s.mutex);
   if (s.next_tag == kTags) {
@@ -219,7 +193,7 @@ uint32_t GlobalShadow::begin_launch() {
   return s.next_tag++;
 }
 
-void GlobalShadow::end_launch(uint32_t tag) {
+void global_shadow::end_launch(uint32_t tag) {
   if (!tag) return;
   std::lock_guard lock(store().mutex);
   --store().running;
@@ -228,13 +202,13 @@ void GlobalShadow::end_launch(uint32_t tag) {
 }  // namespace check
 
 void check_host_write(uint64_t address, uint64_t bytes) {
-  check::GlobalShadow::instance().set_initialised(address, bytes);
+  check::global_shadow::set_initialised(address, bytes);
 }
 void check_host_allocate(uint64_t address, uint64_t bytes) {
-  check::GlobalShadow::instance().set_uninitialised(address, bytes);
+  check::global_shadow::set_uninitialised(address, bytes);
 }
 void check_host_free(uint64_t address, uint64_t bytes) {
-  check::GlobalShadow::instance().set_initialised(address, bytes);
+  check::global_shadow::set_initialised(address, bytes);
 }
 
 }  // namespace ptxsim

@@ -12,6 +12,7 @@
 // Costs: 16 bytes of shadow per word touched, and a bit per byte where memory is not wholly initialised.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -42,31 +43,46 @@ struct InitChunk {
   std::atomic<uint64_t> bits[kChunkBytes / 64];
 };
 
-class GlobalShadow {
- public:
-  static GlobalShadow& instance();
-
-  // Of the chunk that holds the address; made where it does not exist.
-  RaceChunk& races(uint64_t address);
-  // Null where all of the chunk counts as initialised.
-  InitChunk* bits(uint64_t address) const;
-
-  // First byte of the range that was never written; ~0 where there is none.
-  uint64_t first_uninitialised(uint64_t address, uint64_t bytes) const;
-  void set_initialised(uint64_t address, uint64_t bytes);
-  void set_uninitialised(uint64_t address, uint64_t bytes);
-
-  // A tag of its own for a launch; 0 where none is left: that launch is not checked for races in global
-  // memory.
-  uint32_t begin_launch();
-  void end_launch(uint32_t tag);
-
- private:
-  struct Region;  // 16 GiB of address space
-  Region* region(uint64_t address) const;
-  Region& made_region(uint64_t address);
-  InitChunk* own_bits(uint64_t address);
-  void clear_races();
+// Zero at the start of the process, without a constructor: kernels are registered before constructors have
+// run.
+inline constexpr int kRegionShift = 34;
+inline constexpr size_t kRegions = size_t{1} << (48 - kRegionShift);
+inline constexpr size_t kChunksOfRegion = size_t{1} << (kRegionShift - kChunkShift);
+struct Region {  // 16 GiB of address space
+  std::atomic<RaceChunk*> races[kChunksOfRegion];
+  std::atomic<InitChunk*> bits[kChunksOfRegion];  // null: all initialised
 };
+extern constinit std::array<std::atomic<Region*>, kRegions> global_regions;
+
+// The shadow of the chunk that holds an address. `races` is null where it was not made.
+struct Chunk {
+  RaceChunk* races = nullptr;
+  InitChunk* bits = nullptr;
+};
+
+namespace global_shadow {
+
+inline Region* region(uint64_t address) {
+  return global_regions[address >> kRegionShift & (kRegions - 1)].load(std::memory_order_acquire);
+}
+inline Chunk find(uint64_t address) {
+  const Region* r = region(address);
+  const size_t at = address >> kChunkShift & (kChunksOfRegion - 1);
+  return r ? Chunk{r->races[at].load(std::memory_order_acquire), r->bits[at].load(std::memory_order_acquire)}
+           : Chunk{};
+}
+// Made where it does not exist.
+RaceChunk& races(uint64_t address);
+
+// First byte of the range that was never written; ~0 where there is none.
+uint64_t first_uninitialised(uint64_t address, uint64_t bytes);
+void set_initialised(uint64_t address, uint64_t bytes);
+void set_uninitialised(uint64_t address, uint64_t bytes);
+
+// A tag of its own for a launch; 0 where none is left: that launch is not checked for races in global memory.
+uint32_t begin_launch();
+void end_launch(uint32_t tag);
+
+}  // namespace global_shadow
 
 }  // namespace ptxsim::check

@@ -40,7 +40,7 @@ size_t hash_of(uint64_t address) { return (address >> 2) * 0x9e3779b97f4a7c15 >>
 }  // namespace
 
 LaunchChecker::LaunchChecker(Launch& launch) : launch_(launch) {
-  tag_ = GlobalShadow::instance().begin_launch();
+  tag_ = global_shadow::begin_launch();
   const uint64_t ctas = launch.cluster.count();
   clusters_ = std::max<uint64_t>(1, launch.grid.count() / ctas);
   levels_ = remote_levels(clusters_);
@@ -56,7 +56,7 @@ LaunchChecker::LaunchChecker(Launch& launch) : launch_(launch) {
 LaunchChecker::~LaunchChecker() {
   for (auto& c : running_)
     if (c) spare().give(std::move(c));
-  GlobalShadow::instance().end_launch(tag_);
+  global_shadow::end_launch(tag_);
 }
 
 uint32_t LaunchChecker::site_of(size_t pc, bool strong, bool far, bool engine) {
@@ -77,6 +77,7 @@ void LaunchChecker::release(uint64_t address, const Remote& what, bool far, uint
   Stripe& stripe = stripes_[hash % stripes_.size()];
   std::lock_guard lock(stripe.mutex);
   hints_[hash / 64 % hints_.size()].fetch_or(uint64_t{1} << hash % 64, std::memory_order_release);
+  any_release_.store(true, std::memory_order_release);
   Released& there = stripe.at[address];
   if (far) {
     there.far = remote_join(there.far, what, levels_);

@@ -54,6 +54,7 @@ class LaunchChecker final : public Checker {
     return pc < program_size_ && strong_[pc].load(std::memory_order_relaxed);
   }
 
+  bool any_release() const { return any_release_.load(std::memory_order_acquire); }
   void release(uint64_t address, const Remote& what, bool far, uint64_t cluster);
   // What was released there for a reader of that scope in `cluster`; null where nothing.
   Remote acquire(uint64_t address, bool far, uint64_t cluster);
@@ -107,6 +108,7 @@ class LaunchChecker final : public Checker {
   };
   std::array<Stripe, 64> stripes_;
   std::array<std::atomic<uint64_t>, 1024> hints_{};
+  std::atomic<bool> any_release_{false};
 
   std::mutex clusters_mutex_;
   std::vector<std::unique_ptr<ClusterChecker>> running_;  // by slot: bits 48.. of an AsyncId, plus 1

@@ -368,7 +368,8 @@ void ClusterChecker::settle_reads(WarpState& ws) {
       if (found != released_shared_.end()) take(ws, reads, found->second, false);
       continue;
     }
-    note_observed(ws, address);
+    if (reads.count <= 2) note_observed(ws, address);
+    if (!launch_->any_release()) continue;
     take(ws, reads, launch_->acquire(address, false, index_), false);
     if (reads.far) take(ws, reads, launch_->acquire(address, true, index_), true);
   }

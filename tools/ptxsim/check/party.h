@@ -2,6 +2,7 @@
 #pragma once
 
 #include "check/cluster_checker.h"
+#include "check/global_shadow.h"
 
 namespace ptxsim::check {
 
@@ -29,6 +30,11 @@ struct ClusterChecker::Party {
   Epoch read_base = 0, write_base = 0;
   uint64_t global = 0;  // epoch in the shadow of global memory, but for bytes and lane
 
+  // The chunk of global memory that is looked at: see enter_chunk.
+  uint64_t chunk = ~uint64_t{0};
+  RaceChunk* races = nullptr;  // null: not checked for races
+  InitChunk* bits = nullptr;   // null: initialised
+
   size_t pc() const { return static_cast<size_t>(&instr - ws.warp->program->code.data()); }
 };
 
@@ -46,6 +52,10 @@ inline ClusterChecker::Party ClusterChecker::party(WarpState& ws, const Instr& i
 
 inline void ClusterChecker::enter_block(Party& p, uint32_t rank) {
   if (!p.shadow || p.rank != rank) enter_other_block(p, rank);
+}
+
+inline void ClusterChecker::enter_chunk(Party& p, uint64_t address) {
+  if (p.chunk != address >> kChunkShift) enter_other_chunk(p, address);
 }
 
 inline void ClusterChecker::require_initialised(Party& p, uint32_t offset, uint32_t bytes, Lanes lanes) {
