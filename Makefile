@@ -32,7 +32,7 @@ export PTXSIM_LIBDIR := $(CURDIR)/$(B)/ptxsim
 # --- sources: found, never listed ---
 cpp         = $(sort $(shell find $(wildcard $1) -name '*.cpp' 2>/dev/null))
 LIB_SRCS   := $(filter-out csrc/cli/main.cpp,$(call cpp,csrc mpi))
-TEST_SRCS  := $(filter-out tests/e2e/% tests/ptxsim/%,$(call cpp,tests))
+TEST_SRCS  := $(filter-out tests/e2e/% tests/ptxsim/% tests/cuda/%,$(call cpp,tests))
 MPI_MAIN   := $(filter-out %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
 REF_SRCS   := $(filter-out %_test.cpp tests/mpi/%,$(TEST_SRCS))
 MPI_TESTS  := $(filter %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
@@ -53,6 +53,8 @@ SIM_HELP   := $(filter-out %_test.cpp,$(SIM_TESTS))
 SILICON    := $(call cu,tests/ptxsim/silicon)
 PLANTED    := $(call cu,tests/ptxsim/planted)
 SIM_BENCH  := $(call cu,bench/ptxsim)
+CUDA_SRCS  := $(call cu,cuda)
+CUDA_TESTS := $(if $(TOOLKIT),$(call cpp,tests/cuda))
 cu_objs     = $(patsubst %.cu,$(B)/%.cu.o,$1)
 
 # ONLY="csrc/cpu csrc/base" makes the library of t/ and b/ from those folders alone, in its own folder.
@@ -113,7 +115,7 @@ $(B)/sim.flags: FORCE
 $(B)/cuda.flags: FORCE
 	$(call stamp,$(NVCC) $(NVCCFLAGS))
 $(B)/sim.list: FORCE
-	$(call stamp,$(SIM_TESTS) $(SILICON) $(PLANTED) $(SIM_BENCH))
+	$(call stamp,$(SIM_TESTS) $(SILICON) $(PLANTED) $(SIM_BENCH) $(CUDA_SRCS) $(CUDA_TESTS))
 $(L)/sim.members: FORCE
 	$(call stamp,$(SIM_SRCS))
 
@@ -135,7 +137,7 @@ $(B)/%.cu.o: %.cu $(B)/cuda.flags
 
 # NVTX is a header of the CUDA toolkit; without it the ranges are left out.
 NVTX = $(patsubst %/nvtx3/nvToolsExt.h,-isystem %,$(wildcard $(or $(CUDA_HOME),/usr/local/cuda)/include/nvtx3/nvToolsExt.h))
-$(B)/csrc/base/timer.o: CPPFLAGS += $(NVTX)
+$(B)/csrc/base/timer.o: private CPPFLAGS += $(NVTX)
 
 $(LIB): $(call objs,$(LIB_SRCS)) $(L)/members
 	$(call say,AR,$@)
@@ -185,6 +187,12 @@ $(B)/t/ptxsim/silicon/%_test: $(B)/tests/ptxsim/silicon/%.cu.o
 $(B)/planted_bugs: $(call cu_objs,$(PLANTED)) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda)
+# The operators of the CUDA backend against the CPU's, in the simulator or on a GPU.
+$(call objs,$(CUDA_TESTS)): private CPPFLAGS += -isystem $(TOOLKIT)/include
+$(call cu_objs,$(CUDA_SRCS)): private NVCCFLAGS += -Icsrc
+$(B)/cuda_tests: $(call objs,$(CUDA_TESTS)) $(call cu_objs,$(CUDA_SRCS)) $(LIB) $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_cuda,$(LIB) -lgtest_main -lgtest $(LDLIBS))
 $(B)/ptxsim_bench: $(call cu_objs,$(SIM_BENCH)) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda)
@@ -217,10 +225,12 @@ demo-seeds: setup ## the demo for seeds 1 2 3, one row each
 	@tools/demo_seeds.sh "$(B)/contender $(DEMO)" $(DEMO_NP) $(SEEDS)
 test: setup ## set up, build, lint, and run every test
 	@$(MAKE) all run-tests
-run-tests: all sim $(if $(SIM_TESTS),$(B)/ptxsim_tests) $(if $(SILICON),$(B)/silicon_tests) $(if $(PLANTED),$(B)/planted_bugs) $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
+run-tests: all sim $(if $(SIM_TESTS),$(B)/ptxsim_tests) $(if $(SILICON),$(B)/silicon_tests) $(if $(PLANTED),$(B)/planted_bugs) $(if $(CUDA_TESTS),$(B)/cuda_tests) $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
 	@tools/test.sh $(B)
 t/%: $(L)/t/%_test FORCE ## run the tests of one path: t/cpu/linear, t/cpu, t/mpi/group NP=2 (GTEST_FILTER, ONLY="csrc/cpu ...")
 	$(Q)[ -t 1 ] || export GTEST_COLOR=no; $(if $(filter mpi mpi/%,$*),for n in $(or $(NP),1 2 4); do echo "np=$$n"; $(MPIRUN) -np $$n $< || exit; done,$<)
+t/cuda: $(B)/cuda_tests sim FORCE ## the operators of the CUDA backend, in the simulator (SIM=..., GTEST_FILTER=...)
+	$(Q)tools/sim $(SIM) $<
 t/ptxsim/silicon: $(B)/silicon_tests sim FORCE
 	$(Q)tools/sim $(SIM) $<
 t/ptxsim/silicon/%: $(B)/t/ptxsim/silicon/%_test sim FORCE ## CUDA tests in the simulator: t/ptxsim/silicon/wgmma (SIM="--late --check --seed 3")
@@ -258,4 +268,4 @@ profile: ## the demo under Nsight Systems, one report per rank
 clean: ## remove build/
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(call objs,$(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))
+-include $(patsubst %.o,%.d,$(call cu_objs,$(CUDA_SRCS)) $(call objs,$(CUDA_TESTS) $(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))

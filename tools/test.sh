@@ -107,12 +107,13 @@ run_planted() {
 [ ! -x "$build/contender_tests" ] || run_gtest contender_tests "$build/contender_tests"
 
 [ ! -x "$build/ptxsim_tests" ] || run_gtest ptxsim_tests "$build/ptxsim_tests"
-if [ -e "$build/ptxsim/libcudart.so.13" ] && [ -x "$build/silicon_tests" ]; then
-  run_gtest silicon_tests tools/sim --devices 2 "$build/silicon_tests"
+for tests in silicon_tests cuda_tests; do
+  [ -e "$build/ptxsim/libcudart.so.13" ] && [ -x "$build/$tests" ] || continue
+  run_gtest $tests tools/sim --devices 2 "$build/$tests"
   for seed in 1 2; do
-    run_gtest "silicon_tests late checked $seed" tools/sim --devices 2 --threads 1 --late --check --seed "$seed" "$build/silicon_tests"
+    run_gtest "$tests late checked $seed" tools/sim --devices 2 --threads 1 --late --check --seed "$seed" "$build/$tests"
   done
-fi
+done
 [ ! -x "$build/planted_bugs" ] || run_planted
 
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} # Open MPI frees little at exit
