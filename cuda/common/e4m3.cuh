@@ -22,6 +22,14 @@ __device__ inline uint32_t cvt_f16x2(uint16_t codes) {
   return halves;
 }
 
+// Codes of kCount quotients, four to a word.
+template <int kCount>
+__device__ inline void encode_quotients(const float* x, uint32_t* words) {
+#pragma unroll
+  for (int k = 0; k < kCount; k += 4)
+    words[k / 4] = cvt_e4m3x2(x[k], x[k + 1]) | uint32_t{cvt_e4m3x2(x[k + 2], x[k + 3])} << 16;
+}
+
 // Division by a scale, correctly rounded, with one reciprocal for all its quotients. The two corrections
 // below are exact to the last bit (Markstein 1990) as long as no remainder that matters underflows and the
 // divisor's mantissa is not all ones; other scales divide the long way.
@@ -34,23 +42,21 @@ class E4m3Scale {
     short_ = scale_ > 0x1p-90f && scale_ < 0x1p90f && (__float_as_uint(scale_) & 0x7fffffu) != 0x7fffffu;
   }
   __device__ float value() const { return scale_; }
-  // Codes of kCount values, four to a word.
-  template <int kCount>
-  __device__ void encode(const float* x, uint32_t* words) const {
-#pragma unroll
-    for (int k = 0; k < kCount; k += 4) {
-      const uint32_t low = cvt_e4m3x2(divide(x[k]), divide(x[k + 1]));
-      words[k / 4] = low | uint32_t{cvt_e4m3x2(divide(x[k + 2]), divide(x[k + 3]))} << 16;
-    }
-  }
-
- private:
   __device__ float divide(float x) const {
     if (!short_) return __fdiv_rn(x, scale_);
     const float first = x * inverse_;
     const float second = fmaf(fmaf(-first, scale_, x), inverse_, first);
     return fmaf(fmaf(-second, scale_, x), inverse_, second);
   }
+  template <int kCount>
+  __device__ void encode(const float* x, uint32_t* words) const {
+    float quotient[kCount];
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) quotient[k] = divide(x[k]);
+    encode_quotients<kCount>(quotient, words);
+  }
+
+ private:
   float scale_, inverse_;
   bool short_;
 };
