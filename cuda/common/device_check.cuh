@@ -9,5 +9,6 @@
     if (!(condition)) [[unlikely]] {                  \
       printf(format "\n" __VA_OPT__(, ) __VA_ARGS__); \
       __trap();                                       \
+      __builtin_unreachable();                        \
     }                                                 \
   } while (0)

@@ -3,7 +3,7 @@
 //       w -= lr * weight_decay * w;  w -= lr * (m / bias_correction1) / (sqrt(v / bias_correction2) + eps)
 //       square_sum: sum += x^2, exactly, into the digits of an ExactSum.
 // Shapes: flat arrays of n; n = 0 is legal.
-// Layouts: vectors of 16 bytes where every array is aligned to them, single elements elsewhere.
+// Layouts: four elements at a time where every array is aligned to 16 bytes, single elements elsewhere.
 // Precision: AdamW in FP32, each operation rounded once as on the CPU, so both give the same bits; BF16
 // moments
 //   are rounded to nearest even after their use. square_sum rounds nothing: a float is mantissa * 2^(e -
@@ -22,8 +22,8 @@
 #include <cstddef>
 
 #include "cuda/common/grid.h"
+#include "cuda/common/rows.cuh"
 #include "cuda/common/stream.h"
-#include "cuda/common/vec.cuh"
 #include "cuda/ops.h"
 #include "ops/optimizer.h"
 
@@ -35,8 +35,6 @@ static_assert(offsetof(ExactSum, non_finite) == ExactSum::kDigits * sizeof(int64
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-
-enum class Access { kVector, kElement };
 
 // --- AdamW ---
 
@@ -64,39 +62,37 @@ __device__ void adamw_one(const AdamwArgs& a, float grad_scale, int64_t i) {
   store_one(v, x.v);
 }
 
+// Four neighbouring elements: 16 bytes of the F32 arrays, so that neighbouring lanes touch neighbouring
+// bytes.
 template <class Moment>
-__device__ void adamw_vector(const AdamwArgs& a, float grad_scale, int64_t begin) {
-  constexpr int kPart = kVec<float>, kParts = kVec<Moment> / kPart;
-  Vec<float> w[kParts], g[kParts];
-#pragma unroll
-  for (int p = 0; p < kParts; ++p) {
-    w[p] = load_vec(a.master + begin + p * kPart);
-    g[p] = load_vec(a.grad + begin + p * kPart);
-  }
-  Vec<Moment> m = load_vec(static_cast<Moment*>(a.m) + begin);
-  Vec<Moment> v = load_vec(static_cast<Moment*>(a.v) + begin);
-#pragma unroll
-  for (int k = 0; k < kVec<Moment>; ++k) {
-    float& weight = w[k / kPart].v[k % kPart];
-    const AdamwElement x = adamw_element(a, grad_scale, g[k / kPart].v[k % kPart], {weight, m.v[k], v.v[k]});
+__device__ void adamw_quad(const AdamwArgs& a, float grad_scale, int64_t i) {
+  Moment* moment_m = static_cast<Moment*>(a.m) + i;
+  Moment* moment_v = static_cast<Moment*>(a.v) + i;
+  const float4 g = load_quad(a.grad + i);
+  float4 w = load_quad(a.master + i), m = load_quad(moment_m), v = load_quad(moment_v);
+  const auto update = [&](float grad, float& weight, float& first, float& second) {
+    const AdamwElement x = adamw_element(a, grad_scale, grad, {weight, first, second});
     weight = x.w;
-    m.v[k] = x.m;
-    v.v[k] = x.v;
-  }
-#pragma unroll
-  for (int p = 0; p < kParts; ++p) store_vec(a.master + begin + p * kPart, w[p]);
-  store_vec(static_cast<Moment*>(a.m) + begin, m);
-  store_vec(static_cast<Moment*>(a.v) + begin, v);
+    first = x.m;
+    second = x.v;
+  };
+  update(g.x, w.x, m.x, v.x);
+  update(g.y, w.y, m.y, v.y);
+  update(g.z, w.z, m.z, v.z);
+  update(g.w, w.w, m.w, v.w);
+  store_quad(a.master + i, w);
+  store_quad(moment_m, m);
+  store_quad(moment_v, v);
 }
 
 template <class Moment, Access access>
 __global__ __launch_bounds__(kThreads) void adamw_kernel(const __grid_constant__ AdamwArgs a) {
   if (a.skip && *a.skip != 0) return;
   const float grad_scale = a.grad_scale ? *a.grad_scale : 1.0f;
-  constexpr int kStep = access == Access::kVector ? kVec<Moment> : 1;
+  constexpr int kStep = access == Access::kVector ? 4 : 1;
   const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kStep;
   if (access == Access::kVector && begin + kStep <= a.n) {
-    adamw_vector<Moment>(a, grad_scale, begin);
+    adamw_quad<Moment>(a, grad_scale, begin);
   } else {
     for (int64_t i = begin; i < min(begin + kStep, a.n); ++i) adamw_one<Moment>(a, grad_scale, i);
   }
@@ -105,12 +101,10 @@ __global__ __launch_bounds__(kThreads) void adamw_kernel(const __grid_constant__
 template <class Moment>
 void launch_adamw(cudaStream_t stream, const AdamwArgs& a) {
   const bool vectors = aligned16(a.master) && aligned16(a.grad) && aligned16(a.m) && aligned16(a.v);
-  if (vectors) {
-    const unsigned grid = grid_size(a.n, kThreads * kVec<Moment>);
-    adamw_kernel<Moment, Access::kVector><<<grid, kThreads, 0, stream>>>(a);
-  } else {
-    adamw_kernel<Moment, Access::kElement><<<grid_size(a.n, kThreads), kThreads, 0, stream>>>(a);
-  }
+  with_access(vectors, [&](auto access) {
+    const unsigned grid = grid_size(a.n, kThreads * (access() == Access::kVector ? 4 : 1));
+    adamw_kernel<Moment, access()><<<grid, kThreads, 0, stream>>>(a);
+  });
   CUDA_CHECK_LAUNCH();
 }
 
@@ -122,6 +116,7 @@ constexpr int64_t kRun = 32 * kPerLane;  // values of one warp at a time
 constexpr int kWindow = 16;         // exponents that fit a lane's 96 bits: 48 + 2 * 15 + 17 for the terms
 constexpr int kWindowHeadroom = 4;  // above the largest exponent that the window was opened for
 constexpr int kMaxRuns = 1 << 12;   // before a lane's 96 bits could overflow
+constexpr int kMinRuns = 4;         // of a warp, so that its end is a small part of its work
 
 using Digit = unsigned long long;
 struct SquareSumSmem {
@@ -270,7 +265,7 @@ void square_sum(const Exec& exec, const SquareSumArgs& a) {
   if (a.n == 0) return;
   const int64_t past_boundary = static_cast<int64_t>(reinterpret_cast<uintptr_t>(a.x) % 16 / sizeof(float));
   const int64_t head = past_boundary == 0 ? 0 : std::min<int64_t>(4 - past_boundary, a.n);
-  square_sum_kernel<<<grid_size(a.n - head, kWarps * kRun, 8), kThreads, 0, stream_of(exec)>>>(
+  square_sum_kernel<<<grid_size(a.n - head, kWarps * kRun * kMinRuns, 8), kThreads, 0, stream_of(exec)>>>(
       a.x, a.n, head, reinterpret_cast<Digit*>(a.sum));
   CUDA_CHECK_LAUNCH();
 }
