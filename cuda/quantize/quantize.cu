@@ -42,8 +42,9 @@ struct Tile {
 
 template <class T>
 struct Smem {
-  // Of four columns each, [quarter of a piece][lane]: neighbouring lanes, neighbouring 16 bytes.
-  float4 column_max[Tile<T>::kRowGroups][kVec<T> / 4][Tile<T>::kLanes];
+  // Of four columns each, [part of a piece][lane]: neighbouring lanes, neighbouring 16 bytes. Four more of
+  // them keep the second part out of the banks of the first when columns are read one by one.
+  float4 column_max[Tile<T>::kRowGroups][kVec<T> / 4][Tile<T>::kLanes + 4];
   float warp_max[kNumWarps];
 };
 
@@ -105,6 +106,18 @@ __device__ Vec<T> column_max(const Vec<T> (&x)[Tile<T>::kRows], Smem<T>& smem) {
   return amax;
 }
 
+// A thread for each column of the tile: neighbouring threads write neighbouring scales.
+template <class T>
+__device__ void store_column_scales(const Smem<T>& smem, float* scales, int first, int cols) {
+  const int t = threadIdx.x, lane = t / kVec<T>, part = t % kVec<T> / 4;
+  if (t >= kTile || first + t >= cols) return;
+  float amax = 0;
+#pragma unroll
+  for (int g = 0; g < Tile<T>::kRowGroups; ++g)
+    amax = fmaxf(amax, reinterpret_cast<const float*>(&smem.column_max[g][part][lane])[t % 4]);
+  scales[first + t] = E4m3Scale(amax).value();
+}
+
 template <class T, QLayout kLayout, Access kAccess>
 __global__ void __launch_bounds__(kThreads) quantize_tile_kernel(const __grid_constant__ QuantizeArgs a) {
   __shared__ Smem<T> smem;
@@ -125,20 +138,14 @@ __global__ void __launch_bounds__(kThreads) quantize_tile_kernel(const __grid_co
 #pragma unroll
     for (int i = 0; i < Tile<T>::kRows; ++i) scale.template encode<kVec<T>>(x[i].v, words[i]);
   } else {
-    Vec<T> scale = column_max<T>(x, smem);
+    const Vec<T> amax = column_max<T>(x, smem);
 #pragma unroll
     for (int k = 0; k < kVec<T>; ++k) {
-      const E4m3Scale column(scale.v[k]);
-      scale.v[k] = column.value();
+      const E4m3Scale column(amax.v[k]);
 #pragma unroll
       for (int i = 0; i < Tile<T>::kRows; ++i) x[i].v[k] = column.divide(x[i].v[k]);
     }
-    if (group == 0) {
-#pragma unroll
-      for (int k = 0; k < kVec<T>; ++k) {
-        if (c + k < cols) scales[c + k] = scale.v[k];
-      }
-    }
+    store_column_scales<T>(smem, scales, blockIdx.x * kTile, cols);
 #pragma unroll
     for (int i = 0; i < Tile<T>::kRows; ++i) encode_quotients<kVec<T>>(x[i].v, words[i]);
   }

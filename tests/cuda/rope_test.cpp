@@ -80,7 +80,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaRope,
                                           testing::Bool(),
                                           testing::Values(Heads{64, 4, 192, 128}, Heads{64, 1, 0, 512},
                                                           Heads{16, 3, 19, 2}, Heads{2, 3, 5, 0},
-                                                          Heads{6, 2, 8, 0}, Heads{20, 2, 24, 4})));
+                                                          Heads{6, 2, 8, 0}, Heads{20, 2, 24, 4}, Heads{8, 70, 16, 8})));
 
 TEST(CudaRopeErrors, HeadsMustFit) {
   const DeviceTensor x(DType::kF32, 1, 8), table(DType::kF32, 4, 6);
