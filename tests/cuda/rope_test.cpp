@@ -1,6 +1,10 @@
 #include "ops/rope.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
 
 #include "cpu/cpu_ops.h"
 #include "cuda/ops.h"
@@ -80,7 +84,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaRope,
                                           testing::Bool(),
                                           testing::Values(Heads{64, 4, 192, 128}, Heads{64, 1, 0, 512},
                                                           Heads{16, 3, 19, 2}, Heads{2, 3, 5, 0},
-                                                          Heads{6, 2, 8, 0}, Heads{20, 2, 24, 4}, Heads{8, 70, 16, 8})));
+                                                          Heads{6, 2, 8, 0}, Heads{20, 2, 24, 4},
+                                                          Heads{8, 70, 16, 8})));
 
 TEST(CudaRopeErrors, HeadsMustFit) {
   const DeviceTensor x(DType::kF32, 1, 8), table(DType::kF32, 4, 6);
@@ -91,6 +96,22 @@ TEST(CudaRopeErrors, HeadsMustFit) {
                                .num_heads = 2,
                                .head_stride = 4}),
                Error);
+}
+
+void rotate_past_the_table() {
+  dup2(STDERR_FILENO, STDOUT_FILENO);
+  const DeviceTensor x(DType::kF32, 2, 4), table(DType::kF32, 8, 4);
+  const DeviceArray<int32_t> positions(std::vector<int32_t>{7, 8});
+  cuda::rope({}, {.x = x.tensor(), .positions = positions.data(), .table = table.tensor()});
+  const cudaError_t error = cudaDeviceSynchronize();
+  std::fflush(stdout);  // what the kernel printed
+  std::_Exit(error == cudaErrorLaunchFailure ? 1 : 0);
+}
+
+// Only the device sees the positions: the kernel names the token and ends the job.
+TEST(CudaRopeDeathTest, PositionsAreChecked) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(rotate_past_the_table(), testing::ExitedWithCode(1), "token 1 has position 8 of a table of 8");
 }
 
 }  // namespace
