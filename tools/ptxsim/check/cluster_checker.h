@@ -259,6 +259,7 @@ class ClusterChecker final : public Checker {
   static void copy_marks(WarpState& ws, const Program& p, uint32_t pc);
 
   // --- reports: report.cpp ---
+  [[noreturn]] void report(Warp& w, const Instr& i, uint32_t lane, const std::string& what);
   [[noreturn]] void race_in_shared(const Party& p, uint32_t rank, uint32_t offset, uint32_t bytes, Epoch e,
                                    bool e_writes, uint32_t actor, uint32_t lane, Verdict v);
   [[noreturn]] void race_in_global(const Party& p, uint64_t address, uint32_t bytes, uint64_t e,

@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <memory>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -35,6 +34,9 @@ struct Store {
   size_t used = kChunksOfSlab;  // of the last slab
   uint32_t next_tag = 1, running = 0;
 
+  std::vector<InitChunk*> bit_slabs;
+  size_t bits_used = kChunksOfSlab;
+
   // Chunks whose bytes are all uninitialised share this one until a byte is written.
   InitChunk untouched{};
 
@@ -48,6 +50,15 @@ struct Store {
       used = 0;
     }
     return slabs.back() + used++;
+  }
+  // All zeros.
+  InitChunk* new_bits() {
+    std::lock_guard lock(mutex);
+    if (bits_used == kChunksOfSlab) {
+      bit_slabs.push_back(static_cast<InitChunk*>(zeros(kChunksOfSlab * sizeof(InitChunk))));
+      bits_used = 0;
+    }
+    return bit_slabs.back() + bits_used++;
   }
 };
 
@@ -74,9 +85,8 @@ InitChunk* own_bits(uint64_t address) {
   std::atomic<InitChunk*>& slot = made_region(address).bits[chunk_in_region(address)];
   InitChunk* chunk = slot.load(std::memory_order_acquire);
   if (chunk != &store().untouched) return chunk;
-  auto fresh = std::make_unique<InitChunk>();
-  if (slot.compare_exchange_strong(chunk, fresh.get())) return fresh.release();
-  return chunk;
+  InitChunk* fresh = store().new_bits();
+  return slot.compare_exchange_strong(chunk, fresh) ? fresh : chunk;
 }
 
 void clear_races() {
@@ -93,7 +103,7 @@ RaceChunk& global_shadow::races(uint64_t address) {
   if (chunk) return *chunk;
   RaceChunk* fresh = store().new_chunk();
   if (slot.compare_exchange_strong(chunk, fresh)) return *fresh;
-  return *chunk;  // the other one stays unused: rare and bounded by the threads that meet
+  return *chunk;  // what two threads made at once stays unused: rare, and bounded by the threads that meet
 }
 
 uint64_t global_shadow::first_uninitialised(uint64_t address, uint64_t bytes) {
@@ -167,9 +177,9 @@ void global_shadow::set_uninitialised(uint64_t address, uint64_t bytes) {
       at = chunk_end;
     } else {
       if (!chunk) {
-        auto fresh = std::make_unique<InitChunk>();
+        InitChunk* fresh = store().new_bits();
         for (auto& word : fresh->bits) word.store(~uint64_t{0}, std::memory_order_relaxed);
-        if (slot.compare_exchange_strong(chunk, fresh.get())) chunk = fresh.release();
+        if (slot.compare_exchange_strong(chunk, fresh)) chunk = fresh;
       }
       while (at < chunk_end) {
         const auto bit = static_cast<uint32_t>(at % 64),

@@ -42,10 +42,10 @@ void ClusterChecker::wgmma_rows(Warp& w, const Instr& i, AsyncId id, const uint3
       known.store(verdict, std::memory_order_relaxed);
     }
     if (verdict > 1)
-      fail(w, i, -1, ErrorCode::kLaunchFailure,
-           fmt::format("[registers] {} was written at {} and no wgmma.fence follows before this wgmma",
-                       written ? "an accumulator" : "a register of A",
-                       instruction_place(*w.program, verdict - 2)));
+      report(w, i, kSomeLanes,
+             fmt::format("[registers] {} was written at {} and no wgmma.fence follows before this wgmma",
+                         written ? "an accumulator" : "a register of A",
+                         instruction_place(*w.program, verdict - 2)));
   }
   if (ws.row_marks.size() < w.program->register_bytes / kGranule + 1)
     ws.row_marks.resize(w.program->register_bytes / kGranule + 1);
@@ -103,11 +103,11 @@ void ClusterChecker::registers(Warp& w, const Instr& i) {
   theirs.insert(theirs.end(), ws.aliases.begin(), ws.aliases.end());
   for (const int r : registers_of(*in)) {
     if (std::find(theirs.begin(), theirs.end(), r) == theirs.end()) continue;
-    fail(w, i, -1, ErrorCode::kLaunchFailure,
-         fmt::format("[registers] {} {} of the wgmma at {} before wgmma.wait_group",
-                     only_read ? "reads" : "writes",
-                     touched & kAccumulator ? "an accumulator" : "a register of A",
-                     instruction_place(p, static_cast<size_t>(wgmma - p.code.data()))));
+    report(w, i, kSomeLanes,
+           fmt::format("[registers] {} {} of the wgmma at {} before wgmma.wait_group",
+                       only_read ? "reads" : "writes",
+                       touched & kAccumulator ? "an accumulator" : "a register of A",
+                       instruction_place(p, static_cast<size_t>(wgmma - p.code.data()))));
   }
   for (uint32_t k = begin; k < end; ++k)
     if (p.row_uses[k] & kWritten && (p.row_uses[k] & ~kWritten) / kGranule < ws.row_marks.size())

@@ -54,6 +54,11 @@ std::string instruction_or_unknown(const Program& p, size_t pc) {
 
 }  // namespace
 
+void ClusterChecker::report(Warp& w, const Instr& i, uint32_t lane, const std::string& what) {
+  unwritten_.clear();  // this says more
+  fail(w, i, lane < kWarpSize ? static_cast<int>(lane) : -1, ErrorCode::kLaunchFailure, what);
+}
+
 std::string ClusterChecker::who(const Party& p, uint32_t lane) const {
   const std::string warp = fmt::format("warp {}{}", p.ws.warp->index, lane_text(p.is_engine ? p.lane : lane));
   return p.is_engine ? fmt::format("{} for {}", engine_name(p.engine), warp) : warp;
@@ -88,12 +93,12 @@ void ClusterChecker::race_in_shared(const Party& p, uint32_t rank, uint32_t offs
   } else if (first.warp == p.ws.actor && !p.is_engine) {
     missing = "without __syncwarp between";
   }
-  fail(*p.ws.warp, p.instr, lane < kWarpSize ? static_cast<int>(lane) : -1, ErrorCode::kLaunchFailure,
-       fmt::format("[{}] {} bytes at {}: {} by {} at {}, {} by {} at {}, {}",
-                   v == Verdict::kNotProxied ? "proxy" : "race.shared", bytes, place_in_shared(rank, offset),
-                   e_writes ? "written" : "read", other,
-                   instruction_or_unknown(*p.ws.warp->program, pc_of(e)), verb(p.access), who(p, lane),
-                   instruction_or_unknown(*p.ws.warp->program, p.pc()), missing));
+  report(*p.ws.warp, p.instr, lane,
+         fmt::format("[{}] {} bytes at {}: {} by {} at {}, {} by {} at {}, {}",
+                     v == Verdict::kNotProxied ? "proxy" : "race.shared", bytes,
+                     place_in_shared(rank, offset), e_writes ? "written" : "read", other,
+                     instruction_or_unknown(*p.ws.warp->program, pc_of(e)), verb(p.access), who(p, lane),
+                     instruction_or_unknown(*p.ws.warp->program, p.pc()), missing));
 }
 
 void ClusterChecker::race_in_global(const Party& p, uint64_t address, uint32_t bytes, uint64_t e,
@@ -115,26 +120,26 @@ void ClusterChecker::race_in_global(const Party& p, uint64_t address, uint32_t b
     missing = "without fence.proxy.async between";
   else if (p.strong && site.strong)
     missing = "atomically, but the scope of one of them does not reach the other's block";
-  fail(*p.ws.warp, p.instr, lane < kWarpSize ? static_cast<int>(lane) : -1, ErrorCode::kLaunchFailure,
-       fmt::format("[{}] {} bytes of global memory at {:#x}: {} by {} at {}, {} by {} at {}, {}",
-                   v == Verdict::kNotProxied ? "proxy" : "race.global", bytes, address,
-                   e_writes ? "written" : "read", other, instruction_or_unknown(*l.program, site.pc),
-                   verb(p.access), who(p, lane), instruction_or_unknown(*l.program, p.pc()), missing));
+  report(*p.ws.warp, p.instr, lane,
+         fmt::format("[{}] {} bytes of global memory at {:#x}: {} by {} at {}, {} by {} at {}, {}",
+                     v == Verdict::kNotProxied ? "proxy" : "race.global", bytes, address,
+                     e_writes ? "written" : "read", other, instruction_or_unknown(*l.program, site.pc),
+                     verb(p.access), who(p, lane), instruction_or_unknown(*l.program, p.pc()), missing));
 }
 
 void ClusterChecker::uninitialised_global(const Party& p, uint64_t address, uint32_t lane) {
-  fail(*p.ws.warp, p.instr, lane < kWarpSize ? static_cast<int>(lane) : -1, ErrorCode::kLaunchFailure,
-       fmt::format("[uninitialised.global] {} at {} {} global memory at {:#x}, which nobody has written "
-                   "since it was allocated",
-                   who(p, lane), instruction_or_unknown(*p.ws.warp->program, p.pc()),
-                   p.access == Access::kRead ? "reads" : "changes", address));
+  report(*p.ws.warp, p.instr, lane,
+         fmt::format("[uninitialised.global] {} at {} {} global memory at {:#x}, which nobody has written "
+                     "since it was allocated",
+                     who(p, lane), instruction_or_unknown(*p.ws.warp->program, p.pc()),
+                     p.access == Access::kRead ? "reads" : "changes", address));
 }
 
 void ClusterChecker::still_reading(const AsyncOp& op) {
-  fail(*warps_[op.warp].warp, *op.instr, op.lane, ErrorCode::kLaunchFailure,
-       fmt::format("[async] the block ends while {} may still read its shared memory: nobody waited "
-                   "(cp.async.bulk.wait_group.read)",
-                   engine_name(op.engine)));
+  report(*warps_[op.warp].warp, *op.instr, static_cast<uint32_t>(op.lane),
+         fmt::format("[async] the block ends while {} may still read its shared memory: nobody waited "
+                     "(cp.async.bulk.wait_group.read)",
+                     engine_name(op.engine)));
 }
 
 void ClusterChecker::unwritten(Party& p, uint32_t at, uint32_t lane) {
@@ -154,8 +159,8 @@ void ClusterChecker::settle_unwritten(const WarpState* ws) {
     }
     if (shadows_[u.rank]->first_uninitialised(u.offset, 1) == ~0u) continue;
     Warp& w = *u.ws->warp;
-    fail(
-        w, *u.instr, u.lane < kWarpSize ? static_cast<int>(u.lane) : -1, ErrorCode::kLaunchFailure,
+    report(
+        w, *u.instr, u.lane,
         fmt::format("[uninitialised.shared] {} at {} reads {}, which nobody has written", u.who,
                     instruction_or_unknown(*w.program, static_cast<size_t>(u.instr - w.program->code.data())),
                     place_in_shared(u.rank, u.offset)));
@@ -197,12 +202,13 @@ void ClusterChecker::settle_same_values() {
 
 void ClusterChecker::store_lost(Warp& w, const Instr& i, int lane, uint64_t address) {
   const bool shared = (address & kTagMask) == kSharedTag;
-  fail(w, i, lane, ErrorCode::kLaunchFailure,
-       fmt::format(
-           "[{}] several lanes of one store write different values at {}: which of them stays is not defined",
-           shared ? "race.shared" : "race.global",
-           shared ? place_in_shared(shared_rank(address), shared_offset(address))
-                  : fmt::format("{:#x}", address)));
+  report(
+      w, i, static_cast<uint32_t>(lane),
+      fmt::format(
+          "[{}] several lanes of one store write different values at {}: which of them stays is not defined",
+          shared ? "race.shared" : "race.global",
+          shared ? place_in_shared(shared_rank(address), shared_offset(address))
+                 : fmt::format("{:#x}", address)));
 }
 
 }  // namespace ptxsim::check
