@@ -1,0 +1,34 @@
+// exp and sigmoid in FP32 with the bits of the CPU backend (csrc/cpu/vec_math.h): every operation is rounded
+// once and every fused multiply-add is written out. Where a selection or a draw hangs on the value, so that
+// both backends choose alike.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace contender::cuda {
+
+// Within 1.1 ulp, subnormal results included; exp(0) = 1, exp(-inf) = 0, exp(NaN) = NaN. x = n ln2 + r;
+// exp(x) = 2^n (1 + r + r^2 q(r)), q a minimax polynomial of degree 5.
+__device__ inline float exp_f32(float x) {
+  x = x > 89.0f ? 89.0f : x;  // a NaN passes both
+  x = x < -105.0f ? -105.0f : x;
+  constexpr float kShift = 0x1.8p23f;  // adding it rounds to an integer, which stands in the low bits
+  const float shifted = fmaf(x, 0x1.715476p0f, kShift);
+  const float n = __fsub_rn(shifted, kShift);
+  float r = fmaf(-n, 0x1.62e4p-1f, x);
+  r = fmaf(-n, 0x1.7f7d1cp-20f, r);
+  float q = 0x1.9f077ap-13f;
+  q = fmaf(q, r, 0x1.6d8e6ep-10f);
+  q = fmaf(q, r, 0x1.111274p-7f);
+  q = fmaf(q, r, 0x1.55548cp-5f);
+  q = fmaf(q, r, 0x1.555554p-3f);
+  q = fmaf(q, r, 0x1p-1f);
+  const float p = __fadd_rn(fmaf(__fmul_rn(r, r), q, r), 1.0f);
+  // 2^n in two factors, so that subnormal results are rounded once and overflow is infinity.
+  const int k = __float_as_int(shifted) - 0x4B400000, half = k >> 1;
+  return __fmul_rn(__fmul_rn(p, __int_as_float((half + 127) << 23)), __int_as_float((k - half + 127) << 23));
+}
+
+__device__ inline float sigmoid_f32(float x) { return __fdiv_rn(1.0f, __fadd_rn(1.0f, exp_f32(-x))); }
+
+}  // namespace contender::cuda
