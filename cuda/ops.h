@@ -1,6 +1,7 @@
 // The operators of the CUDA backend, one function each, as in csrc/cpu/cpu_ops.h. Activations are F32 or BF16
 // tensors (dispatch on dtype; x, y, dy, dx of one call alike); gamma, statistics, weight gradients, log-probs
-// and losses are F32. Args point to device memory, except RowSegments::data, which is host memory.
+// and losses are F32. Args point to device memory, except RowSegments::data, which is host memory; attention's
+// seqs and page_ids are device pointers too, checked by the kernel, and its q, kv and o are BF16.
 #pragma once
 
 #include "ops/ops.h"
@@ -10,6 +11,7 @@ void rms_norm(const Exec&, const RmsNormArgs&);
 void rms_norm_bwd(const Exec&, const RmsNormBwdArgs&);
 void rms_norm_quantize(const Exec&, const RmsNormQuantizeArgs&);
 void rope(const Exec&, const RopeArgs&);
+void attention(const Exec&, const AttentionArgs&);
 void swiglu(const Exec&, const SwigluArgs&);
 void swiglu_bwd(const Exec&, const SwigluBwdArgs&);
 void swiglu_quantize(const Exec&, const SwigluQuantizeArgs&);
