@@ -20,6 +20,11 @@ constexpr std::array<std::array<uint8_t, 128>, kWidths> kTables = [] {
   return t;
 }();
 
+// Who uses each word where 32 lanes have consecutive addresses of `bytes` (1, 2, 4, 8, 16) each.
+const uint8_t* consecutive_lanes(uint32_t bytes) {
+  return kTables[static_cast<size_t>(__builtin_ctz(bytes))].data();
+}
+
 Run single(uint64_t address, uint32_t bytes, uint32_t lane) {
   return {.address = address,
           .bytes = bytes,
@@ -70,10 +75,6 @@ int find_whole_warp(const uint64_t* a, uint32_t bytes, Run* out) {
 }
 
 }  // namespace
-
-const uint8_t* consecutive_lanes(uint32_t bytes) {
-  return kTables[static_cast<size_t>(__builtin_ctz(bytes))].data();
-}
 
 int find_runs(uint32_t mask, const uint64_t* addresses, uint32_t bytes, Run* out) {
   if (!(mask & (mask - 1))) {

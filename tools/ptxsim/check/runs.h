@@ -16,9 +16,6 @@ struct Lanes {
   uint32_t operator[](uint32_t k) const { return table ? table[k] : one; }
 };
 
-// Who uses each word where 32 lanes have consecutive addresses of `bytes` (1, 2, 4, 8, 16) each.
-const uint8_t* consecutive_lanes(uint32_t bytes);
-
 struct Run {
   uint64_t address = 0;
   uint32_t bytes = 0;  // in all
