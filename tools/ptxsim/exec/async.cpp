@@ -107,14 +107,12 @@ void run_cp_async(Warp& w, const Instr& i) {
       for (uint32_t m = all.lanes; m; m &= m - 1)
         work->ids.push_back(w.check->begin_async(w, i, __builtin_ctz(m), Checker::Engine::kCpAsync));
     if (config().late) {
-      work->finish = [&w, all, ids = work->ids](const std::byte*) {
-        if (w.check) tell_copies(*w.check, all, ids);
+      work->finish = [&w, all](const std::byte*) {
         run_copies(all);
         note_event(w);
       };
-    } else if (w.check) {
-      tell_copies(*w.check, all, work->ids);
     }
+    if (w.check) tell_copies(*w.check, all, work->ids);  // now: a copy that nobody waits for never lands
     groups.work.push_back(std::move(work));
   }
 }

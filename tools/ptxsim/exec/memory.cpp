@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "check/checker.h"
 #include "exec/worker.h"
 #include "memory/global.h"
 
@@ -129,6 +130,19 @@ void run_load(Warp& w, const Instr& i) {
     });
 }
 
+// Lanes whose store another lane of the same instruction has overwritten with something else.
+template <class M, class R>
+void look_for_lost(Warp& w, const Instr& i, uint32_t mask, const uint64_t* addresses, std::byte* const* p) {
+  const auto& op = *static_cast<const MemoryOp*>(i.ext);
+  for (uint32_t m = mask; m; m &= m - 1) {
+    const int l = __builtin_ctz(m);
+    for (int e = 0; e < op.count; ++e) {
+      const M v = static_cast<M>(row<R>(w, op.rows[e])[l]);
+      if (std::memcmp(p[l] + e * sizeof(M), &v, sizeof(M))) w.check->store_lost(w, i, l, addresses[l]);
+    }
+  }
+}
+
 template <class M, class R>
 void run_store(Warp& w, const Instr& i) {
   const auto& op = *static_cast<const MemoryOp*>(i.ext);
@@ -156,6 +170,8 @@ void run_store(Warp& w, const Instr& i) {
       std::memcpy(p[l] + e * sizeof(M), &v, sizeof(M));
     }
   }
+  // Not of strong stores: another block may have stored since.
+  if (w.check && op.info.order == Order::kWeak) look_for_lost<M, R>(w, i, mask, addresses, p);
 }
 
 // Offsets into the own block's shared memory of a full warp, if all lanes are inside: the usual case, without
@@ -179,15 +195,23 @@ inline bool own_shared(Warp& w, const MemoryOp& op, uint32_t* offsets) {
          (bits & (op.info.bytes - 1)) == 0;
 }
 
+inline void tell_checker(Warp& w, const Instr& i, const MemoryOp& op, const uint32_t* at) {
+  alignas(64) uint64_t addresses[kWarpSize];
+  const uint64_t base = shared_address(w.cta->rank << 24) + kSharedBase;
+  for (int l = 0; l < kWarpSize; ++l) addresses[l] = base + at[l];
+  w.check->access(w, i, kAllLanes, addresses, op.info);
+}
+
 // 4-byte elements of the own block's shared memory; everything unusual takes the general way.
 template <int kCount>
 void run_load_shared(Warp& w, const Instr& i) {
   const auto& op = *static_cast<const MemoryOp*>(i.ext);
   alignas(64) uint32_t at[kWarpSize];
-  if (active(w, i) != kAllLanes || w.check || w.cta->cluster->worker->profile || !own_shared(w, op, at)) {
+  if (active(w, i) != kAllLanes || w.cta->cluster->worker->profile || !own_shared(w, op, at)) {
     run_load<uint32_t, uint32_t>(w, i);
     return;
   }
+  if (w.check) tell_checker(w, i, op, at);
   const std::byte* base = w.cta->shared + kSharedBase;
   uint32_t same = 0, stride = 0;
   for (int l = 0; l < kWarpSize; ++l) {
@@ -216,10 +240,11 @@ template <int kCount>
 void run_store_shared(Warp& w, const Instr& i) {
   const auto& op = *static_cast<const MemoryOp*>(i.ext);
   alignas(64) uint32_t at[kWarpSize];
-  if (active(w, i) != kAllLanes || w.check || w.cta->cluster->worker->profile || !own_shared(w, op, at)) {
+  if (active(w, i) != kAllLanes || w.cta->cluster->worker->profile || !own_shared(w, op, at)) {
     run_store<uint32_t, uint32_t>(w, i);
     return;
   }
+  if (w.check) tell_checker(w, i, op, at);
   std::byte* base = w.cta->shared + kSharedBase;
   uint32_t stride = 0;
   for (int l = 0; l < kWarpSize; ++l) stride |= at[l] ^ (at[0] + 4u * kCount * l);
@@ -229,6 +254,11 @@ void run_store_shared(Warp& w, const Instr& i) {
     auto* words = reinterpret_cast<uint32_t*>(base);
     for (int l = 0; l < kWarpSize; ++l)
       for (int e = 0; e < kCount; ++e) words[at[l] / 4 + e] = row<uint32_t>(w, op.rows[e])[l];
+    if (w.check)
+      for (int l = 0; l < kWarpSize; ++l)
+        for (int e = 0; e < kCount; ++e)
+          if (words[at[l] / 4 + e] != row<uint32_t>(w, op.rows[e])[l])
+            w.check->store_lost(w, i, l, shared_address(w.cta->rank << 24) + kSharedBase + at[l]);
   }
   ++w.cta->cluster->events;
 }

@@ -213,6 +213,7 @@ std::string instruction_place(const Program& p, size_t pc) {
 }
 
 void fail(Warp& w, const Instr& i, int lane, ErrorCode code, const std::string& what) {
+  if (w.check) w.check->before_fault(w);
   throw Fault(code, fmt::format("{}: {}", position(w, i, lane), what));
 }
 
