@@ -21,8 +21,7 @@ __device__ inline Vec<float> load_vec(const float* p) {
   const float4 x = *reinterpret_cast<const float4*>(p);
   return {{x.x, x.y, x.z, x.w}};
 }
-__device__ inline Vec<__nv_bfloat16> load_vec(const __nv_bfloat16* p) {
-  const uint4 x = *reinterpret_cast<const uint4*>(p);
+__device__ inline Vec<__nv_bfloat16> unpack_vec(uint4 x) {
   const uint32_t w[4] = {x.x, x.y, x.z, x.w};
   Vec<__nv_bfloat16> out;
 #pragma unroll
@@ -31,6 +30,9 @@ __device__ inline Vec<__nv_bfloat16> load_vec(const __nv_bfloat16* p) {
     out.v[2 * k + 1] = __uint_as_float(w[k] & 0xffff0000u);
   }
   return out;
+}
+__device__ inline Vec<__nv_bfloat16> load_vec(const __nv_bfloat16* p) {
+  return unpack_vec(*reinterpret_cast<const uint4*>(p));
 }
 __device__ inline void store_vec(float* p, const Vec<float>& x) {
   *reinterpret_cast<float4*>(p) = make_float4(x.v[0], x.v[1], x.v[2], x.v[3]);

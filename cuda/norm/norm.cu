@@ -11,8 +11,9 @@
 //   they are used further, so that the fused forms equal the composition bit for bit.
 // Schedule: a team of 32 to 512 threads, chosen by H alone, keeps a row in registers: piece p of the row is
 //   thread p % team's. A sum over the row: each thread's own elements in column order, then a butterfly over
-//   the warp, then the warps in order. Teams walk over rows, gamma stays in registers. dgamma is a second
-//   kernel: canonical sums over rows (column_sum.cuh), equal to the CPU backend's bit for bit.
+//   the warp, then the warps in order. Teams walk over rows, gamma stays in registers; of BF16 rows the next
+//   one is under way while one is worked on. dgamma is a second kernel: canonical sums over rows
+//   (column_sum.cuh), equal to the CPU backend's bit for bit.
 // Roofline: 4 M H flops for 2 M H elements of traffic (3 with delta, x written back too: 4): memory-bound
 //   everywhere, floor bytes / 4.3 TB/s on H200, / 3.0 TB/s on H800. The backward reads dy and x twice, once
 //   for dx and once for dgamma, whose chains go down the columns: 5 M H elements against the 3 of cost().
@@ -37,8 +38,8 @@ struct Shape {
   static constexpr int kTeam = kTeam_, kElems = kElems_, kColumns = kTeam * kElems;
   static constexpr int kThreads = kTeam < kMinThreads ? kMinThreads : kTeam;
   static constexpr int kTeams = kThreads / kTeam;
-  // Registers for two blocks at least where a thread holds 32 elements of two operands.
-  static constexpr int kBlocksPerSm = kTeam == 512 ? 1 : 512 / kThreads;
+  // 128 registers for a thread that holds 32 elements of three operands, 64 for 8.
+  static constexpr int kBlocksPerSm = (kElems == 8 ? 1024 : 512) / kThreads;
 };
 
 // Two slots, used in turn: one barrier for each sum.
@@ -66,6 +67,38 @@ __device__ void load_row(Vec<T> (&v)[kPieces], const T* row, int first, int step
 #pragma unroll
   for (int p = 0; p < kPieces; ++p) v[p] = load_piece<kAccess>(row, first + p * step, cols);
 }
+
+// A row that is asked for before it is used: BF16 pieces wait packed, while the row before is worked on. F32
+// has no registers for that, and twice the bytes in flight without it.
+template <class T, Access kAccess, int kPieces>
+class RowAhead {
+ public:
+  __device__ RowAhead(int first, int step, int cols) : first_(first), step_(step), cols_(cols) {}
+  __device__ void ask(const T* row) {
+    row_ = row;
+    if constexpr (kPacked) {
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+        const int c = first_ + p * step_;
+        packed_[p] = c < cols_ ? *reinterpret_cast<const uint4*>(row + c) : make_uint4(0, 0, 0, 0);
+      }
+    }
+  }
+  __device__ void get(Vec<T> (&v)[kPieces]) const {
+    if constexpr (kPacked) {
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) v[p] = unpack_vec(packed_[p]);
+    } else {
+      load_row<kAccess>(v, row_, first_, step_, cols_);
+    }
+  }
+
+ private:
+  static constexpr bool kPacked = sizeof(T) == 2 && kAccess == Access::kVector;
+  const T* row_ = nullptr;
+  int first_, step_, cols_;
+  uint4 packed_[kPacked ? kPieces : 1];
+};
 
 template <Access kAccess, class T, int kPieces>
 __device__ void load_gamma(Vec<T> (&v)[kPieces], const float* row, int first, int step, int cols) {
@@ -100,9 +133,13 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
 
   int turn = 0;
   const int64_t stride = int64_t{gridDim.x} * S::kTeams;
-  for (int64_t r = int64_t{blockIdx.x} * S::kTeams + threadIdx.x / S::kTeam; r < n.x.rows; r += stride) {
+  int64_t r = int64_t{blockIdx.x} * S::kTeams + threadIdx.x / S::kTeam;
+  RowAhead<T, kAccess, kPieces> ahead(first, kStep, h);
+  if (r < n.x.rows) ahead.ask(row_of<const T>(n.x, r));
+  for (; r < n.x.rows; r += stride) {
     Vec<T> x[kPieces];
-    load_row<kAccess>(x, row_of<const T>(n.x, r), first, kStep, h);
+    ahead.get(x);
+    if (r + stride < n.x.rows) ahead.ask(row_of<const T>(n.x, r + stride));
     if (n.delta.data) add_delta<kAccess>(x, row_of<T>(n.x, r), row_of<const T>(n.delta, r), first, kStep, h);
     float sum = 0;
 #pragma unroll
