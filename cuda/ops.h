@@ -7,11 +7,19 @@
 #include "ops/ops.h"
 
 namespace contender::cuda {
+void pack_weight(const Exec&, const PackWeightArgs&);
+void linear(const Exec&, const LinearArgs&);
+void linear_dgrad(const Exec&, const LinearDgradArgs&);
+void linear_wgrad(const Exec&, const LinearWgradArgs&);
+void grouped_linear(const Exec&, const GroupedLinearArgs&);
+void grouped_linear_dgrad(const Exec&, const GroupedLinearDgradArgs&);
+void heads_linear(const Exec&, const HeadsLinearArgs&);
 void rms_norm(const Exec&, const RmsNormArgs&);
 void rms_norm_bwd(const Exec&, const RmsNormBwdArgs&);
 void rms_norm_quantize(const Exec&, const RmsNormQuantizeArgs&);
 void rope(const Exec&, const RopeArgs&);
 void attention(const Exec&, const AttentionArgs&);
+void attention_bwd(const Exec&, const AttentionBwdArgs&);
 void swiglu(const Exec&, const SwigluArgs&);
 void swiglu_bwd(const Exec&, const SwigluBwdArgs&);
 void swiglu_quantize(const Exec&, const SwigluQuantizeArgs&);
