@@ -1,0 +1,55 @@
+// Softmax statistics over slices of the vocabulary, in the order that the sampler and the head share, so that
+// their log-probs are equal to the bit. z = logit * inv_temperature, rounded.
+//
+// A slice is cut into blocks of 128 columns (the last may be short). Inside a block, exp(z - max of the
+// block) is summed in a tree: neighbours 2p and 2p + 1 first; then, of the 16 octets of columns, pairs in the
+// same place (octets 0 and 1, 2 and 3, ..., then pairs of those, ...); then the 4 places of an octet. That is
+// a local tree for whoever holds columns 8 j + 2 q + {0, 1} of a row, as mma accumulators lie, with two
+// shuffles at its end; and shuffles alone for a warp that reads a row in pieces of 16 bytes. Columns that do
+// not exist count as 0. Blocks, then slices, are combined in the tree ((0+1)+(2+3))+..., where a missing
+// right side leaves the left as it is.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/common/exp.cuh"
+#include "cuda/common/vec.cuh"
+
+namespace contender::cuda {
+
+inline constexpr int kSoftmaxBlock = 128;
+
+struct SoftmaxPartial {
+  float max;
+  float sum;  // of exp(z - max)
+};
+
+__device__ inline SoftmaxPartial combine_partials(const SoftmaxPartial& a, const SoftmaxPartial& b) {
+  const float max = fmaxf(a.max, b.max);
+  const float scale_a = exp_f32(__fsub_rn(a.max, max)), scale_b = exp_f32(__fsub_rn(b.max, max));
+  return {max, fmaf(a.sum, scale_a, __fmul_rn(b.sum, scale_b))};
+}
+
+__device__ inline float log_sum_exp(const SoftmaxPartial& p) { return __fadd_rn(p.max, logf(p.sum)); }
+
+// One block, a warp together: lane l holds z of columns 4 l .. 4 l + 3, of which the first `count` exist. NaN
+// and infinity show in the sum.
+__device__ inline SoftmaxPartial warp_softmax_partial(const Vec<float>& z, int count) {
+  float max = -INFINITY;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) max = k < count ? fmaxf(max, z.v[k]) : max;
+  max = warp_reduce_max(max);
+  float e[4];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) e[k] = k < count ? exp_f32(__fsub_rn(z.v[k], max)) : 0.0f;
+  float even = __fadd_rn(e[0], e[1]), odd = __fadd_rn(e[2], e[3]);  // places 0 and 1, or 2 and 3, of an octet
+#pragma unroll
+  for (int o = 2; o <= 16; o *= 2) {
+    even = __fadd_rn(even, __shfl_xor_sync(0xFFFFFFFFu, even, o));
+    odd = __fadd_rn(odd, __shfl_xor_sync(0xFFFFFFFFu, odd, o));
+  }
+  const float half = __fadd_rn(even, odd);
+  return {max, __fadd_rn(half, __shfl_xor_sync(0xFFFFFFFFu, half, 1))};
+}
+
+}  // namespace contender::cuda
