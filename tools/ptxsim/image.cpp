@@ -143,8 +143,8 @@ int registers_of(const Program& p) {
   if (threads > 1)
     limit = std::min(limit, gpu_limits().registers_per_sm / (threads * std::max(1, f.min_ctas)) / 8 * 8);
   if (f.max_registers) limit = std::min(limit, f.max_registers);
-  for (const ptx::Instruction* in : p.source)
-    if (in && in->opcode.starts_with("setmaxnreg")) return limit;
+  for (const std::string_view opcode : p.opcodes)
+    if (opcode.starts_with("setmaxnreg")) return limit;
   return std::clamp((p.live_registers + 7) / 8 * 8, 16, std::max(16, limit));
 }
 

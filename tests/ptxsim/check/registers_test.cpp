@@ -29,6 +29,7 @@ class CheckRegisters : public ::testing::Test {
         ptx::Instruction& in = r.text(pc);
         in.parts = line.parts;
         in.opcode = line.parts[0];
+        r.program().opcodes[static_cast<size_t>(pc)] = in.opcode;
         in.guard = line.guard;
         for (const int reg : line.written) add(in, reg, kWritten);
         for (const int reg : line.read) add(in, reg, 0);
@@ -142,21 +143,16 @@ TEST_F(CheckRegisters, TheWriteMayComeAroundALoop) {
   for (const bool fenced : {true, false}) {
     Rig rig;
     Program& p = rig.program();
-    ptx::Function f;
-    f.labels.push_back({.name = "LOOP", .at = 1, .targets = {}});
     //  0 fence | 1 LOOP: (fence) | 2 wgmma | 3 add acc | 4 @p bra LOOP
     const std::vector<std::vector<std::string_view>> parts = {kFence, fenced ? kFence : kAdd, kMma, kAdd,
                                                               kBra};
+    std::vector<ptx::Instruction> body;
     for (const auto& words : parts)
-      f.body.push_back({.opcode = words[0], .parts = words, .operands = {}, .loc = {1, 1, 1}});
-    f.body[4].guard = 0;
-    f.body[4].operands.push_back({.kind = ptx::OperandKind::kLabel, .label = 0});
-    ptx::Module m;
-    m.files[1] = "t.cu";
-    m.functions.push_back(std::move(f));
-    p.module = &m;
+      body.push_back({.opcode = words[0], .parts = words, .operands = {}, .loc = {1, 1, 1}});
+    body[4].guard = 0;
+    p.code[4].imm = 1;
     p.register_bytes = 65536;
-    for (size_t k = 0; k < 5; ++k) p.source[k] = &m.functions[0].body[k];
+    for (size_t k = 0; k < 5; ++k) p.source[k] = &body[k];
     p.row_begin = {0, 0, 0, 2, 3, 3};
     p.row_begin.resize(65, 3);
     p.row_uses = {row_of(1) | kWritten, row_of(1), row_of(1) | kWritten};

@@ -34,6 +34,7 @@ class Rig {
     for (const auto& t : texts_) {
       program_.code.push_back({});
       program_.where.push_back(t->loc);
+      program_.opcodes.push_back(t->opcode);
       program_.source.push_back(t.get());
     }
     program_.shared_variables.push_back({"tile", kSharedBase, 4096});

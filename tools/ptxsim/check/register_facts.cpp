@@ -22,22 +22,6 @@ InstrKind kind_of(const ptx::Instruction* in) {
   return InstrKind::kOther;
 }
 
-const ptx::Function* function_of(const ptx::Module& module, const ptx::Instruction* in) {
-  for (const ptx::Function& f : module.functions)
-    if (!f.body.empty() && in >= f.body.data() && in < f.body.data() + f.body.size()) return &f;
-  return nullptr;
-}
-
-// The copy nearest to `from` of an instruction of the text: functions may be inlined more than once.
-int64_t nearest(const Program& p, const ptx::Instruction* in, int64_t from) {
-  int64_t best = -1;
-  for (int64_t k = 0; k < static_cast<int64_t>(p.source.size()); ++k)
-    if (p.source[k] == in && (k == 0 || p.source[k - 1] != in) &&
-        (best < 0 || std::abs(k - from) < std::abs(best - from)))
-      best = k;
-  return best;
-}
-
 }  // namespace
 
 RegisterFacts::RegisterFacts(const Program& p) {
@@ -48,13 +32,7 @@ RegisterFacts::RegisterFacts(const Program& p) {
   for (const ptx::Instruction* in : p.source) kind.push_back(kind_of(in));
   for (uint32_t pc = 0; pc < p.source.size(); ++pc) {
     const ptx::Instruction* in = p.source[pc];
-    if (!in || in->mnemonic() != "bra" || in->operands.empty() || in->operands[0].label < 0) continue;
-    const ptx::Function* f = function_of(*p.module, in);
-    if (!f) continue;
-    const int at = f->labels[static_cast<size_t>(in->operands[0].label)].at;
-    if (at < 0 || at >= static_cast<int>(f->body.size())) continue;
-    if (const int64_t to = nearest(p, &f->body[static_cast<size_t>(at)], pc); to >= 0)
-      jumps_to[static_cast<uint32_t>(to)].push_back(pc);
+    if (in && in->mnemonic() == "bra") jumps_to[static_cast<uint32_t>(p.code[pc].imm)].push_back(pc);
   }
 }
 

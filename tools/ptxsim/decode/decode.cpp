@@ -72,22 +72,9 @@ class KernelDecoder final : public Decoder {
     in_ = nullptr;
     emit({.run = run_exit});  // falling off the end
     resolve_branches();
-    std::vector<Instruction>& body = *program_->keep_mutable(std::move(flat_.body));
-    program_->source.reserve(source_index_.size());
-    program_->where.reserve(source_index_.size());
-    for (size_t pc = 0; pc < source_index_.size(); ++pc) {
-      program_->source.push_back(source_index_[pc] < 0 ? nullptr : &body[source_index_[pc]]);
-      program_->where.push_back(source_index_[pc] < 0 ? ptx::Location{} : body[source_index_[pc]].loc);
-    }
+    describe();
     program_->register_bytes = (next_row_ + 63) / 64 * 64;
     program_->live_registers = rows_.live_registers;
-    if (config().checked)
-      list_rows(body);
-    else
-      for (Instruction& in : body) {  // reports need the opcode and the place
-        std::vector<Operand>().swap(in.operands);
-        std::vector<std::string_view>().swap(in.parts);
-      }
     return std::move(program_);
   }
 
@@ -290,6 +277,21 @@ class KernelDecoder final : public Decoder {
     for (const auto& [index, label, line] : branches_) program_->code[index].imm = pc(label, line);
     for (const auto& [label, pcs, line] : tables_)
       for (const int target : flat_.labels[label].targets) pcs->push_back(pc(target, line));
+  }
+
+  // What reports say of each instruction; checked mode also wants its operands.
+  void describe() {
+    Program& p = *program_;
+    p.opcodes.reserve(source_index_.size());
+    p.where.reserve(source_index_.size());
+    for (const int k : source_index_) {
+      p.opcodes.push_back(k < 0 ? std::string_view() : flat_.body[k].opcode);
+      p.where.push_back(k < 0 ? ptx::Location{} : flat_.body[k].loc);
+    }
+    if (!config().checked) return;
+    const std::vector<Instruction>& body = *p.keep(std::move(flat_.body));
+    for (const int k : source_index_) p.source.push_back(k < 0 ? nullptr : &body[k]);
+    list_rows(body);
   }
 
   // For the check of registers in flight.

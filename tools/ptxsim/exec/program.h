@@ -14,6 +14,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ptx/module.h"
@@ -63,8 +64,10 @@ struct Program {
   const ptx::Module* module = nullptr;
   const ptx::Function* entry = nullptr;
   std::vector<Instr> code;
-  std::vector<ptx::Location> where;             // per instruction of `code`
-  std::vector<const ptx::Instruction*> source;  // per instruction of `code` (parts and operands in checked mode only); null for what the decoder added
+  std::vector<ptx::Location> where;  // per instruction of `code`
+  std::vector<std::string_view>
+      opcodes;  // per instruction of `code`, in the module's text; empty for what the decoder added
+  std::vector<const ptx::Instruction*> source;  // the same, whole, in checked mode only
   std::vector<ConstantRow> constants;
   uint32_t register_bytes = 0;       // of one warp's register file
   int live_registers = 0;            // most 32-bit registers live at once: stands in for the register count

@@ -208,8 +208,9 @@ std::string instruction_place(const Program& p, size_t pc) {
     if (const size_t slash = name.rfind('/'); slash != std::string::npos) name = name.substr(slash + 1);
     at = fmt::format("{}:{} ", name, loc.line);
   }
-  const ptx::Instruction* in = p.source[pc];
-  return at + (in ? fmt::format("(PTX line {}: {})", loc.ptx_line, in->opcode) : std::string("(a label)"));
+  const std::string_view opcode = p.opcodes[pc];
+  return at +
+         (opcode.empty() ? std::string("(a label)") : fmt::format("(PTX line {}: {})", loc.ptx_line, opcode));
 }
 
 void fail(Warp& w, const Instr& i, int lane, ErrorCode code, const std::string& what) {
