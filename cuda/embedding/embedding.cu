@@ -122,7 +122,8 @@ __device__ bool collect(const BackwardParams<kCapacity>& p, int64_t first_row, i
   return true;
 }
 
-// Sorts the list by row; of one row, tokens stay in order. Ends with a barrier.
+// Sorts the list by row; of one row, tokens stay in order. There is a barrier before the list is read, and
+// one at the end.
 __device__ void sort_by_row(int count, Smem& smem) {
   const int lane = threadIdx.x % 32;
   for (int r = threadIdx.x; r < kTileRows; r += kThreads) smem.end[r] = 0;
@@ -235,9 +236,7 @@ __global__ void __launch_bounds__(kThreads)
       rows /= 2;
       at = {};
       count = 0;
-      __syncthreads();
     }
-    __syncthreads();
     sort_by_row(count, smem);
     for (int r = 0; r < rows; ++r) {
       TreeSum sum;
@@ -246,7 +245,6 @@ __global__ void __launch_bounds__(kThreads)
         __syncthreads();
         count = 0;
         complete = collect(p, tile + first, 1, at, count, smem);
-        __syncthreads();
         sort_by_row(count, smem);
         add_tokens<kAccess, T>(sum, dy, c, 0, count, smem);
       }
