@@ -218,6 +218,11 @@ __device__ inline int staged(int row, int col) {
   return row * S::kSide + ((col / 8 ^ (row & 3)) * 8) + col % 8;
 }
 
+// Two floats in one access: the compiler takes plain stores of pairs apart, and the halves meet in banks.
+__device__ inline void store_pair(float* p, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared_address(p)), "f"(x), "f"(y) : "memory");
+}
+
 // Through shared memory, so that a warp writes whole rows. All threads of the block come here.
 template <Access kAccess, class S, class T>
 __device__ inline void store_tile(const Accumulator<S>& acc, ProductSmem<S>& smem, const TileOut<T>& out) {
@@ -229,8 +234,8 @@ __device__ inline void store_tile(const Accumulator<S>& acc, ProductSmem<S>& sme
     for (int j = 0; j < S::kMmaN; ++j) {
       const int row = warp_row<S>() + 16 * i + lane / 4, col = warp_col<S>() + 8 * j + lane % 4 * 2;
       const float* v = acc.v[i][j];
-      *reinterpret_cast<float2*>(stage + staged<S>(row, col)) = make_float2(v[0], v[1]);
-      *reinterpret_cast<float2*>(stage + staged<S>(row + 8, col)) = make_float2(v[2], v[3]);
+      store_pair(stage + staged<S>(row, col), v[0], v[1]);
+      store_pair(stage + staged<S>(row + 8, col), v[2], v[3]);
     }
   }
   __syncthreads();
