@@ -1,7 +1,8 @@
 // The operators of the CUDA backend, one function each, as in csrc/cpu/cpu_ops.h. Activations are F32 or BF16
 // tensors (dispatch on dtype; x, y, dy, dx of one call alike); gamma, statistics, weight gradients, log-probs
-// and losses are F32. Args point to device memory, except RowSegments::data, which is host memory; attention's
-// seqs and page_ids are device pointers too, checked by the kernel, and its q, kv and o are BF16.
+// and losses are F32. Products take BF16 x and dy and give y and dx in BF16 or F32. Args point to device
+// memory, except RowSegments::data, which is host memory; attention's seqs and page_ids are device pointers
+// too, checked by the kernel, and its q, kv and o are BF16.
 #pragma once
 
 #include "ops/ops.h"
