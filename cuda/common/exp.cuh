@@ -29,6 +29,25 @@ __device__ inline float exp_f32(float x) {
   return __fmul_rn(__fmul_rn(p, __int_as_float((half + 127) << 23)), __int_as_float((k - half + 127) << 23));
 }
 
+// The same for x <= 0 that is not a NaN, with fewer instructions: what would be below e^-87 is 0.
+__device__ inline float exp_below_one(float x) {
+  constexpr float kShift = 0x1.8p23f;
+  const float shifted = fmaf(x, 0x1.715476p0f, kShift);
+  const float n = __fsub_rn(shifted, kShift);
+  float r = fmaf(-n, 0x1.62e4p-1f, x);
+  r = fmaf(-n, 0x1.7f7d1cp-20f, r);
+  float q = 0x1.9f077ap-13f;
+  q = fmaf(q, r, 0x1.6d8e6ep-10f);
+  q = fmaf(q, r, 0x1.111274p-7f);
+  q = fmaf(q, r, 0x1.55548cp-5f);
+  q = fmaf(q, r, 0x1.555554p-3f);
+  q = fmaf(q, r, 0x1p-1f);
+  const float p = __fadd_rn(fmaf(__fmul_rn(r, r), q, r), 1.0f);
+  // n stands in the low bits of `shifted`, and goes into the exponent of p.
+  const float y = __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
+  return x < -87.0f ? 0.0f : y;
+}
+
 __device__ inline float sigmoid_f32(float x) { return __fdiv_rn(1.0f, __fadd_rn(1.0f, exp_f32(-x))); }
 
 }  // namespace contender::cuda

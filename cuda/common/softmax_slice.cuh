@@ -24,24 +24,33 @@ struct SoftmaxPartial {
   float sum;  // of exp(z - max)
 };
 
+// A side without columns, or with none above -inf, is {-inf, 0}.
 __device__ inline SoftmaxPartial combine_partials(const SoftmaxPartial& a, const SoftmaxPartial& b) {
   const float max = fmaxf(a.max, b.max);
-  const float scale_a = exp_f32(__fsub_rn(a.max, max)), scale_b = exp_f32(__fsub_rn(b.max, max));
+  const float scale_a = a.max == max ? 1.0f : exp_below_one(__fsub_rn(a.max, max));
+  const float scale_b = b.max == max ? 1.0f : exp_below_one(__fsub_rn(b.max, max));
   return {max, fmaf(a.sum, scale_a, __fmul_rn(b.sum, scale_b))};
 }
 
 __device__ inline float log_sum_exp(const SoftmaxPartial& p) { return __fadd_rn(p.max, logf(p.sum)); }
 
-// One block, a warp together: lane l holds z of columns 4 l .. 4 l + 3, of which the first `count` exist. NaN
-// and infinity show in the sum.
+// One block, a warp together: lane l holds z of columns 4 l .. 4 l + 3, of which the first `count` exist. A
+// NaN or +inf makes the sum a NaN.
 __device__ inline SoftmaxPartial warp_softmax_partial(const Vec<float>& z, int count) {
   float max = -INFINITY;
+  bool bad = false;
 #pragma unroll
-  for (int k = 0; k < 4; ++k) max = k < count ? fmaxf(max, z.v[k]) : max;
+  for (int k = 0; k < 4; ++k) {
+    if (k >= count) continue;
+    max = fmaxf(max, z.v[k]);
+    bad |= !(z.v[k] < INFINITY);
+  }
   max = warp_reduce_max(max);
+  const float base = max == -INFINITY ? 0.0f : max;
   float e[4];
 #pragma unroll
-  for (int k = 0; k < 4; ++k) e[k] = k < count ? exp_f32(__fsub_rn(z.v[k], max)) : 0.0f;
+  for (int k = 0; k < 4; ++k) e[k] = k < count ? exp_below_one(__fsub_rn(z.v[k], base)) : 0.0f;
+  if (bad) e[0] = NAN;
   float even = __fadd_rn(e[0], e[1]), odd = __fadd_rn(e[2], e[3]);  // places 0 and 1, or 2 and 3, of an octet
 #pragma unroll
   for (int o = 2; o <= 16; o *= 2) {

@@ -1,19 +1,18 @@
 // What: the GRPO family of token losses with gradients, KL and clip statistics in one pass.
 // Math: token loss = weight * tis * (policy + kl_beta * KL). With d = logp - logp_ref:
 //       k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d; their derivatives are 1, d, 1 - exp(-d).
-//       kSequence: ratio = exp(mean over the sequence of logp - logp_old); the policy gradients of a sequence
-//       are summed, then dealt out evenly.
+//       kSequence: ratio = exp(mean over the sequence of logp - logp_old); the policy gradients of a
+//       sequence are summed, then dealt out evenly.
 // Shapes: flat arrays of T; seq_offsets [num_seqs + 1] is read where the ratio is that of the sequence.
-// Layouts: kToken: four tokens at a time where every array is aligned to 16 bytes, else one; kSequence: one.
-// Precision: FP32 per token; k3 near 0 by its series, because exp(-d) - 1 + d has no digits left there. Sums
-// over a
-//   sequence in FP64: a chain per thread (tokens in steps of the block), then a fixed tree; so a sequence's
-//   bits do not depend on what else is in the call.
-// Schedule: kToken: elementwise. kSequence: a block a sequence: the mean ratio, then the shared gradient,
-// then the
-//   outputs; the second and third look at a token comes from L2.
+// Layouts: kToken: four tokens at a time where every array is aligned to 16 bytes, else one; kSequence:
+//   one.
+// Precision: FP32 per token; k3 near 0 by its series, because exp(-d) - 1 + d has no digits left there.
+//   Sums over a sequence in FP64: a chain per thread (tokens in steps of the block), then a fixed tree;
+//   so a sequence's bits do not depend on what else is in the call.
+// Schedule: kToken: elementwise. kSequence: a block a sequence: the mean ratio, then the shared
+//   gradient, then the outputs; the second and third look at a token comes from L2.
 // Roofline: 40 bytes and about 60 flops a token: memory-bound on H800 and H200.
-// Limits: sequences of fewer than 2^31 tokens.
+// Limits: sequences of fewer than 2^31 tokens; offsets that leave the tokens trap.
 // Source: ops/loss.h; Schulman, "Approximating KL divergence", 2020; GSPO, arXiv 2507.18071.
 #include "cuda/common/device_check.cuh"
 #include "cuda/common/exp.cuh"

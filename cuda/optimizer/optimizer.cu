@@ -5,18 +5,16 @@
 // Shapes: flat arrays of n; n = 0 is legal.
 // Layouts: four elements at a time where every array is aligned to 16 bytes, single elements elsewhere.
 // Precision: AdamW in FP32, each operation rounded once as on the CPU, so both give the same bits; BF16
-// moments
-//   are rounded to nearest even after their use. square_sum rounds nothing: a float is mantissa * 2^(e -
-//   150), its square an integer of 48 bits; a lane adds 96-bit integers whose unit is set by a window of 16
-//   exponents that the warp shares, and what lies outside the window goes straight to the digits. Integer
-//   sums do not depend on their order, so neither grid nor sharding shows in the result.
-// Schedule: AdamW: a thread owns one vector (F32 moments: 4, BF16: 8 elements). square_sum: a warp takes runs
-// of 512
-//   values, 16 a lane; lanes meet in shuffles, warps in shared digits, blocks in global ones.
-// Roofline: AdamW 28 bytes (BF16 moments: 20) and 17 flops an element: memory-bound everywhere. square_sum 4
-// bytes and
-//   about 15 integer instructions an element: near the balance of 64 integer lanes per SM on both H800 and
-//   H200.
+//   moments are rounded to nearest even after their use. square_sum rounds nothing: a float is mantissa
+//   * 2^(e - 150), its square an integer of 48 bits; a lane adds 96-bit integers whose unit is set by a
+//   window of 16 exponents that the warp shares, and what lies outside the window goes straight to the
+//   digits. Integer sums do not depend on their order, so neither grid nor sharding shows in the
+//   result.
+// Schedule: AdamW: a thread owns four elements. square_sum: a warp takes runs of 512 values, 16 a lane;
+//   lanes meet in shuffles, warps in shared digits, blocks in global ones.
+// Roofline: AdamW 28 bytes (BF16 moments: 20) and 17 flops an element: memory-bound everywhere.
+//   square_sum 4 bytes and about 15 integer instructions an element: near the balance of 64 integer
+//   lanes per SM on both H800 and H200.
 // Limits: `sum` is device memory here; at most 2^30 terms in all.
 // Source: Loshchilov & Hutter, arXiv 1711.05101; Kulisch accumulator (base/exact_sum.h).
 #include <cstddef>

@@ -4,20 +4,17 @@
 //       ds_j = scale / sum * (dw_j - sum_k dw_k s_k / sum), or scale * dw_j; then
 //       sigmoid: dl = ds s (1 - s);  softmax: dl_e = s_e (ds_e - sum_k ds_k s_k).
 // Shapes: logits and scores [T, E], expert and weight [T, top_k]; no tokens are legal.
-// Layouts: row strides are free; rows of whole aligned pieces are read in pieces of 16 bytes. logits and
-// dlogits are F32
-//   or BF16, everything else F32.
-// Precision: FP32. Sigmoid scores, and so selection and weights, have the bits of the CPU backend; the sum of
-// the
-//   softmax is a chain per lane and one tree over the lanes. Sums over the selected experts are chains in
-//   their order.
-// Schedule: one warp a token, the row in registers (column 128 i + 4 lane + k). Selection is top_k rounds of
-// a warp
-//   maximum over keys of the scores' order and a warp minimum over the indices that have it: the lower index
-//   wins ties. Groups are ranked likewise. A NaN ranks below every number. No shared memory, no atomics.
-// Roofline: 8 bytes and about 150 instructions an expert and token with 8 of 256 in 8 groups: bound by
-// instructions,
-//   4 us for 4096 tokens on 132 SMs.
+// Layouts: row strides are free; rows of whole aligned pieces are read four columns at a time. logits
+//   and dlogits are F32 or BF16, everything else F32.
+// Precision: FP32. Sigmoid scores, and so selection and weights, have the bits of the CPU backend; the
+//   sum of the softmax is a chain per lane and one tree over the lanes. Sums over the selected experts
+//   are chains in their order.
+// Schedule: one warp a token, the row in registers (column 128 i + 4 lane + k). Selection is top_k
+//   rounds of a warp maximum over keys of the scores' order and a warp minimum over the indices that
+//   have it: the lower index wins ties. Groups are ranked likewise. A NaN ranks below every number. No
+//   shared memory, no atomics.
+// Roofline: 8 bytes an expert and token, but some 2000 warp instructions a token with 8 of 256 in 8
+//   groups: bound by instructions, not by memory, on H800 and H200.
 // Limits: 1024 experts, 32 groups, top_k 32.
 // Source: DeepSeek-V3 (arXiv 2412.19437), section 2.1.2; ops/router.h.
 #include "cuda/common/exp.cuh"

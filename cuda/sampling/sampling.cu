@@ -1,24 +1,24 @@
 // What: one token per row: temperature, top-k, top-p, min-p, one draw by inverse CDF in ascending token
-// order. Math: z = logit / T; w = exp(z - max); kept: the shortest list of tokens, by descending logit then
-// ascending id, that
-//       has top_k members / top_p of the mass that top-k left; of those w >= min_p. The token is the first
-//       whose running sum of kept weights exceeds u * total. logp = z - log sum exp z over the whole row.
+//   order.
+// Math: z = logit / T; w = exp(z - max); kept: the shortest list of tokens, by descending logit then
+//       ascending id, that has top_k members / top_p of the mass that top-k left; of those w >= min_p.
+//       The token is the first whose running sum of kept weights exceeds u * total.
+//       logp = z - log sum exp z over the whole row.
 // Shapes: logits [B, V] F32; params, keys, token, logp, logp_sampled [B]. No rows are legal.
-// Layouts: the row stride is free; 16-byte pieces where rows and slices are made of them, else by element.
-// Precision: w in FP32 with the bits of the CPU backend; sums of w are integers in units of 2^-shift (below
-// 2^62 in
-//   all), so they depend on no order and the cut and the draw are exact in them. The log-sum-exp is in the
-//   order of softmax_slice.cuh, which the head shares.
-// Schedule: one block a row, passes over the row out of L2. Pass 1: block statistics and the arg max. For a
-// cut, no
-//   sort: a histogram over 2048 buckets of 1/64 nat below the maximum finds the bucket where the list ends;
-//   its members are gathered in shared memory (if too many, the row is read again instead), and digit by
-//   digit, 11 bits of key then of id, the last member is found. Last: kept mass per warp range, then inside
-//   one range.
-// Roofline: 4 bytes a logit and pass, 2 passes without a cut, 5 with one; about 40 instructions a logit and
-// pass. Limits: V <= 2^20; slices <= 64. Bad params trap with a line. A row whose log-sum-exp is not finite
-// gets token -1 and
-//   NaN: the caller sees it when it reads the token.
+// Layouts: the row stride is free; 16-byte pieces where rows and slices are made of them, else by
+//   element.
+// Precision: w in FP32 with the bits of the CPU backend (0 below e^-87); sums of w are integers in
+//   units of 2^-shift, below 2^62 in all, so they depend on no order and the cut and the draw are exact
+//   in them. The log-sum-exp is in the order of softmax_slice.cuh, which the head shares.
+// Schedule: one block a row, passes over the row out of L2. First: block statistics and the arg max.
+//   For a cut, no sort: a histogram over 2048 buckets of 1/64 nat below the maximum finds the bucket
+//   where the list ends; its members are gathered in shared memory (if too many, the row is read again
+//   instead), and digit by digit, 11 bits of key, then of id, the last member is found. Last: kept mass
+//   per warp range, then inside one range.
+// Roofline: 4 bytes a logit and pass: 2 passes without a cut, 2 more for top-k and 2 more for top-p;
+//   about 80 instructions a logit and pass, so instructions bind before memory does.
+// Limits: V <= 2^20; slices <= 64. Bad params trap with a line. A row whose log-sum-exp is not finite
+//   gets token -1 and NaN: the caller sees it when it reads the token.
 // Source: Salmon et al., SC'11 (Philox); ops/sampling.h.
 #include <bit>
 
@@ -70,12 +70,21 @@ struct Row {
   float min_p = 0;
 
   __device__ float z(float logit) const { return __fmul_rn(logit, inv_temperature); }
-  __device__ float weight(float logit) const { return exp_f32(__fsub_rn(z(logit), max)); }
+  __device__ float weight(float logit) const { return exp_below_one(__fsub_rn(z(logit), max)); }
   __device__ uint64_t integer(float w) const { return __float2ull_rn(__fmul_rn(w, unit)); }
-  __device__ bool keeps(float logit, int id, float w) const {
+  __device__ bool before_cut(float logit, int id) const {
+    if (cut_key == kNoKey) return true;
     const uint32_t key = order_key(logit);
-    return (key > cut_key || (key == cut_key && id <= cut_id)) && w > 0 && w >= min_p;
+    return key > cut_key || (key == cut_key && id <= cut_id);
   }
+  // The weight of a candidate that is kept, else 0.
+  __device__ float kept_weight(float logit, int id) const {
+    if (id < 0 || !before_cut(logit, id)) return 0.0f;
+    const float w = weight(logit);
+    return w >= min_p ? w : 0.0f;
+  }
+  // Cut or not, its weight is above 0.
+  __device__ bool possible(float logit) const { return !(__fsub_rn(z(logit), max) < -87.0f); }
 };
 
 __device__ uint64_t warp_sum(uint64_t v) {
@@ -159,20 +168,25 @@ template <Access kAccess>
 __device__ Statistics row_statistics(SampleSmem& smem, const Row& row, int slices) {
   const int width = row.vocab / slices, blocks = (width + kSoftmaxBlock - 1) / kSoftmaxBlock;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  uint64_t best = 0;  // key, then the complement of the id: the lowest id of the largest key
+  float best_logit = -INFINITY;
+  int best_id = 0;
   for (int b = warp; b < slices * blocks; b += kWarps) {
     const int first = b / blocks * width, c = b % blocks * kSoftmaxBlock + 4 * lane;
     Vec<float> x = load_piece<kAccess>(row.logits + first, c, width);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const int id = first + c + k;
-      const uint64_t rank = uint64_t{order_key(x.v[k])} << 32 | (kAll - static_cast<uint32_t>(id));
-      if (c + k < width && id < row.limit) best = max(best, rank);
+      if (c + k < width && id < row.limit && x.v[k] > best_logit) {  // ids ascend: the lowest stays
+        best_logit = x.v[k];
+        best_id = id;
+      }
       x.v[k] = row.z(x.v[k]);
     }
     const SoftmaxPartial p = warp_softmax_partial(x, width - c);
     if (lane == 0) smem.partials[b] = p;
   }
+  // Key, then the complement of the id: the lowest id of the largest key.
+  uint64_t best = uint64_t{order_key(best_logit)} << 32 | (kAll - static_cast<uint32_t>(best_id));
 #pragma unroll
   for (int o = 16; o > 0; o >>= 1) best = max(best, __shfl_xor_sync(kAll, best, o));
   if (lane == 0) smem.warp[warp] = best;
@@ -189,7 +203,7 @@ enum class Measure { kCount, kMass };
 
 template <Measure measure>
 __device__ uint64_t measure_of(const Row& row, float w) {
-  return measure == Measure::kCount ? 1 : row.integer(w);
+  return measure == Measure::kMass ? row.integer(w) : w > 0 ? 1 : 0;
 }
 
 __device__ int bucket_of(const Row& row, float logit) {  // monotone in the logit
@@ -214,13 +228,20 @@ __device__ void add_to_histogram(SampleSmem& smem, int bucket, uint64_t value) {
   const uint32_t high = static_cast<uint32_t>(value >> 32) + carry;
   if (high != 0) atomicAdd(&smem.high[bucket], high);
 }
-__device__ bool find_bucket(SampleSmem& smem, uint64_t below, uint64_t enough, Crossing& found) {
+struct TwoBuckets {
+  uint64_t value[2];
+};
+__device__ TwoBuckets own_buckets(SampleSmem& smem) {
   static_assert(kBuckets == 2 * kThreads);
   __syncthreads();
   const int i = 2 * threadIdx.x;
-  const uint64_t value[2] = {uint64_t{smem.high[i]} << 32 | smem.low[i],
-                             uint64_t{smem.high[i + 1]} << 32 | smem.low[i + 1]};
-  return find_crossing(smem, value, below, enough, found);
+  return {{uint64_t{smem.high[i]} << 32 | smem.low[i], uint64_t{smem.high[i + 1]} << 32 | smem.low[i + 1]}};
+}
+__device__ uint64_t block_sum(SampleSmem& smem, uint64_t v) {
+  v = warp_sum(v);
+  if (threadIdx.x % 32 == 0) smem.warp[threadIdx.x / 32] = v;
+  __syncthreads();
+  return warp_sum(smem.warp[threadIdx.x % 32]);
 }
 
 // Digits of a candidate's place in the order, most significant first: ascending, as descending keys and
@@ -234,20 +255,23 @@ __device__ int place_digit(uint32_t key, int id, int digit) {
   return digit == 3 ? id >> 11 : id & 2047;
 }
 
-// Moves the cut to the end of the shortest list of kept candidates whose measures add up to `enough`; leaves
-// it where it is if they do not.
+// Moves the cut to the end of the shortest list of kept candidates that has `share` of their measure (kMass)
+// or `share` members (kCount); leaves it where it is if there are fewer.
 template <Access kAccess, Measure measure>
-__device__ void keep_most_probable(SampleSmem& smem, Row& row, uint64_t enough) {
+__device__ void keep_most_probable(SampleSmem& smem, Row& row, double share) {
   clear_histogram(smem);
   for_each_candidate<kAccess>(row, 0, row.limit, threadIdx.x, kThreads, [&](int id, float logit) {
-    const float w = row.weight(logit);
-    const bool kept = id >= 0 && row.keeps(logit, id, w);
-    add_to_histogram(smem, kept ? bucket_of(row, logit) : -1, kept ? measure_of<measure>(row, w) : 0);
+    const uint64_t value = measure_of<measure>(row, row.kept_weight(logit, id));
+    add_to_histogram(smem, value > 0 ? bucket_of(row, logit) : -1, value);
   });
+  const TwoBuckets buckets = own_buckets(smem);
+  const uint64_t total = block_sum(smem, buckets.value[0] + buckets.value[1]);
+  const uint64_t enough =
+      static_cast<uint64_t>(measure == Measure::kMass ? ceil(share * static_cast<double>(total)) : share);
   Crossing last;
-  if (!find_bucket(smem, 0, enough, last)) return;
+  if (!find_crossing(smem, buckets.value, 0, enough, last)) return;
   const auto in_last = [&](int id, float logit) {
-    return id >= 0 && row.keeps(logit, id, row.weight(logit)) && bucket_of(row, logit) == last.index;
+    return id >= 0 && bucket_of(row, logit) == last.index && row.before_cut(logit, id);
   };
   if (threadIdx.x == 0) smem.num_listed = 0;
   __syncthreads();
@@ -265,8 +289,8 @@ __device__ void keep_most_probable(SampleSmem& smem, Row& row, uint64_t enough) 
       bool in = in_last(id, logit);
       const uint32_t key = order_key(logit);
       for (int d = 0; d < digit; ++d) in = in && place_digit(key, id, d) == found[d];
-      add_to_histogram(smem, in ? place_digit(key, id, digit) : -1,
-                       in ? measure_of<measure>(row, row.weight(logit)) : 0);
+      const uint64_t value = in ? measure_of<measure>(row, row.weight(logit)) : 0;
+      add_to_histogram(smem, value > 0 ? place_digit(key, id, digit) : -1, value);
     };
     clear_histogram(smem);
     if (smem.num_listed <= kListed) {
@@ -279,7 +303,7 @@ __device__ void keep_most_probable(SampleSmem& smem, Row& row, uint64_t enough) 
       for_each_candidate<kAccess>(row, 0, row.limit, threadIdx.x, kThreads, add);
     }
     Crossing place;
-    find_bucket(smem, below, enough, place);
+    find_crossing(smem, own_buckets(smem).value, below, enough, place);
     found[digit] = place.index;
     below = place.below;
   }
@@ -306,10 +330,9 @@ __device__ Mass kept_mass(SampleSmem& smem, const Row& row) {
   int cut = 0;
   for_each_candidate<kAccess>(row, min(warp * size, row.limit), min((warp + 1) * size, row.limit),
                               threadIdx.x % 32, 32, [&](int id, float logit) {
-                                const float w = row.weight(logit);
-                                const bool kept = id >= 0 && row.keeps(logit, id, w);
-                                sum += kept ? row.integer(w) : 0;
-                                cut |= id >= 0 && w > 0 && !kept;
+                                const float w = row.kept_weight(logit, id);
+                                sum += row.integer(w);
+                                cut |= id >= 0 && w == 0 && row.possible(logit);
                               });
   sum = warp_sum(sum);
   __syncthreads();
@@ -332,8 +355,7 @@ __device__ int draw(SampleSmem& smem, const Row& row, const Mass& mass, uint64_t
     uint64_t value[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const float w = row.weight(x.v[k]);
-      value[k] = c + k < end && row.keeps(x.v[k], c + k, w) ? row.integer(w) : 0;
+      value[k] = c + k < end ? row.integer(row.kept_weight(x.v[k], c + k)) : 0;
     }
     Crossing found;
     if (find_crossing(smem, value, below, at + 1, found)) return base + found.index;
@@ -369,13 +391,8 @@ struct SampleLaunch {
 // Cuts the row as `params` say; its kept mass.
 template <Access kAccess>
 __device__ Mass truncate(SampleSmem& smem, Row& row, const SampleParams& params) {
-  if (params.top_k > 0)
-    keep_most_probable<kAccess, Measure::kCount>(smem, row, static_cast<uint64_t>(params.top_k));
-  if (params.top_p < 1) {
-    const double total = static_cast<double>(kept_mass<kAccess>(smem, row).total);
-    const double enough = ceil(static_cast<double>(params.top_p) * total);
-    keep_most_probable<kAccess, Measure::kMass>(smem, row, static_cast<uint64_t>(enough));
-  }
+  if (params.top_k > 0) keep_most_probable<kAccess, Measure::kCount>(smem, row, params.top_k);
+  if (params.top_p < 1) keep_most_probable<kAccess, Measure::kMass>(smem, row, params.top_p);
   row.min_p = params.min_p;
   return kept_mass<kAccess>(smem, row);
 }
