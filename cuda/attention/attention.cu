@@ -193,9 +193,7 @@ void check_attention(const AttentionArgs& a) {
         dtype_name(a.o.dtype));
   CHECK(in_pieces(a.q) && in_pieces(a.kv) && in_pieces(a.o) && s.d_qk % 8 == 0 && s.d_v % 8 == 0 &&
             s.k_stride % 8 == 0 && s.v_offset % 8 == 0 && s.v_stride % 8 == 0,
-        "heads of {} and {}, columns of the cache at multiples of {}, {}, {}, row strides {}, {}, {}: all "
-        "have to be "
-        "multiples of 8",
+        "not all multiples of 8: heads of {} and {}, cache columns {}, {}, {}, row strides {}, {}, {}",
         s.d_qk, s.d_v, s.k_stride, s.v_offset, s.v_stride, a.q.ld, a.kv.ld, a.o.ld);
 }
 

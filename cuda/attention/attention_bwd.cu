@@ -17,7 +17,7 @@
 // Roofline: 2 (3 d_qk + 2 d_v) flops for each (row, key) are needed, 2 (d_qk + d_v) more are done, since both
 // kernels
 //   make the scores; each tile reads the other side anew, mostly from L2: far from the tensor cores.
-// Limits: d_qk <= 576, d_v <= 512; shared memory.
+// Limits: d_qk <= 576, d_v <= 512.
 // Source: Dao et al., arXiv 2205.14135, appendix B.
 #include <algorithm>
 #include <cmath>
@@ -222,7 +222,7 @@ __device__ bool is_unused(const AttentionShape& s, int64_t c) {
 
 struct DkvParams {
   AttentionBwdArgs a;
-  int tiles, slices;
+  int tiles, slices, slice_heads;
   float* open_terms;  // [blocks][levels][kRows][columns of a kv head]
   int levels;
 };
@@ -274,11 +274,7 @@ __global__ void __launch_bounds__(kThreads) attention_dkv_kernel(const __grid_co
   Smem& smem = *reinterpret_cast<Smem*>(memory);
   const AttentionBwdArgs& a = p.a;
   const Blocks b = blocks_of(smem, a.shape, Kept::kKeys);
-  const int heads = static_cast<int>(a.shape.num_heads / a.shape.num_kv_heads),
-            slice_heads = heads / p.slices;
-  const int cols = staged_cols(a.shape), value = staged_value(a.shape),
-            kv_head = static_cast<int>(blockIdx.y);
-  float* staged = reinterpret_cast<float*>(writable(b.passing_qk));  // the queries are gone by then
+  const int kv_head = static_cast<int>(blockIdx.y);
   for (int t = static_cast<int>(blockIdx.x); t < p.tiles; t += static_cast<int>(gridDim.x)) {
     const Tile tile = find_tile(a, 1, t);
     if (tile.rows == 0) return;
@@ -286,8 +282,11 @@ __global__ void __launch_bounds__(kThreads) attention_dkv_kernel(const __grid_co
     for (int slice = 0; slice < p.slices; ++slice) {
       Output<kQk> dk;
       Output<kV> dv;
-      for (int h = 0; h < slice_heads; ++h)
-        add_head(dk, dv, a, tile, kv_head * heads + slice * slice_heads + h, smem, b);
+      const int first_head = (kv_head * p.slices + slice) * p.slice_heads;
+#pragma unroll 1
+      for (int h = 0; h < p.slice_heads; ++h) add_head(dk, dv, a, tile, first_head + h, smem, b);
+      float* staged = reinterpret_cast<float*>(writable(b.passing_qk));  // the queries are gone by now
+      const int cols = staged_cols(a.shape), value = staged_value(a.shape);
       dk.for_each(b.kept_qk.cols, [&](int r, int c, float x, float y) {
         staged[r * cols + c] = x, staged[r * cols + c + 1] = y;
       });
@@ -301,7 +300,7 @@ __global__ void __launch_bounds__(kThreads) attention_dkv_kernel(const __grid_co
       add_slice(staged, p, slice);
       __syncthreads();
     }
-    store_keys<T>(a, tile, kv_head, staged);
+    store_keys<T>(a, tile, kv_head, reinterpret_cast<float*>(writable(b.passing_qk)));
     __syncthreads();
   }
 }
@@ -371,6 +370,7 @@ void launch_dkv(const Exec& exec, const AttentionBwdArgs& a, int32_t slices) {
   const DkvParams params = {.a = a,
                             .tiles = narrow<int>(tiles),
                             .slices = slices,
+                            .slice_heads = narrow<int>(a.shape.num_heads / a.shape.num_kv_heads / slices),
                             .open_terms = static_cast<float*>(exec.workspace),
                             .levels = levels};
   with_pieces(a.shape,
