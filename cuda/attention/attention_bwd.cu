@@ -235,18 +235,23 @@ __host__ __device__ int staged_cols(const AttentionShape& s) {
   return static_cast<int>(values_in_keys(s) ? s.d_qk : s.d_qk + s.d_v);
 }
 
+// From one staged row to the next: lanes that write pairs of columns of eight rows meet in no bank.
+__host__ __device__ int staged_stride(const AttentionShape& s) { return (staged_cols(s) + 31) / 32 * 32 + 8; }
+
 // One term of the tree over slices. The last one leaves the sum in `staged`. Each element has one thread.
 __device__ void add_slice(float* staged, const DkvParams& p, int slice) {
-  const int size = kRows * staged_cols(p.a.shape);
-  float* open = p.open_terms + int64_t{blockIdx.x} * p.levels * size;
-  for (int i = threadIdx.x; i < size; i += kThreads) {
-    float x = staged[i];
-    int level = 0;
-    for (int n = slice; n % 2 == 1; n /= 2, ++level) x = open[level * size + i] + x;
-    if (slice + 1 < p.slices) {
-      open[level * size + i] = x;
-    } else {
-      staged[i] = x;
+  const int cols = staged_cols(p.a.shape), stride = staged_stride(p.a.shape);
+  float* open = p.open_terms + int64_t{blockIdx.x} * p.levels * kRows * cols;
+  for (int r = threadIdx.x / 32; r < kRows; r += kWarps) {
+    for (int c = threadIdx.x % 32; c < cols; c += 32) {
+      float x = staged[r * stride + c];
+      int level = 0;
+      for (int n = slice; n % 2 == 1; n /= 2, ++level) x = open[(level * kRows + r) * cols + c] + x;
+      if (slice + 1 < p.slices) {
+        open[(level * kRows + r) * cols + c] = x;
+      } else {
+        staged[r * stride + c] = x;
+      }
     }
   }
 }
@@ -255,12 +260,12 @@ template <class T>
 __device__ void store_keys(const AttentionBwdArgs& a, const Tile& tile, int64_t kv_head,
                            const float* staged) {
   const AttentionShape& s = a.shape;
-  const int cols = staged_cols(s), d_qk = static_cast<int>(s.d_qk);
+  const int cols = staged_cols(s), stride = staged_stride(s), d_qk = static_cast<int>(s.d_qk);
   for (int r = threadIdx.x / 32; r < tile.rows; r += kWarps) {
     T* row = row_of<T>(a.dkv, cache_row(a, tile, tile.row0 + r));
     for (int c = threadIdx.x % 32; c < cols; c += 32) {
       const int64_t to = c < d_qk ? kv_head * s.k_stride + c : s.v_offset + kv_head * s.v_stride + c - d_qk;
-      store_one(row + to, staged[r * cols + c]);
+      store_one(row + to, staged[r * stride + c]);
     }
     for (int64_t c = threadIdx.x % 32; kv_head == 0 && c < s.row_width; c += 32) {
       if (is_unused(s, c)) store_one(row + c, 0.0f);
@@ -268,8 +273,10 @@ __device__ void store_keys(const AttentionBwdArgs& a, const Tile& tile, int64_t 
   }
 }
 
+// Three small blocks on an SM: left alone, the compiler aims at four and spills.
 template <class T, int kQk, int kV>
-__global__ void __launch_bounds__(kThreads) attention_dkv_kernel(const __grid_constant__ DkvParams p) {
+__global__ void __launch_bounds__(kThreads, kQk == 1 ? 3 : 1)
+    attention_dkv_kernel(const __grid_constant__ DkvParams p) {
   extern __shared__ __align__(128) unsigned char memory[];
   Smem& smem = *reinterpret_cast<Smem*>(memory);
   const AttentionBwdArgs& a = p.a;
@@ -286,15 +293,15 @@ __global__ void __launch_bounds__(kThreads) attention_dkv_kernel(const __grid_co
 #pragma unroll 1
       for (int h = 0; h < p.slice_heads; ++h) add_head(dk, dv, a, tile, first_head + h, smem, b);
       float* staged = reinterpret_cast<float*>(writable(b.passing_qk));  // the queries are gone by now
-      const int cols = staged_cols(a.shape), value = staged_value(a.shape);
+      const int stride = staged_stride(a.shape), value = staged_value(a.shape);
       dk.for_each(b.kept_qk.cols, [&](int r, int c, float x, float y) {
-        staged[r * cols + c] = x, staged[r * cols + c + 1] = y;
+        *reinterpret_cast<float2*>(staged + r * stride + c) = make_float2(x, y);
       });
       __syncthreads();
       const bool shared = values_in_keys(a.shape);
       dv.for_each(b.kept_v.cols, [&](int r, int c, float x, float y) {
-        float* to = staged + r * cols + value + c;
-        to[0] = shared ? to[0] + x : x, to[1] = shared ? to[1] + y : y;
+        float2& to = *reinterpret_cast<float2*>(staged + r * stride + value + c);
+        to = shared ? make_float2(to.x + x, to.y + y) : make_float2(x, y);
       });
       __syncthreads();
       add_slice(staged, p, slice);
