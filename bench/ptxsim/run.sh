@@ -19,7 +19,6 @@ wgmma=$(tools/sim --threads 2 "$bench" wgmma)
 line "wgmma FP8 1024^3, hardware accumulation, 2 threads" "$(ratio "$wgmma" 1000)" s 0.30
 line "launch of 132 blocks of 256 threads" "$(ratio "$(tools/sim "$bench" launch)" 0.001)" us 100
 startup=$(for _ in 1 2 3 4 5; do tools/sim "$bench" startup; done | sort -g | head -1)
-startup=$(for _ in 1 2 3 4 5; do tools/sim "$bench" startup; done | sort -g | head -1)
 line "start-up: 128 kernels parsed, decoded and run, per MB of PTX" "$startup" ms 20
 
 for kernel in fp32 wgmma axpy; do
