@@ -99,12 +99,12 @@ enum class OperandKind : uint8_t {
               // offset
   kFunction,  // name: a function as the target of call, or its address
   kAddress,   // [base + offset]: base in `elements[0]` (register, variable or integer; its own offset is 0),
-             // the offset in `integer`; what follows a comma in elements[1..], one each: [map, {c0, c1}] is
-             // {map, kVector{c0, c1}}
-  kVector,  // {a, b, c, d}: elements; for call: the parenthesised lists
-  kPair,    // p|q: elements[0], elements[1]
-  kLabel,   // label
-  kSink,    // _
+              // the offset in `integer`; what follows a comma in elements[1..], one each: [map, {c0, c1}] is
+              // {map, kVector{c0, c1}}
+  kVector,    // {a, b, c, d}: elements; for call: the parenthesised lists
+  kPair,      // p|q: elements[0], elements[1]
+  kLabel,     // label
+  kSink,      // _
 };
 
 struct Operand {
@@ -131,7 +131,7 @@ struct Instruction {
   int guard = -1;                       // register of @p, -1 for none
   bool guard_negated = false;           // @!p
   std::vector<Operand> operands;        // for call always three: {results}, function, {arguments}, both lists
-                                  // possibly empty; then the prototype or table (kLabel) if any
+                                        // possibly empty; then the prototype or table (kLabel) if any
   Location loc;
 
   std::string_view mnemonic() const { return parts[0]; }
