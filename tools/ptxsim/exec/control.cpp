@@ -68,14 +68,8 @@ void run_nothing(Warp&, const Instr&) {}
 void run_warp_sync(Warp& w, const Instr& i) {
   const uint32_t* members = row<uint32_t>(w, i.a);
   for (uint32_t left = active(w, i); left;) {
-    const int lane = __builtin_ctz(left);
-    const uint32_t needed = members[lane];
-    if (!(needed >> lane & 1))
-      fail(w, i, lane, ErrorCode::kIllegalInstruction,
-           fmt::format("[warp sync] bar.warp.sync by a lane that is not in its mask {:#010x}", needed));
-    uint32_t group = 0;
-    for (uint32_t m = left & needed; m; m &= m - 1)
-      if (members[__builtin_ctz(m)] == needed) group |= m & -m;
+    const uint32_t needed = members[__builtin_ctz(left)];
+    const uint32_t group = same_members(w, i, left, members, "bar.warp.sync");
     left &= ~group;
     uint32_t here = group;
     for (const Split& s : w.splits)

@@ -96,18 +96,23 @@ bool gather_lanes(Warp& w, const Instr& i, uint32_t needed, const char* why) {
   return false;
 }
 
+uint32_t same_members(Warp& w, const Instr& i, uint32_t left, const uint32_t* members, const char* why) {
+  const int lane = __builtin_ctz(left);
+  const uint32_t needed = members[lane];
+  if (!(needed >> lane & 1))
+    fail(w, i, lane, ErrorCode::kIllegalInstruction,
+         fmt::format("[warp sync] {} by a lane that is not in its mask {:#010x}", why, needed));
+  uint32_t group = 0;
+  for (uint32_t m = left & needed; m; m &= m - 1)
+    if (members[__builtin_ctz(m)] == needed) group |= m & -m;
+  return group;
+}
+
 uint32_t gather_groups(Warp& w, const Instr& i, const uint32_t* members, const char* why) {
   const auto pc = static_cast<uint32_t>(&i - w.program->code.data());
   if (!w.splits.empty()) absorb(w, pc);
   for (uint32_t left = active(w, i); left;) {
-    const int lane = __builtin_ctz(left);
-    const uint32_t needed = members[lane];
-    if (!(needed >> lane & 1))
-      fail(w, i, lane, ErrorCode::kIllegalInstruction,
-           fmt::format("[warp sync] {} by a lane that is not in its mask {:#010x}", why, needed));
-    uint32_t group = 0;
-    for (uint32_t m = left & needed; m; m &= m - 1)
-      if (members[__builtin_ctz(m)] == needed) group |= m & -m;
+    const uint32_t needed = members[__builtin_ctz(left)], group = same_members(w, i, left, members, why);
     left &= ~group;
     if ((needed & w.live & ~w.mask) == 0) continue;
     w.splits.push_back({pc, group, gathered, {needed, 0}, why});

@@ -15,6 +15,8 @@ void run_exit(Warp& w, const Instr& i);
 // run now, the one furthest behind (lowest pc); for a while after that one used up its time, the one furthest
 // ahead, so that nobody starves. False when none can run.
 bool reschedule(Warp& w);
+// Of `left`, the lanes that name the same members as its lowest one. Fails where that lane is not among them.
+uint32_t same_members(Warp& w, const Instr& i, uint32_t left, const uint32_t* members, const char* why);
 // Puts the running split back into the list.
 void put_back(Warp& w);
 
