@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "exec/program.h"
 
@@ -243,31 +244,30 @@ FlatKernel flatten(ptx::Module& module, ptx::Function& entry) { return Flattener
 
 Destinations destinations(const Instruction& in) {
   const std::string_view m = in.mnemonic();
-  static const std::unordered_map<std::string_view, int> kNone = {{"st", 0},
-                                                                  {"red", 0},
-                                                                  {"barrier", 0},
-                                                                  {"bra", 0},
-                                                                  {"brx", 0},
-                                                                  {"call", 0},
-                                                                  {"ret", 0},
-                                                                  {"exit", 0},
-                                                                  {"trap", 0},
-                                                                  {"brkpt", 0},
-                                                                  {"membar", 0},
-                                                                  {"fence", 0},
-                                                                  {"prefetch", 0},
-                                                                  {"prefetchu", 0},
-                                                                  {"cp", 0},
-                                                                  {"stmatrix", 0},
-                                                                  {"setmaxnreg", 0},
-                                                                  {"nanosleep", 0},
-                                                                  {"pmevent", 0},
-                                                                  {"griddepcontrol", 0},
-                                                                  {"tensormap", 0},
-                                                                  {"discard", 0},
-                                                                  {"applypriority", 0},
-                                                                  {"clusterlaunchcontrol", 0},
-                                                                  {"stackrestore", 0}};
+  static const std::unordered_set<std::string_view> kNone = {"st",
+                                                             "red",
+                                                             "bra",
+                                                             "brx",
+                                                             "call",
+                                                             "ret",
+                                                             "exit",
+                                                             "trap",
+                                                             "brkpt",
+                                                             "membar",
+                                                             "fence",
+                                                             "prefetch",
+                                                             "prefetchu",
+                                                             "cp",
+                                                             "stmatrix",
+                                                             "setmaxnreg",
+                                                             "nanosleep",
+                                                             "pmevent",
+                                                             "griddepcontrol",
+                                                             "tensormap",
+                                                             "discard",
+                                                             "applypriority",
+                                                             "clusterlaunchcontrol",
+                                                             "stackrestore"};
   if (m == "bar" || m == "barrier") return {in.has("red") ? 1 : 0, false};
   if (m == "mbarrier") {
     const bool none = in.has("init") || in.has("inval") || in.has("expect_tx") || in.has("complete_tx");

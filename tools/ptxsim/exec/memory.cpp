@@ -293,45 +293,25 @@ constexpr Handlers handlers() {
 // By bytes and signedness in memory, and by bytes of the register.
 Handlers handlers_of(Type memory, int register_bytes) {
   const bool is_signed = memory == Type::kS8 || memory == Type::kS16 || memory == Type::kS32;
-  switch (ptx::size_of(memory) * 100 + register_bytes * 2 + (is_signed ? 1 : 0)) {
-    case 104:
-      return handlers<uint8_t, uint16_t>();
-    case 105:
-      return handlers<int8_t, int16_t>();
-    case 108:
-      return handlers<uint8_t, uint32_t>();
-    case 109:
-      return handlers<int8_t, int32_t>();
-    case 116:
-      return handlers<uint8_t, uint64_t>();
-    case 117:
-      return handlers<int8_t, int64_t>();
-    case 204:
-    case 205:
-      return handlers<uint16_t, uint16_t>();
-    case 208:
-      return handlers<uint16_t, uint32_t>();
-    case 209:
-      return handlers<int16_t, int32_t>();
-    case 216:
-      return handlers<uint16_t, uint64_t>();
-    case 217:
-      return handlers<int16_t, int64_t>();
-    case 408:
-    case 409:
-      return handlers<uint32_t, uint32_t>();
-    case 416:
-      return handlers<uint32_t, uint64_t>();
-    case 417:
-      return handlers<int32_t, int64_t>();
-    case 816:
-    case 817:
-      return handlers<uint64_t, uint64_t>();
-    case 1632:
-      return handlers<Bits128, Bits128>();
-    default:
-      return {};
-  }
+  struct Form {
+    int memory, registers;
+    bool is_signed;
+    Handlers handlers;
+  };
+  static constexpr Form kForms[] = {
+      {1, 2, false, handlers<uint8_t, uint16_t>()},  {1, 2, true, handlers<int8_t, int16_t>()},
+      {1, 4, false, handlers<uint8_t, uint32_t>()},  {1, 4, true, handlers<int8_t, int32_t>()},
+      {1, 8, false, handlers<uint8_t, uint64_t>()},  {1, 8, true, handlers<int8_t, int64_t>()},
+      {2, 2, false, handlers<uint16_t, uint16_t>()}, {2, 2, true, handlers<uint16_t, uint16_t>()},
+      {2, 4, false, handlers<uint16_t, uint32_t>()}, {2, 4, true, handlers<int16_t, int32_t>()},
+      {2, 8, false, handlers<uint16_t, uint64_t>()}, {2, 8, true, handlers<int16_t, int64_t>()},
+      {4, 4, false, handlers<uint32_t, uint32_t>()}, {4, 4, true, handlers<uint32_t, uint32_t>()},
+      {4, 8, false, handlers<uint32_t, uint64_t>()}, {4, 8, true, handlers<int32_t, int64_t>()},
+      {8, 8, false, handlers<uint64_t, uint64_t>()}, {16, 16, false, handlers<Bits128, Bits128>()}};
+  for (const Form& f : kForms)
+    if (f.memory == ptx::size_of(memory) && f.registers == register_bytes && f.is_signed == is_signed)
+      return f.handlers;
+  return {};
 }
 
 bool decode_load_store(Decoder& d, const Instruction& in, bool load) {
