@@ -14,10 +14,9 @@ void rope(benchmark::State& state, bool interleaved) {
   std::vector<int32_t> positions;
   for (int64_t t = 0; t < tokens; ++t) positions.push_back(static_cast<int32_t>(t));
   const RopeArgs args = {.x = f32_tensor(x.data(), tokens, heads * dim),
+                         .x_heads = {.count = heads, .stride = dim},
                          .positions = positions.data(),
                          .table = f32_tensor(table.data(), tokens, dim),
-                         .num_heads = heads,
-                         .head_stride = dim,
                          .interleaved = interleaved};
   const float* first = &x[static_cast<size_t>(heads * dim)];  // position 1 turns by one radian
   const double a = first[0], b = first[interleaved ? 1 : dim / 2],

@@ -12,11 +12,12 @@ namespace {
 
 // Pair i is (x[i * stride], x[i * stride + offset]).
 template <int64_t kStride>
-void rotate(float* x, int64_t offset, const float* cos, const float* sin, int64_t pairs, float sign) {
+void rotate(const float* x, float* y, int64_t offset, const float* cos, const float* sin, int64_t pairs,
+            float sign) {
   for (int64_t i = 0; i < pairs; ++i) {
     const float a = x[i * kStride], b = x[i * kStride + offset], s = sign * sin[i];
-    x[i * kStride] = std::fma(a, cos[i], -(b * s));
-    x[i * kStride + offset] = std::fma(a, s, b * cos[i]);
+    y[i * kStride] = std::fma(a, cos[i], -(b * s));
+    y[i * kStride + offset] = std::fma(a, s, b * cos[i]);
   }
 }
 
@@ -24,21 +25,21 @@ void rotate(float* x, int64_t offset, const float* cos, const float* sin, int64_
 
 void rope(const Exec&, const RopeArgs& a) {
   const int64_t dim = a.table.cols, half = dim / 2;
-  CHECK(dim % 2 == 0 && a.num_heads >= 1, "rope over {} columns, {} heads", dim, a.num_heads);
-  CHECK((a.num_heads - 1) * a.head_stride + a.offset + dim <= a.x.cols,
-        "{} heads of stride {}, offset {}, dim {} in {} columns", a.num_heads, a.head_stride, a.offset, dim,
-        a.x.cols);
+  const Tensor& out = a.y ? a.y : a.x;
+  const Heads& out_heads = a.y ? a.y_heads : a.x_heads;
+  check_rope(a);
   const float sign = a.inverse ? -1.0f : 1.0f;
   for (int64_t t = 0; t < a.x.rows; ++t) {
     const int32_t p = a.positions[t];
     CHECK(0 <= p && p < a.table.rows, "position {} of a table of {}", p, a.table.rows);
     const float* cos = a.table.row(p);
-    for (int64_t h = 0; h < a.num_heads; ++h) {
-      float* x = a.x.row(t) + h * a.head_stride + a.offset;
+    for (int64_t h = 0; h < a.x_heads.count; ++h) {
+      const float* x = a.x.row(t) + a.x_heads.column(h);
+      float* y = out.row(t) + out_heads.column(h);
       if (a.interleaved) {
-        rotate<2>(x, 1, cos, cos + half, half, sign);
+        rotate<2>(x, y, 1, cos, cos + half, half, sign);
       } else {
-        rotate<1>(x, half, cos, cos + half, half, sign);
+        rotate<1>(x, y, half, cos, cos + half, half, sign);
       }
     }
   }

@@ -80,14 +80,31 @@ class CpuDevice final : public Device {
     std::free(p);
   }
 
+  bool host_memory() const override { return true; }
+
   Stream* compute_stream() override { return &stream_; }
+  Stream* stream(const char*) override { return &stream_; }
   void copy(Stream*, void* dst, const void* src, int64_t bytes) override {
     if (bytes > 0) std::memcpy(dst, src, static_cast<size_t>(bytes));
   }
   void zero(Stream*, void* dst, int64_t bytes) override {
     if (bytes > 0) std::memset(dst, 0, static_cast<size_t>(bytes));
   }
+  void upload(Stream* s, void* dst, const void* src, int64_t bytes) override { copy(s, dst, src, bytes); }
+  void download(Stream* s, void* dst, const void* src, int64_t bytes) override { copy(s, dst, src, bytes); }
   void synchronize(Stream*) override {}
+  int64_t host_waits() const override { return 0; }
+
+  void order(Stream*, Stream*) override {}
+  Event* record(Stream*) override { return nullptr; }
+  void wait(Stream*, Event*) override {}
+  bool done(Event*) override { return true; }
+  void release(Event*) override {}
+
+  Graph* capture(Stream*, const std::function<void()>&) override { return nullptr; }
+  void launch(Stream*, Graph*) override { fail(ExitCode::kInternal, "the CPU has no graphs"); }
+  void release(Graph*) override {}
+  void* handle(Stream*) override { return nullptr; }
 
   int64_t allocated_bytes() const override {
     const std::lock_guard lock(mutex_);

@@ -1,9 +1,10 @@
-// One interface to memory and queues of work; trivial for the CPU, CUDA behind it later.
+// One interface to memory and queues of work; trivial for the CPU, CUDA behind it.
 //
 // On the CPU a stream runs its work at once, in order; an event is always complete; `copy` is memcpy.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -13,6 +14,7 @@ namespace contender {
 
 struct Stream;  // opaque, owned by the device
 struct Event;   // opaque, owned by the device
+struct Graph;   // opaque, owned by the device
 
 class Device {
  public:
@@ -23,10 +25,39 @@ class Device {
   // into it, "KV cache (rollout.kv_tokens)".
   virtual void* alloc(int64_t bytes, const char* what) = 0;
   virtual void free(void* p) = 0;
+  // True where the host reads and writes what alloc returned, as on the CPU.
+  virtual bool host_memory() const = 0;
+
   virtual Stream* compute_stream() = 0;
-  virtual void copy(Stream* s, void* dst, const void* src, int64_t bytes) = 0;
+  // Other queues, one per name ("dispatch", "reduce"), made at the first call; on the CPU all are the same.
+  virtual Stream* stream(const char* name) = 0;
+  virtual void copy(Stream* s, void* dst, const void* src, int64_t bytes) = 0;  // within the device
   virtual void zero(Stream* s, void* dst, int64_t bytes) = 0;
+  // Host to device in the stream's order; `src` may change as soon as the call returns.
+  virtual void upload(Stream* s, void* dst, const void* src, int64_t bytes) = 0;
+  // Device to host; returns when `dst` holds the bytes, and all earlier work of the stream is done.
+  virtual void download(Stream* s, void* dst, const void* src, int64_t bytes) = 0;
   virtual void synchronize(Stream* s) = 0;
+  // Times the host has waited for the device: downloads and synchronisations so far. 0 on the CPU.
+  virtual int64_t host_waits() const = 0;
+
+  // Order between streams: what is put into `waiter` from now on runs after what is in `first` now. The host
+  // does not wait.
+  virtual void order(Stream* first, Stream* waiter) = 0;
+  // The same in two parts; an event belongs to the caller until `release`.
+  virtual Event* record(Stream* s) = 0;
+  virtual void wait(Stream* s, Event* e) = 0;
+  virtual bool done(Event* e) = 0;
+  virtual void release(Event* e) = 0;
+
+  // A graph of the work that `work` puts into `s`, to be launched many times as one; nullptr where there are
+  // none (then `work` was not called). `work` must neither wait nor upload.
+  virtual Graph* capture(Stream* s, const std::function<void()>& work) = 0;
+  virtual void launch(Stream* s, Graph* g) = 0;
+  virtual void release(Graph* g) = 0;
+
+  // The stream as the vendor's libraries know it (cudaStream_t); nullptr on the CPU.
+  virtual void* handle(Stream* s) = 0;
   virtual int64_t allocated_bytes() const = 0;  // now
   virtual int64_t peak_bytes() const = 0;       // highest so far
 };

@@ -31,11 +31,9 @@ std::vector<HeadPlace> heads_of(const GqaDims& d, int64_t slice_offset, int64_t 
 
 RopeArgs rope_args(const Pass& p, const Tensor& x, int64_t heads, bool inverse) {
   return {.x = x,
+          .x_heads = {.count = heads, .stride = p.m.head_dim},
           .positions = p.batch.positions.data(),
           .table = p.rope_table,
-          .num_heads = heads,
-          .head_stride = p.m.head_dim,
-          .offset = 0,
           .interleaved = false,
           .inverse = inverse};
 }

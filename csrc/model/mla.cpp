@@ -39,11 +39,9 @@ void copy_rope_part(const Pass& p, const MlaDims& d, const Tensor& from, int64_t
 RopeArgs rope_args(const Pass& p, const Tensor& x, const int32_t* positions, int64_t heads, int64_t stride,
                    int64_t offset, bool inverse) {
   return {.x = x,
+          .x_heads = {.count = heads, .stride = stride, .offset = offset},
           .positions = positions,
           .table = p.rope_table,
-          .num_heads = heads,
-          .head_stride = stride,
-          .offset = offset,
           .interleaved = true,
           .inverse = inverse};
 }

@@ -6,14 +6,18 @@
 
 namespace contender {
 
-int64_t packed_forward_bytes(int64_t n, int64_t k) { return round_up(n, kWeightPanel) * k * 4; }
-int64_t packed_backward_bytes(int64_t n, int64_t k) { return round_up(k, kWeightPanel) * n * 4; }
+int64_t packed_forward_bytes(int64_t n, int64_t k, const WeightFormat& f) {
+  return round_up(round_up(n, f.panel) * k * dtype_size(f.dtype), 64);
+}
+int64_t packed_backward_bytes(int64_t n, int64_t k, const WeightFormat& f) {
+  return round_up(round_up(k, f.panel) * n * dtype_size(f.dtype), 64);
+}
 
 WeightView WeightView::group(int64_t g) const {
   CHECK(0 <= g && g < num_groups, "group {} of {}", g, num_groups);
-  WeightView v = {.n = n, .k = k, .num_groups = 1};
-  if (forward) v.forward = static_cast<const char*>(forward) + g * packed_forward_bytes(n, k);
-  if (backward) v.backward = static_cast<const char*>(backward) + g * packed_backward_bytes(n, k);
+  WeightView v = {.n = n, .k = k, .num_groups = 1, .format = format};
+  if (forward) v.forward = static_cast<const char*>(forward) + g * packed_forward_bytes(n, k, format);
+  if (backward) v.backward = static_cast<const char*>(backward) + g * packed_backward_bytes(n, k, format);
   return v;
 }
 

@@ -12,6 +12,16 @@
 
 namespace contender {
 
+// How a backend packs weights: a form is a row of panels of `panel` output columns, each
+// [contracted index][panel], zero-padded; panel = 1 leaves a row-major matrix, [N, K] forward, [K, N]
+// backward.
+struct WeightFormat {
+  DType dtype = DType::kF32;
+  int64_t panel = 32;
+};
+inline constexpr WeightFormat kCpuWeights{DType::kF32, 32};
+inline constexpr WeightFormat kCudaWeights{DType::kBF16, 1};
+
 // A weight in the forms that products read. Packed by Ops::pack_weight after every change of the master copy.
 struct WeightView {
   const void* forward = nullptr;   // packed for y = x w^T   (contracts K)
@@ -19,17 +29,16 @@ struct WeightView {
   int64_t n = 0;                   // output features of one group
   int64_t k = 0;                   // input features
   int64_t num_groups = 1;          // experts or heads, packed one after the other
+  WeightFormat format = kCpuWeights;
 
-  WeightView group(int64_t g) const;  // view of one group; defined by packed_weight_bytes
+  WeightView group(int64_t g) const;  // view of one group
 };
 
-// A packed form is a row of panels of this many output columns, each [contracted index][kWeightPanel],
-// zero-padded.
-inline constexpr int64_t kWeightPanel = 32;
+inline constexpr int64_t kWeightPanel = kCpuWeights.panel;
 
 // Bytes of ONE packed form of one [n, k] group, a multiple of 64. `forward` and `backward` forms may differ.
-int64_t packed_forward_bytes(int64_t n, int64_t k);
-int64_t packed_backward_bytes(int64_t n, int64_t k);
+int64_t packed_forward_bytes(int64_t n, int64_t k, const WeightFormat& format = kCpuWeights);
+int64_t packed_backward_bytes(int64_t n, int64_t k, const WeightFormat& format = kCpuWeights);
 
 struct PackWeightArgs {
   Tensor master;             // [num_groups * n, k]
@@ -93,6 +102,19 @@ struct HeadsLinearArgs {
   Tensor y;
   int64_t y_stride = 0;
   bool transposed = false;
+};
+
+// One weight gradient per head on strided columns:
+//   dw[h] = sum over rows of dy[:, h*dy_stride : +N]^T x[:, h*x_stride : +K], canonical by segments (group
+//   0).
+struct HeadsWgradArgs {
+  Tensor dy;
+  int64_t dy_stride = 0;
+  Tensor x;
+  int64_t x_stride = 0;
+  Tensor dw;  // [heads * N, K], overwritten
+  int64_t num_heads = 1;
+  RowSegments segments;
 };
 
 int64_t linear_workspace_bytes(int64_t m, int64_t n, int64_t k, int32_t slices);  // all but wgrad

@@ -9,7 +9,8 @@ namespace contender {
 
 struct RmsNormArgs {
   Tensor x;      // [M, H]
-  Tensor delta;  // [M, H] or empty: the residual stream is updated first, x += delta in place, then normed
+  Tensor delta;  // [M, H] or empty: the residual stream is updated first, x + delta, then normed
+  Tensor sum;    // [M, H] where x + delta goes; empty: in place of x
   Tensor gamma;  // [1, H]
   float eps = 1e-6f;
   Tensor y;               // [M, H]
@@ -33,6 +34,31 @@ struct RmsNormQuantizeArgs {
   QTensor q;
 };
 
+// RMSNorm of each head of a row (Qwen3's q and k): y_h = x_h * rstd_h * gamma.
+struct HeadNormArgs {
+  Tensor x;       // [M, ...]
+  Heads x_heads;  // columns of the heads in x
+  Tensor gamma;   // [1, D]
+  float eps = 1e-6f;
+  Tensor y;
+  Heads y_heads;
+  float* rstd = nullptr;  // [heads, M] or null
+};
+// dgamma has a row per head: each head is a use of gamma of its own, summed later in head order.
+struct HeadNormBwdArgs {
+  Tensor dy;
+  Heads dy_heads;
+  Tensor x;
+  Heads x_heads;
+  Tensor gamma;                 // [1, D]
+  const float* rstd = nullptr;  // [heads, M]
+  Tensor dx;                    // heads overwritten, other columns untouched
+  Heads dx_heads;
+  Tensor dgamma;  // [heads, D], any ld; overwritten, canonical sums over rows by segments (group 0)
+  RowSegments segments;
+};
+
+int64_t head_norm_bwd_workspace_bytes(int64_t m, int64_t d, int64_t heads, int32_t num_leaves);
 int64_t rms_norm_bwd_workspace_bytes(int64_t m, int64_t h, int32_t num_leaves);
 Cost rms_norm_cost(int64_t m, int64_t h);
 Cost rms_norm_bwd_cost(int64_t m, int64_t h);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ops/attention.h"
+#include "ops/dispatch.h"
 #include "ops/embedding.h"
 #include "ops/head.h"
 #include "ops/linear.h"
@@ -24,6 +25,7 @@ using Op = void (*)(const Exec&, const Args&);
 struct Ops {
   const char* name = "";           // "cpu", "cuda"
   DType activation = DType::kF32;  // dtype of activation tensors
+  WeightFormat weights = kCpuWeights;
 
   Op<PackWeightArgs> pack_weight = nullptr;
   Op<LinearArgs> linear = nullptr;
@@ -32,10 +34,13 @@ struct Ops {
   Op<GroupedLinearArgs> grouped_linear = nullptr;
   Op<GroupedLinearDgradArgs> grouped_linear_dgrad = nullptr;
   Op<HeadsLinearArgs> heads_linear = nullptr;
+  Op<HeadsWgradArgs> heads_wgrad = nullptr;
 
   Op<RmsNormArgs> rms_norm = nullptr;
   Op<RmsNormBwdArgs> rms_norm_bwd = nullptr;
   Op<RmsNormQuantizeArgs> rms_norm_quantize = nullptr;
+  Op<HeadNormArgs> head_norm = nullptr;
+  Op<HeadNormBwdArgs> head_norm_bwd = nullptr;
   Op<RopeArgs> rope = nullptr;
   Op<AttentionArgs> attention = nullptr;
   Op<AttentionBwdArgs> attention_bwd = nullptr;
@@ -45,10 +50,13 @@ struct Ops {
 
   Op<RouterArgs> router = nullptr;
   Op<RouterBwdArgs> router_bwd = nullptr;
+  Op<SendPlanArgs> send_plan = nullptr;
+  Op<ArrivalPlanArgs> arrival_plan = nullptr;
   Op<GatherRowsArgs> gather_rows = nullptr;
   Op<ScatterRowsArgs> scatter_rows = nullptr;
   Op<CombineArgs> combine = nullptr;
   Op<CombineBwdArgs> combine_bwd = nullptr;
+  Op<CopyHeadsArgs> copy_heads = nullptr;
   Op<AddArgs> add = nullptr;
   Op<ColumnSumArgs> column_sum = nullptr;
 

@@ -27,7 +27,7 @@ struct AdamwArgs {
 struct SquareSumArgs {
   const float* x = nullptr;
   int64_t n = 0;
-  ExactSum* sum = nullptr;  // host memory on the CPU; += squares
+  ExactSum* sum = nullptr;  // += squares
 };
 Cost adamw_cost(int64_t n, DType moment_dtype);
 

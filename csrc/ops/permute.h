@@ -5,7 +5,8 @@
 
 namespace contender {
 
-// y[i] = x[index[i]]; index -1 writes zeros. Without an index: a copy, y[i] = x[i].
+// y[i] = x[index[i]]; index -1 writes zeros. Without an index: a copy, y[i] = x[i], which may change the
+// dtype (F32 and BF16, round to nearest even).
 struct GatherRowsArgs {
   Tensor x;
   const int32_t* index = nullptr;  // [y.rows]
@@ -21,7 +22,7 @@ struct ScatterRowsArgs {
 struct CombineArgs {
   Tensor x;       // [R, H]
   Tensor pos;     // [T, k] I32 rows of x
-  Tensor weight;  // [T, k]
+  Tensor weight;  // [T, k], or empty: 1
   Tensor y;       // [T, H]
   bool accumulate = false;
 };
@@ -32,6 +33,14 @@ struct CombineBwdArgs {
   Tensor pos, weight;  // [T, k]
   Tensor dx;           // [R, H] rows named by pos overwritten
   Tensor dweight;      // [T, k] overwritten
+};
+// Columns of heads from one layout to another: y_h = x_h, `width` columns each; other columns are untouched.
+struct CopyHeadsArgs {
+  Tensor x;  // [M, ...]
+  Heads x_heads;
+  Tensor y;  // [M, ...]
+  Heads y_heads;
+  int64_t width = 0;
 };
 // y = a + b elementwise (y may be a or b).
 struct AddArgs {

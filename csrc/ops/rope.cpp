@@ -53,6 +53,16 @@ double yarn_softmax_scale(const RopeConfig& config) {
   return m * m;
 }
 
+void check_rope(const RopeArgs& a) {
+  const int64_t dim = a.table.cols;
+  CHECK(dim % 2 == 0, "rope over {} columns", dim);
+  check_heads(a.x_heads, dim, a.x.cols);
+  if (!a.y) return;
+  check_heads(a.y_heads, dim, a.y.cols);
+  CHECK(a.y.rows == a.x.rows && a.y_heads.count == a.x_heads.count,
+        "rope of {} rows, {} heads to {} rows, {}", a.x.rows, a.x_heads.count, a.y.rows, a.y_heads.count);
+}
+
 Cost rope_cost(int64_t tokens, int64_t num_heads, int64_t dim) {
   const double n = static_cast<double>(tokens) * static_cast<double>(num_heads) * static_cast<double>(dim);
   return {.flops = 3 * n, .bytes = 2 * 4 * n};

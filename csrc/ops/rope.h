@@ -25,15 +25,17 @@ std::vector<float> rope_table(const RopeConfig& config, int64_t max_position);
 double yarn_softmax_scale(const RopeConfig& config);
 
 struct RopeArgs {
-  Tensor x;  // [T, num_heads * head_stride], rotated in place: columns [h*head_stride + offset, + dim)
+  Tensor x;  // [T, ...], of each head the `dim` columns from x_heads.column(h)
+  Heads x_heads;
+  Tensor y;  // [T, ...] where they go, other columns untouched; empty: in place
+  Heads y_heads;
   const int32_t* positions = nullptr;  // [T]
   Tensor table;                        // [max_position, dim] from rope_table
-  int64_t num_heads = 1;
-  int64_t head_stride = 0;
-  int64_t offset = 0;
   bool interleaved = true;  // pairs (2i, 2i+1) as in DeepSeek; false: (i, i + dim/2) as in Llama / Qwen
   bool inverse = false;     // backward: rotate by -angle
 };
+// The heads fit the columns of x and y; exit 1 with the numbers otherwise.
+void check_rope(const RopeArgs& args);
 Cost rope_cost(int64_t tokens, int64_t num_heads, int64_t dim);
 
 }  // namespace contender

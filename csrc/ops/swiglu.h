@@ -1,5 +1,5 @@
 // SwiGLU: y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). Gate and up are the two halves of one product's
-// output.
+// output, or of each of its virtual slices: gate_up = [gate_0 | up_0 | gate_1 | ...], y = [y_0 | y_1 | ...].
 #pragma once
 
 #include "ops/exec.h"
@@ -8,13 +8,15 @@
 namespace contender {
 
 struct SwigluArgs {
-  Tensor gate_up;  // [M, 2I] = [gate | up]
-  Tensor y;        // [M, I]
+  Tensor gate_up;      // [M, 2I] = [gate | up]
+  Tensor y;            // [M, I]
+  int32_t slices = 1;  // I % slices == 0
 };
 struct SwigluBwdArgs {
   Tensor dy;        // [M, I]
   Tensor gate_up;   // [M, 2I]
   Tensor dgate_up;  // [M, 2I] overwritten
+  int32_t slices = 1;
 };
 struct SwigluQuantizeArgs {
   SwigluArgs swiglu;  // y may be empty

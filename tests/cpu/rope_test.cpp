@@ -29,11 +29,9 @@ class CpuRope : public testing::TestWithParam<std::tuple<int, int, bool, double>
   }
   RopeArgs args(Matrix& x, const std::vector<int32_t>& positions, std::vector<float>& table) const {
     return {.x = x.tensor(),
+            .x_heads = {.count = heads(), .stride = dim() + 3, .offset = 2},
             .positions = positions.data(),
             .table = f32_tensor(table.data(), kPositions, dim()),
-            .num_heads = heads(),
-            .head_stride = dim() + 3,
-            .offset = 2,
             .interleaved = interleaved()};
   }
   const std::vector<int32_t> positions_ = {0, 1, 299, 17, 63, 64, 128};
@@ -106,8 +104,7 @@ TEST(CpuRope, PositionsAreChecked) {
   std::vector<float> table = rope_table({.dim = 4}, 8);
   Matrix x = Matrix::random(1, 4, 4);
   const int32_t position = 8;
-  RopeArgs a = {
-      .x = x.tensor(), .positions = &position, .table = f32_tensor(table.data(), 8, 4), .head_stride = 4};
+  RopeArgs a = {.x = x.tensor(), .positions = &position, .table = f32_tensor(table.data(), 8, 4)};
   EXPECT_THROW(cpu::rope({}, a), Error);
   a.x.rows = 0;
   cpu::rope({}, a);
