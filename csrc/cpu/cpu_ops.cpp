@@ -13,6 +13,7 @@ const Ops& cpu_ops() {
       .grouped_linear = cpu::grouped_linear,
       .grouped_linear_dgrad = cpu::grouped_linear_dgrad,
       .heads_linear = cpu::heads_linear,
+      .heads_wgrad = cpu::heads_wgrad,
       .rms_norm = cpu::rms_norm,
       .rms_norm_bwd = cpu::rms_norm_bwd,
       .rms_norm_quantize = cpu::rms_norm_quantize,

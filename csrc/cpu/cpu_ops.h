@@ -16,6 +16,7 @@ void linear_wgrad(const Exec&, const LinearWgradArgs&);
 void grouped_linear(const Exec&, const GroupedLinearArgs&);
 void grouped_linear_dgrad(const Exec&, const GroupedLinearDgradArgs&);
 void heads_linear(const Exec&, const HeadsLinearArgs&);
+void heads_wgrad(const Exec&, const HeadsWgradArgs&);
 void rms_norm(const Exec&, const RmsNormArgs&);
 void rms_norm_bwd(const Exec&, const RmsNormBwdArgs&);
 void rms_norm_quantize(const Exec&, const RmsNormQuantizeArgs&);

@@ -245,4 +245,16 @@ void linear_wgrad(const Exec& exec, const LinearWgradArgs& args) {
   }
 }
 
+void heads_wgrad(const Exec& exec, const HeadsWgradArgs& args) {
+  CHECK(args.num_heads > 0 && args.dw.rows % args.num_heads == 0, "dw of {} rows, {} heads", args.dw.rows,
+        args.num_heads);
+  const int64_t n = args.dw.rows / args.num_heads, k = args.dw.cols;
+  for (int64_t h = 0; h < args.num_heads; ++h) {
+    linear_wgrad(exec, {.dy = args.dy.col_range(h * args.dy_stride, h * args.dy_stride + n),
+                        .x = args.x.col_range(h * args.x_stride, h * args.x_stride + k),
+                        .dw = args.dw.row_range(h * n, (h + 1) * n),
+                        .segments = args.segments});
+  }
+}
+
 }  // namespace contender::cpu

@@ -305,6 +305,45 @@ TEST(CpuLinearWgradGroups, GroupsLeavesAndSegmentOrder) {
   }
 }
 
+// The sums of the rows over each head's columns; the columns between heads enter nothing. No rows give 0.
+TEST(CpuLinearHeads, WgradIsTheCanonicalSumOfEachHead) {
+  constexpr int64_t kHeads = 3, kN = 16, kK = 40, kNStride = 24, kKStride = 41;
+  for (const int32_t rows : {0, 1, 37}) {
+    Matrix dy = Matrix::poisoned(rows, kHeads * kNStride), x = Matrix::poisoned(rows, kHeads * kKStride),
+           dw = Matrix::poisoned(kHeads * kN, kK, 3);
+    const Matrix dy_values = Matrix::random(rows, kHeads * kN, 27),
+                 x_values = Matrix::random(rows, kHeads * kK, 28);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t h = 0; h < kHeads; ++h) {
+        for (int64_t i = 0; i < kN; ++i) dy.at(r, h * kNStride + i) = dy_values.at(r, h * kN + i);
+        for (int64_t j = 0; j < kK; ++j) x.at(r, h * kKStride + j) = x_values.at(r, h * kK + j);
+      }
+    }
+    const std::vector<RowSegment> list = ref::test_segments(rows, 4);
+    const RowSegments segments = {
+        .data = list.data(), .count = static_cast<int32_t>(list.size()), .num_leaves = 4};
+    Workspace workspace(linear_wgrad_workspace_bytes(rows, kN, kK, 4));
+    cpu::heads_wgrad(workspace.exec(), {.dy = dy.tensor(),
+                                        .dy_stride = kNStride,
+                                        .x = x.tensor(),
+                                        .x_stride = kKStride,
+                                        .dw = dw.tensor(),
+                                        .num_heads = kHeads,
+                                        .segments = segments});
+    for (int64_t h = 0; h < kHeads; ++h) {
+      for (int64_t i = 0; i < kN; ++i) {
+        for (int64_t j = 0; j < kK; ++j) {
+          const float want = ref::canonical_sum(segments, [&](float acc, int64_t r) {
+            return std::fma(dy_values.at(r, h * kN + i), x_values.at(r, h * kK + j), acc);
+          });
+          ASSERT_TRUE(same_bits(dw.at(h * kN + i, j), want)) << rows << " " << h << " " << i << " " << j;
+        }
+      }
+    }
+    EXPECT_TRUE(dw.padding_untouched());
+  }
+}
+
 TEST(CpuLinearErrors, SayWhatIsWrong) {
   Matrix x = Matrix::random(3, 8, 25), y = Matrix::poisoned(3, 5);
   PackedWeight w(5, 8, 26);
