@@ -2,6 +2,7 @@
 // Math: rstd = 1 / sqrt(mean(x^2) + eps);  y = (x * rstd) * gamma
 //       dx = rstd * (dy * gamma - xhat * mean(dy * gamma * xhat)), xhat = x * rstd;  dgamma = sum over rows
 //       of dy * xhat
+// Heads: a head's columns are rows of their own.
 // Precision: FP32; row sums in lanes (lanes.h), so a row's bits depend on the row alone.
 #include "ops/norm.h"
 
@@ -21,22 +22,31 @@ void check_norm(const RmsNormArgs& a) {
         a.gamma.rows, a.gamma.cols);
   CHECK(!a.delta || (a.delta.rows == a.x.rows && a.delta.cols == a.x.cols), "x [{}, {}], delta [{}, {}]",
         a.x.rows, a.x.cols, a.delta.rows, a.delta.cols);
+  CHECK(!a.sum || (a.delta && a.sum.rows == a.x.rows && a.sum.cols == a.x.cols),
+        "x [{}, {}], delta [{}, {}], sum [{}, {}]", a.x.rows, a.x.cols, a.delta.rows, a.delta.cols,
+        a.sum.rows, a.sum.cols);
   CHECK(!a.y || (a.y.rows == a.x.rows && a.y.cols == a.x.cols), "x [{}, {}], y [{}, {}]", a.x.rows, a.x.cols,
         a.y.rows, a.y.cols);
 }
 
-// The residual addition of row r, and its rstd.
-float update_row(const RmsNormArgs& a, int64_t r) {
+// The row to norm, after the residual addition, and its rstd.
+struct NormRow {
+  const float* x;
+  float rstd;
+};
+NormRow update_row(const RmsNormArgs& a, int64_t r) {
   const int64_t h = a.x.cols;
-  float* x = a.x.row(r);
+  const float* x = a.x.row(r);
   if (a.delta) {
     const float* delta = a.delta.row(r);
-    for (int64_t c = 0; c < h; ++c) x[c] += delta[c];
+    float* sum = a.sum ? a.sum.row(r) : a.x.row(r);
+    for (int64_t c = 0; c < h; ++c) sum[c] = x[c] + delta[c];
+    x = sum;
   }
   const float mean = row_dot(x, x, h) / static_cast<float>(h);
   const float rstd = 1.0f / std::sqrt(mean + a.eps);
   if (a.rstd) a.rstd[r] = rstd;
-  return rstd;
+  return {x, rstd};
 }
 
 void scale_row(const float* x, const float* gamma, float rstd, float* y, int64_t n) {
@@ -61,8 +71,8 @@ void rms_norm(const Exec&, const RmsNormArgs& a) {
   CHECK(a.y.rows == a.x.rows && a.y.cols == a.x.cols, "x [{}, {}], y [{}, {}]", a.x.rows, a.x.cols, a.y.rows,
         a.y.cols);
   for (int64_t r = 0; r < a.x.rows; ++r) {
-    const float rstd = update_row(a, r);
-    scale_row(a.x.row(r), a.gamma.f32(), rstd, a.y.row(r), a.x.cols);
+    const auto [x, rstd] = update_row(a, r);
+    scale_row(x, a.gamma.f32(), rstd, a.y.row(r), a.x.cols);
   }
 }
 
@@ -105,11 +115,11 @@ void rms_norm_quantize(const Exec& exec, const RmsNormQuantizeArgs& a) {
   CHECK(a.q.layout == QLayout::k1x128, "layout {}", static_cast<int>(a.q.layout));
   const RmsNormArgs& n = a.norm;
   for (int64_t r = 0; r < n.x.rows; ++r) {
-    const float rstd = update_row(n, r);
+    const auto [x, rstd] = update_row(n, r);
     for (int64_t c = 0; c < n.x.cols; c += kQuantizeBlock) {
       const int64_t cols = std::min(kQuantizeBlock, n.x.cols - c);
       float block[kQuantizeBlock];
-      scale_row(n.x.row(r) + c, n.gamma.f32() + c, rstd, block, cols);
+      scale_row(x + c, n.gamma.f32() + c, rstd, block, cols);
       if (n.y) std::copy_n(block, cols, n.y.row(r) + c);
       const int64_t b = c / kQuantizeBlock;
       quantize(exec, {.x = f32_tensor(block, 1, cols),
@@ -118,6 +128,30 @@ void rms_norm_quantize(const Exec& exec, const RmsNormQuantizeArgs& a) {
                             .layout = QLayout::k1x128}});
     }
   }
+}
+
+void head_norm(const Exec& exec, const HeadNormArgs& a) {
+  check_head_norm(a);
+  const int64_t d = a.gamma.cols;
+  for (int64_t h = 0; h < a.x_heads.count; ++h)
+    rms_norm(exec, {.x = head_columns(a.x, a.x_heads, h, d),
+                    .gamma = a.gamma,
+                    .eps = a.eps,
+                    .y = head_columns(a.y, a.y_heads, h, d),
+                    .rstd = a.rstd ? a.rstd + h * a.x.rows : nullptr});
+}
+
+void head_norm_bwd(const Exec& exec, const HeadNormBwdArgs& a) {
+  check_head_norm_bwd(a);
+  const int64_t d = a.gamma.cols;
+  for (int64_t h = 0; h < a.x_heads.count; ++h)
+    rms_norm_bwd(exec, {.dy = head_columns(a.dy, a.dy_heads, h, d),
+                        .x = head_columns(a.x, a.x_heads, h, d),
+                        .gamma = a.gamma,
+                        .rstd = a.rstd + h * a.x.rows,
+                        .dx = head_columns(a.dx, a.dx_heads, h, d),
+                        .dgamma = a.dgamma.row_range(h, h + 1),
+                        .segments = a.segments});
 }
 
 }  // namespace contender::cpu

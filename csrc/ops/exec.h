@@ -74,4 +74,9 @@ inline void check_heads(const Heads& h, int64_t width, int64_t cols) {
         h.stride, h.slice_stride, cols);
 }
 
+// The columns of head h.
+inline Tensor head_columns(const Tensor& t, const Heads& heads, int64_t h, int64_t width) {
+  return t.col_range(heads.column(h), heads.column(h) + width);
+}
+
 }  // namespace contender

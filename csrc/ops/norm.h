@@ -58,6 +58,10 @@ struct HeadNormBwdArgs {
   RowSegments segments;
 };
 
+// Shapes fit each other and the heads their rows; exit 1 with the numbers otherwise.
+void check_head_norm(const HeadNormArgs& args);
+void check_head_norm_bwd(const HeadNormBwdArgs& args);
+
 int64_t head_norm_bwd_workspace_bytes(int64_t m, int64_t d, int64_t heads, int32_t num_leaves);
 int64_t rms_norm_bwd_workspace_bytes(int64_t m, int64_t h, int32_t num_leaves);
 Cost rms_norm_cost(int64_t m, int64_t h);

@@ -4,6 +4,14 @@
 
 namespace contender {
 
+void check_copy_heads(const CopyHeadsArgs& a) {
+  CHECK(a.x.rows == a.y.rows && a.x_heads.count == a.y_heads.count && a.x.dtype == a.y.dtype && a.width >= 0,
+        "{} columns of {} heads, {} rows ({}) to {} heads, {} rows ({})", a.width, a.x_heads.count, a.x.rows,
+        dtype_name(a.x.dtype), a.y_heads.count, a.y.rows, dtype_name(a.y.dtype));
+  check_heads(a.x_heads, a.width, a.x.cols);
+  check_heads(a.y_heads, a.width, a.y.cols);
+}
+
 Cost rows_cost(int64_t rows, int64_t cols, double passes) {
   return {.flops = 0, .bytes = passes * static_cast<double>(rows) * static_cast<double>(cols) * 4};
 }

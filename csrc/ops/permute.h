@@ -52,6 +52,8 @@ struct ColumnSumArgs {
   Tensor sum;  // [1, N]
   RowSegments segments;
 };
+// Rows and heads of x and y fit each other; exit 1 with the numbers otherwise.
+void check_copy_heads(const CopyHeadsArgs& args);
 Cost rows_cost(int64_t rows, int64_t cols, double passes);
 int64_t column_sum_workspace_bytes(int64_t n, int32_t num_leaves);
 

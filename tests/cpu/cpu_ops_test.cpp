@@ -24,10 +24,11 @@ TEST(CpuOps, EveryEntryIsFilled) {
   EXPECT_EQ(o.activation, DType::kF32);
   expect_complete(o.pack_weight, o.linear, o.linear_dgrad, o.linear_wgrad, o.grouped_linear,
                   o.grouped_linear_dgrad, o.heads_linear, o.rms_norm, o.rms_norm_bwd, o.rms_norm_quantize,
-                  o.rope, o.attention, o.attention_bwd, o.swiglu, o.swiglu_bwd, o.swiglu_quantize, o.router,
-                  o.router_bwd, o.gather_rows, o.scatter_rows, o.combine, o.combine_bwd, o.add, o.column_sum,
-                  o.embedding, o.embedding_bwd, o.head_partial, o.head_finish, o.head_bwd, o.token_loss,
-                  o.sample, o.adamw, o.square_sum, o.quantize, o.dequantize);
+                  o.head_norm, o.head_norm_bwd, o.rope, o.attention, o.attention_bwd, o.swiglu, o.swiglu_bwd,
+                  o.swiglu_quantize, o.router, o.router_bwd, o.gather_rows, o.scatter_rows, o.combine,
+                  o.combine_bwd, o.copy_heads, o.add, o.column_sum, o.embedding, o.embedding_bwd,
+                  o.head_partial, o.head_finish, o.head_bwd, o.token_loss, o.sample, o.adamw, o.square_sum,
+                  o.quantize, o.dequantize);
 }
 
 }  // namespace

@@ -52,6 +52,30 @@ TEST_P(CpuNorm, ForwardWithResidual) {
   EXPECT_TRUE(y.padding_untouched());
 }
 
+// With `sum` the stream goes there and x stays; the bits are those of the addition in place.
+TEST_P(CpuNorm, SumLeavesTheInput) {
+  const auto [m, h] = GetParam();
+  Matrix x = Matrix::random(m, h, 1, 3), delta = Matrix::random(m, h, 2, 1), gamma = Matrix::random(1, h, 3);
+  Matrix stream = x, kept = x, sum = Matrix::poisoned(m, h, 2), y = Matrix::poisoned(m, h), y_sum = y;
+  std::vector<float> rstd = test::poisoned(m), rstd_sum = rstd;
+  RmsNormArgs args = {.x = stream.tensor(),
+                      .delta = delta.tensor(),
+                      .gamma = gamma.tensor(),
+                      .y = y.tensor(),
+                      .rstd = rstd.data()};
+  cpu::rms_norm({}, args);
+  args.x = kept.tensor();
+  args.sum = sum.tensor();
+  args.y = y_sum.tensor();
+  args.rstd = rstd_sum.data();
+  cpu::rms_norm({}, args);
+  EXPECT_TRUE(same_bits(kept.values, x.values) && sum.padding_untouched());
+  EXPECT_TRUE(same_bits(y_sum.values, y.values) && same_bits(rstd_sum, rstd));
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t c = 0; c < h; ++c) ASSERT_TRUE(same_bits(sum.at(r, c), stream.at(r, c)));
+  }
+}
+
 // Backward against central differences of the double reference: L = sum dy * norm(x).
 TEST_P(CpuNorm, BackwardMatchesFiniteDifferences) {
   const auto [m, h] = GetParam();
@@ -122,6 +146,68 @@ TEST(CpuNorm, RowsAreIndependent) {
     cpu::rms_norm({}, {.x = one.tensor(), .gamma = gamma.tensor(), .y = y_one.tensor()});
     for (int64_t c = 0; c < 83; ++c) EXPECT_TRUE(same_bits(y.at(r, c), y_one.at(0, c)));
   }
+}
+
+// Heads in two slices, as a fused projection lays them out, here and there at different places.
+constexpr Heads kSliced = {.count = 4, .stride = 24, .offset = 3, .per_slice = 2, .slice_stride = 70};
+constexpr Heads kInOrder = {.count = 4, .stride = 24, .offset = 1};
+
+// A head's columns are rows of their own; other columns are untouched.
+TEST(CpuHeadNorm, IsTheNormOfEachHead) {
+  constexpr int64_t kDim = 24, kRows = 9, kHeads = 4;
+  Matrix x = Matrix::random(kRows, 150, 20), gamma = Matrix::random(1, kDim, 21),
+         dy = Matrix::random(kRows, 100, 22);
+  Matrix y = Matrix::poisoned(kRows, 100), want = y, dx = Matrix::poisoned(kRows, 150), want_dx = dx,
+         dgamma = Matrix::poisoned(kHeads, kDim, 5), want_dgamma = dgamma;
+  std::vector<float> rstd = test::poisoned(kHeads * kRows), want_rstd = rstd;
+  const std::vector<RowSegment> list = ref::test_segments(kRows, 4);
+  const RowSegments segments{list.data(), static_cast<int32_t>(list.size()), 4};
+  test::Workspace workspace(head_norm_bwd_workspace_bytes(kRows, kDim, kHeads, 4));
+  cpu::head_norm({}, {.x = x.tensor(),
+                      .x_heads = kSliced,
+                      .gamma = gamma.tensor(),
+                      .y = y.tensor(),
+                      .y_heads = kInOrder,
+                      .rstd = rstd.data()});
+  cpu::head_norm_bwd(workspace.exec(), {.dy = dy.tensor(),
+                                        .dy_heads = kInOrder,
+                                        .x = x.tensor(),
+                                        .x_heads = kSliced,
+                                        .gamma = gamma.tensor(),
+                                        .rstd = rstd.data(),
+                                        .dx = dx.tensor(),
+                                        .dx_heads = kSliced,
+                                        .dgamma = dgamma.tensor(),
+                                        .segments = segments});
+  for (int64_t h = 0; h < kHeads; ++h) {
+    const int64_t at = h / 2 * 70 + h % 2 * 24 + 3, to = h * 24 + 1;
+    cpu::rms_norm({}, {.x = x.tensor().col_range(at, at + kDim),
+                       .gamma = gamma.tensor(),
+                       .y = want.tensor().col_range(to, to + kDim),
+                       .rstd = want_rstd.data() + h * kRows});
+    cpu::rms_norm_bwd(workspace.exec(), {.dy = dy.tensor().col_range(to, to + kDim),
+                                         .x = x.tensor().col_range(at, at + kDim),
+                                         .gamma = gamma.tensor(),
+                                         .rstd = want_rstd.data() + h * kRows,
+                                         .dx = want_dx.tensor().col_range(at, at + kDim),
+                                         .dgamma = want_dgamma.tensor().row_range(h, h + 1),
+                                         .segments = segments});
+  }
+  EXPECT_TRUE(same_bits(y.values, want.values) && same_bits(rstd, want_rstd));
+  EXPECT_TRUE(same_bits(dx.values, want_dx.values) && same_bits(dgamma.values, want_dgamma.values));
+  EXPECT_FALSE(std::isnan(y.at(kRows - 1, 96)) || std::isnan(dgamma.at(kHeads - 1, kDim - 1)));
+}
+
+TEST(CpuHeadNorm, HeadsMustFit) {
+  Matrix x = Matrix::random(2, 149, 23), gamma = Matrix::random(1, 24, 24), y = Matrix::poisoned(2, 97);
+  HeadNormArgs args = {
+      .x = x.tensor(), .x_heads = kSliced, .gamma = gamma.tensor(), .y = y.tensor(), .y_heads = kInOrder};
+  cpu::head_norm({}, args);
+  args.y.cols = 96;
+  EXPECT_THROW(cpu::head_norm({}, args), Error);
+  args.y.cols = 97;
+  args.x_heads.slice_stride = 100;
+  EXPECT_THROW(cpu::head_norm({}, args), Error);
 }
 
 // Fused quantisation is rms_norm followed by quantize, with or without y.

@@ -26,6 +26,33 @@ TEST(CpuPermute, GatherWritesZerosForMinusOne) {
   EXPECT_TRUE(y.padding_untouched());
 }
 
+// To nearest even, and back without loss; other dtypes than these two are not converted.
+TEST(CpuPermute, GatherWithoutAnIndexConverts) {
+  const auto f32 = [](uint32_t bits) { return std::bit_cast<float>(bits); };
+  Matrix x = Matrix::poisoned(2, 4, 1), back = x;
+  const uint32_t in[2][4] = {{0x3F808000, 0x3F818000, 0x3F808001, 0xBF807FFF},
+                             {0x7F7FFFFF, 0xFF800000, 0x80000000, 0x7F800001}};
+  const uint32_t want[2][4] = {{0x3F80, 0x3F82, 0x3F81, 0xBF80}, {0x7F80, 0xFF80, 0x8000, 0x7FC0}};
+  for (int64_t r = 0; r < 2; ++r) {
+    for (int64_t c = 0; c < 4; ++c) x.at(r, c) = f32(in[r][c]);
+  }
+  std::vector<uint16_t> half(2 * 6, 0x5555);
+  const Tensor bf16(half.data(), DType::kBF16, 2, 4, 6);
+  cpu::gather_rows({}, {.x = x.tensor(), .y = bf16});
+  cpu::gather_rows({}, {.x = bf16, .y = back.tensor()});
+  for (int64_t r = 0; r < 2; ++r) {
+    for (int64_t c = 0; c < 4; ++c) {
+      EXPECT_EQ(half[r * 6 + c], want[r][c]) << r << " " << c;
+      EXPECT_TRUE(same_bits(back.at(r, c), f32(want[r][c] << 16))) << r << " " << c;
+    }
+    EXPECT_EQ(half[r * 6 + 4], 0x5555);
+  }
+  EXPECT_TRUE(back.padding_untouched());
+  const int32_t index[2] = {0, 1};
+  EXPECT_THROW(cpu::gather_rows({}, {.x = x.tensor(), .index = index, .y = bf16}), Error);
+  EXPECT_THROW(cpu::gather_rows({}, {.x = x.tensor(), .y = {back.values.data(), DType::kI32, 2, 4}}), Error);
+}
+
 TEST(CpuPermute, ScatterSkipsMinusOneAndLeavesOtherRows) {
   Matrix x = Matrix::random(4, 17, 2, 1);
   const std::vector<int32_t> index = {3, -1, 0, 5};
@@ -36,6 +63,31 @@ TEST(CpuPermute, ScatterSkipsMinusOneAndLeavesOtherRows) {
     EXPECT_TRUE(same_bits(y.at(0, c), x.at(2, c)));
     EXPECT_TRUE(same_bits(y.at(5, c), x.at(3, c)));
     for (int64_t r : {1, 2, 4}) EXPECT_TRUE(std::isnan(y.at(r, c)));
+  }
+}
+
+TEST(CpuPermute, CopyHeadsLeavesOtherColumns) {
+  const Heads sliced = {.count = 4, .stride = 6, .offset = 1, .per_slice = 2, .slice_stride = 15};
+  const Heads in_order = {.count = 4, .stride = 8, .offset = 2};
+  constexpr int64_t kWidth = 5;
+  for (const int64_t rows : {0, 1, 7}) {
+    Matrix x = Matrix::random(rows, 27, 5, 2), y = Matrix::poisoned(rows, 31, 1);
+    cpu::copy_heads(
+        {}, {.x = x.tensor(), .x_heads = sliced, .y = y.tensor(), .y_heads = in_order, .width = kWidth});
+    for (int64_t r = 0; r < rows; ++r) {
+      int64_t copied = 0;
+      for (int64_t h = 0; h < 4; ++h) {
+        for (int64_t c = 0; c < kWidth; ++c)
+          EXPECT_TRUE(same_bits(y.at(r, 2 + 8 * h + c), x.at(r, 1 + h / 2 * 15 + h % 2 * 6 + c)));
+      }
+      for (int64_t c = 0; c < 31; ++c) copied += !std::isnan(y.at(r, c));
+      EXPECT_EQ(copied, 4 * kWidth);
+    }
+    EXPECT_TRUE(y.padding_untouched());
+    EXPECT_THROW(
+        cpu::copy_heads(
+            {}, {.x = x.tensor(), .x_heads = sliced, .y = y.tensor(), .y_heads = in_order, .width = 6}),
+        Error);
   }
 }
 
@@ -74,6 +126,11 @@ TEST_P(CpuCombine, ForwardAndBackward) {
   cpu::combine(
       {},
       {.x = x.tensor(), .pos = pos_t, .weight = weight.tensor(), .y = twice.tensor(), .accumulate = true});
+  Matrix ones = weight, by_ones = Matrix::poisoned(tokens, h), unweighted = by_ones;
+  std::fill(ones.values.begin(), ones.values.end(), 1.0f);
+  cpu::combine({}, {.x = x.tensor(), .pos = pos_t, .weight = ones.tensor(), .y = by_ones.tensor()});
+  cpu::combine({}, {.x = x.tensor(), .pos = pos_t, .y = unweighted.tensor()});
+  EXPECT_TRUE(same_bits(unweighted.values, by_ones.values));
   Matrix dx = Matrix::poisoned(rows, h);
   Matrix dweight = Matrix::poisoned(tokens, top_k);
   cpu::combine_bwd({}, {.dy = dy.tensor(),

@@ -58,6 +58,31 @@ TEST(CpuSwiglu, PlaceDoesNotMatter) {
   }
 }
 
+// A slice is a call of its own; a quantised block of 128 columns may lie in several.
+TEST(CpuSwiglu, SlicesAreCallsOfTheirOwn) {
+  constexpr int64_t kRows = 3, kWidth = 50, kSlices = 4, kCols = kWidth * kSlices, kBlocks = 2;
+  Matrix x = Matrix::random(kRows, 2 * kCols, 6, 1), dy = Matrix::random(kRows, kCols, 7),
+         y = Matrix::poisoned(kRows, kCols), want = y, y_fused = y,
+         dx = Matrix::poisoned(kRows, 2 * kCols, 1), want_dx = dx;
+  cpu::swiglu({}, {.gate_up = x.tensor(), .y = y.tensor(), .slices = kSlices});
+  cpu::swiglu_bwd({}, {.dy = dy.tensor(), .gate_up = x.tensor(), .dgate_up = dx.tensor(), .slices = kSlices});
+  for (int64_t s = 0; s < kSlices; ++s) {
+    const Tensor part = x.tensor().col_range(2 * s * kWidth, 2 * (s + 1) * kWidth);
+    cpu::swiglu({}, {.gate_up = part, .y = want.tensor().col_range(s * kWidth, (s + 1) * kWidth)});
+    cpu::swiglu_bwd({}, {.dy = dy.tensor().col_range(s * kWidth, (s + 1) * kWidth),
+                         .gate_up = part,
+                         .dgate_up = want_dx.tensor().col_range(2 * s * kWidth, 2 * (s + 1) * kWidth)});
+  }
+  EXPECT_TRUE(same_bits(y.values, want.values) && same_bits(dx.values, want_dx.values));
+  std::vector<uint8_t> codes(kRows * kCols, 0x7F);
+  Matrix scale = Matrix::poisoned(kRows, kBlocks);
+  cpu::swiglu_quantize({},
+                       {.swiglu = {.gate_up = x.tensor(), .y = y_fused.tensor(), .slices = kSlices},
+                        .q = {.data = {codes.data(), DType::kE4M3, kRows, kCols}, .scale = scale.tensor()}});
+  EXPECT_TRUE(same_bits(y_fused.values, want.values));
+  EXPECT_THROW(cpu::swiglu({}, {.gate_up = x.tensor(), .y = y.tensor(), .slices = 3}), Error);
+}
+
 TEST(CpuSwiglu, QuantizeIsTheComposition) {
   constexpr int64_t kRows = 2, kCols = 200, kBlocks = 2;
   Matrix x = Matrix::random(kRows, 2 * kCols, 5), y = Matrix::poisoned(kRows, kCols), y_fused = y;
