@@ -39,9 +39,7 @@ void swiglu_bwd(benchmark::State& state) {
   Problem p(state);
   p.forward();
   if (!p.right()) return state.SkipWithError("wrong result");
-  Cost cost = swiglu_cost(p.m, p.n);
-  cost.bytes *= 5.0 / 3.0;  // dy, gate and up read, two gradients written
-  time_calls(state, cost, [&] { p.backward(); });
+  time_calls(state, swiglu_bwd_cost(p.m, p.n), [&] { p.backward(); });
 }
 
 void shapes(benchmark::internal::Benchmark* b) { b->Args({64, 128})->Args({1024, 384})->Args({1024, 1408}); }

@@ -30,26 +30,30 @@ int64_t attention_bwd_workspace_bytes(const AttentionShape& shape, int64_t max_k
          floats(max_kv_len * shape.d_v) + tree_levels(head_slices) * floats(max_kv_len * shape.row_width);
 }
 
-Cost attention_cost(const AttentionShape& shape, const AttentionSeq* seqs, int64_t num_seqs) {
+Cost attention_cost(const AttentionShape& shape, const AttentionSeq* seqs, int64_t num_seqs,
+                    DType activation) {
+  const double size = static_cast<double>(dtype_size(activation));
   Cost cost;
   for (int64_t i = 0; i < num_seqs; ++i) {
     const double pair = static_cast<double>(shape.d_qk + shape.d_v);
     cost.flops += 2 * pair * visible_pairs(shape, seqs[i]);
-    cost.bytes += 4 * (pair * static_cast<double>(seqs[i].q_len * shape.num_heads) +
-                       static_cast<double>(seqs[i].kv_len * shape.row_width));
+    cost.bytes += size * (pair * static_cast<double>(seqs[i].q_len * shape.num_heads) +
+                          static_cast<double>(seqs[i].kv_len * shape.row_width));
   }
   return cost;
 }
 
 // Five products over the visible pairs: scores again, dP, dq, dk over d_qk or d_v, and dv.
-Cost attention_bwd_cost(const AttentionShape& shape, const AttentionSeq* seqs, int64_t num_seqs) {
+Cost attention_bwd_cost(const AttentionShape& shape, const AttentionSeq* seqs, int64_t num_seqs,
+                        DType activation) {
+  const double size = static_cast<double>(dtype_size(activation));
   Cost cost;
   for (int64_t i = 0; i < num_seqs; ++i) {
     const double pair = static_cast<double>(3 * shape.d_qk + 2 * shape.d_v);
     cost.flops += 2 * pair * visible_pairs(shape, seqs[i]);
-    cost.bytes += 4 * (2 * static_cast<double>(shape.d_qk + shape.d_v) *
-                           static_cast<double>(seqs[i].q_len * shape.num_heads) +
-                       2 * static_cast<double>(seqs[i].kv_len * shape.row_width));
+    cost.bytes += size * (2 * static_cast<double>(shape.d_qk + shape.d_v) *
+                              static_cast<double>(seqs[i].q_len * shape.num_heads) +
+                          2 * static_cast<double>(seqs[i].kv_len * shape.row_width));
   }
   return cost;
 }

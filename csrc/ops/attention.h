@@ -69,7 +69,10 @@ struct AttentionBwdArgs {
 
 int64_t attention_workspace_bytes(const AttentionShape& shape, int64_t max_q_len, int64_t max_kv_len);
 int64_t attention_bwd_workspace_bytes(const AttentionShape& shape, int64_t max_kv_len, int32_t head_slices);
-Cost attention_cost(const AttentionShape& shape, const AttentionSeq* seqs, int64_t num_seqs);
-Cost attention_bwd_cost(const AttentionShape& shape, const AttentionSeq* seqs, int64_t num_seqs);
+// `seqs` are the host's here; q, o, their gradients, kv and dkv are of the activations' dtype.
+Cost attention_cost(const AttentionShape& shape, const AttentionSeq* seqs, int64_t num_seqs,
+                    DType activation = DType::kF32);
+Cost attention_bwd_cost(const AttentionShape& shape, const AttentionSeq* seqs, int64_t num_seqs,
+                        DType activation = DType::kF32);
 
 }  // namespace contender

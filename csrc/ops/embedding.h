@@ -21,6 +21,7 @@ struct EmbeddingBwdArgs {
   RowSegments segments;
 };
 int64_t embedding_bwd_workspace_bytes(int64_t vocab_local, int64_t h, int32_t num_leaves);
-Cost embedding_cost(int64_t tokens, int64_t h);
+Cost embedding_cost(int64_t tokens, int64_t h, DType activation = DType::kF32, DType table = DType::kF32);
+Cost embedding_bwd_cost(int64_t tokens, int64_t vocab_local, int64_t h, DType activation = DType::kF32);
 
 }  // namespace contender

@@ -20,7 +20,7 @@ struct Exec {
 };
 
 // Work and traffic of one call, for benches, the planner and the log: multiply-adds count two flops; bytes
-// are the compulsory reads and writes of the operands.
+// are the compulsory reads and writes of the operands, of a backend whose activations are `activation`.
 struct Cost {
   double flops = 0;
   double bytes = 0;

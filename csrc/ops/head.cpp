@@ -12,17 +12,17 @@ int64_t head_bwd_workspace_bytes(int64_t h, int64_t vocab_local, int32_t, int32_
   return HeadBwdFloats(h, vocab_local, num_leaves).total() * 4;
 }
 
-Cost head_cost(int64_t m, int64_t h, int64_t vocab_local) {
-  Cost cost = linear_cost(m, vocab_local, h);
-  cost.bytes -= 4.0 * static_cast<double>(m * vocab_local);  // the logits stay in the cache
-  return cost;
+// The logits stay in the cache.
+Cost head_cost(int64_t m, int64_t h, int64_t vocab_local, DType activation, DType weight) {
+  return {.flops = linear_cost(m, vocab_local, h).flops,
+          .bytes = static_cast<double>(h * (m * dtype_size(activation) + vocab_local * dtype_size(weight)))};
 }
 
-Cost head_bwd_cost(int64_t m, int64_t h, int64_t vocab_local) {
-  const double dm = static_cast<double>(m), dh = static_cast<double>(h),
-               dv = static_cast<double>(vocab_local);
-  // h and w are read, dh and dw written.
-  return {.flops = 3 * linear_cost(m, vocab_local, h).flops, .bytes = 4 * (2 * dm * dh + 2 * dv * dh)};
+// h and w are read, dh and dw written.
+Cost head_bwd_cost(int64_t m, int64_t h, int64_t vocab_local, DType activation, DType weight) {
+  const int64_t weight_bytes = dtype_size(weight) + dtype_size(DType::kF32);
+  return {.flops = 3 * linear_cost(m, vocab_local, h).flops,
+          .bytes = static_cast<double>(h * (2 * m * dtype_size(activation) + vocab_local * weight_bytes))};
 }
 
 }  // namespace contender

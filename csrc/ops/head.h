@@ -62,7 +62,10 @@ struct HeadBwdArgs {
 };
 int64_t head_workspace_bytes(int64_t h, int64_t vocab_local, int32_t slices);
 int64_t head_bwd_workspace_bytes(int64_t h, int64_t vocab_local, int32_t slices, int32_t num_leaves);
-Cost head_cost(int64_t m, int64_t h, int64_t vocab_local);
-Cost head_bwd_cost(int64_t m, int64_t h, int64_t vocab_local);  // with the recomputed product
+Cost head_cost(int64_t m, int64_t h, int64_t vocab_local, DType activation = DType::kF32,
+               DType weight = DType::kF32);
+// With the recomputed product; dw is F32.
+Cost head_bwd_cost(int64_t m, int64_t h, int64_t vocab_local, DType activation = DType::kF32,
+                   DType weight = DType::kF32);
 
 }  // namespace contender

@@ -35,9 +35,9 @@ int64_t linear_wgrad_workspace_bytes(int64_t m, int64_t n, int64_t k, int32_t nu
   return (outer_left_floats(rows, n_block) + outer_right_floats(rows, k_block) + tree) * 4;
 }
 
-Cost linear_cost(int64_t m, int64_t n, int64_t k) {
-  const double dm = static_cast<double>(m), dn = static_cast<double>(n), dk = static_cast<double>(k);
-  return {.flops = 2 * dm * dn * dk, .bytes = 4 * (dm * dk + dn * dk + dm * dn)};
+Cost linear_cost(int64_t m, int64_t n, int64_t k, DType activation, DType weight) {
+  return {.flops = 2 * static_cast<double>(m * n) * static_cast<double>(k),
+          .bytes = static_cast<double>(m * (k + n) * dtype_size(activation) + n * k * dtype_size(weight))};
 }
 
 }  // namespace contender

@@ -119,6 +119,7 @@ struct HeadsWgradArgs {
 
 int64_t linear_workspace_bytes(int64_t m, int64_t n, int64_t k, int32_t slices);  // all but wgrad
 int64_t linear_wgrad_workspace_bytes(int64_t m, int64_t n, int64_t k, int32_t num_leaves);
-Cost linear_cost(int64_t m, int64_t n, int64_t k);  // any of the three products
+// Any of the three products; `weight` is the dtype of w, or of dw.
+Cost linear_cost(int64_t m, int64_t n, int64_t k, DType activation = DType::kF32, DType weight = DType::kF32);
 
 }  // namespace contender

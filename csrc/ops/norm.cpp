@@ -36,15 +36,26 @@ int64_t rms_norm_bwd_workspace_bytes(int64_t, int64_t h, int32_t num_leaves) {
 }
 
 // Squares and their sum, then two products, per element; x read, y written.
-Cost rms_norm_cost(int64_t m, int64_t h) {
-  const double n = static_cast<double>(m) * static_cast<double>(h);
-  return {.flops = 4 * n, .bytes = 2 * 4 * n};
+Cost rms_norm_cost(int64_t m, int64_t h, DType activation) {
+  return {.flops = 4 * static_cast<double>(m * h), .bytes = rows_cost(m, h, 2, activation).bytes};
+}
+
+// delta read too, the sum written.
+Cost rms_norm_residual_cost(int64_t m, int64_t h, DType activation) {
+  return {.flops = 5 * static_cast<double>(m * h), .bytes = rows_cost(m, h, 4, activation).bytes};
 }
 
 // Row dot, dx and the chain of dgamma; dy and x read, dx written.
-Cost rms_norm_bwd_cost(int64_t m, int64_t h) {
-  const double n = static_cast<double>(m) * static_cast<double>(h);
-  return {.flops = 10 * n, .bytes = 3 * 4 * n};
+Cost rms_norm_bwd_cost(int64_t m, int64_t h, DType activation) {
+  return {.flops = 10 * static_cast<double>(m * h), .bytes = rows_cost(m, h, 3, activation).bytes};
+}
+
+// y is quantised where it is made: neither written nor read.
+Cost rms_norm_quantize_cost(int64_t m, int64_t h, DType activation) {
+  Cost cost = rms_norm_cost(m, h, activation);
+  cost += quantize_cost(m, h, QLayout::k1x128, activation);
+  cost.bytes -= rows_cost(m, h, 2, activation).bytes;
+  return cost;
 }
 
 }  // namespace contender

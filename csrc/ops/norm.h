@@ -64,7 +64,10 @@ void check_head_norm_bwd(const HeadNormBwdArgs& args);
 
 int64_t head_norm_bwd_workspace_bytes(int64_t m, int64_t d, int64_t heads, int32_t num_leaves);
 int64_t rms_norm_bwd_workspace_bytes(int64_t m, int64_t h, int32_t num_leaves);
-Cost rms_norm_cost(int64_t m, int64_t h);
-Cost rms_norm_bwd_cost(int64_t m, int64_t h);
+// Heads: m is rows times heads, h the width of a head.
+Cost rms_norm_cost(int64_t m, int64_t h, DType activation = DType::kF32);
+Cost rms_norm_residual_cost(int64_t m, int64_t h, DType activation = DType::kF32);  // with delta
+Cost rms_norm_bwd_cost(int64_t m, int64_t h, DType activation = DType::kF32);       // without accumulate
+Cost rms_norm_quantize_cost(int64_t m, int64_t h, DType activation = DType::kF32);  // without delta and y
 
 }  // namespace contender

@@ -12,8 +12,8 @@ void check_copy_heads(const CopyHeadsArgs& a) {
   check_heads(a.y_heads, a.width, a.y.cols);
 }
 
-Cost rows_cost(int64_t rows, int64_t cols, double passes) {
-  return {.flops = 0, .bytes = passes * static_cast<double>(rows) * static_cast<double>(cols) * 4};
+Cost rows_cost(int64_t rows, int64_t cols, double passes, DType activation) {
+  return {.bytes = passes * static_cast<double>(rows * cols * dtype_size(activation))};
 }
 
 // One row of partial sums for each level of the tree over the leaves.

@@ -54,7 +54,8 @@ struct ColumnSumArgs {
 };
 // Rows and heads of x and y fit each other; exit 1 with the numbers otherwise.
 void check_copy_heads(const CopyHeadsArgs& args);
-Cost rows_cost(int64_t rows, int64_t cols, double passes);
+// Each element is read or written `passes` times.
+Cost rows_cost(int64_t rows, int64_t cols, double passes, DType activation = DType::kF32);
 int64_t column_sum_workspace_bytes(int64_t n, int32_t num_leaves);
 
 }  // namespace contender

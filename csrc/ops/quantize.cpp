@@ -47,12 +47,13 @@ float e4m3_to_float(uint8_t v) {
   return v & 0x80 ? -magnitude : magnitude;
 }
 
-Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout) {
+Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout, DType activation) {
   const int64_t scales = layout == QLayout::k1x128   ? rows * ceil_div(cols, 128)
                          : layout == QLayout::k128x1 ? ceil_div(rows, 128) * cols
                                                      : ceil_div(rows, 128) * ceil_div(cols, 128);
-  const double n = static_cast<double>(rows * cols);
-  return {.flops = 2 * n, .bytes = 5 * n + 4 * static_cast<double>(scales)};
+  const int64_t n = rows * cols;
+  return {.flops = 2 * static_cast<double>(n),
+          .bytes = static_cast<double>(n * (dtype_size(activation) + 1) + 4 * scales)};
 }
 
 }  // namespace contender

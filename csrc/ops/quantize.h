@@ -27,7 +27,7 @@ struct DequantizeArgs {
   QTensor q;
   Tensor y;  // [rows, cols] F32
 };
-Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout);
+Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout, DType activation = DType::kF32);
 
 // E4M3 <-> float, bit-exact reference conversion (no infinities; 0x7F / 0xFF are NaN; saturates at 448).
 uint8_t float_to_e4m3(float v);

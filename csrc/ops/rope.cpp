@@ -63,9 +63,10 @@ void check_rope(const RopeArgs& a) {
         "rope of {} rows, {} heads to {} rows, {}", a.x.rows, a.x_heads.count, a.y.rows, a.y_heads.count);
 }
 
-Cost rope_cost(int64_t tokens, int64_t num_heads, int64_t dim) {
-  const double n = static_cast<double>(tokens) * static_cast<double>(num_heads) * static_cast<double>(dim);
-  return {.flops = 3 * n, .bytes = 2 * 4 * n};
+Cost rope_cost(int64_t tokens, int64_t num_heads, int64_t dim, DType activation) {
+  const int64_t row_bytes = 2 * num_heads * dim * dtype_size(activation) + dim * dtype_size(DType::kF32);
+  return {.flops = 3 * static_cast<double>(tokens * num_heads * dim),
+          .bytes = static_cast<double>(tokens * row_bytes)};
 }
 
 }  // namespace contender

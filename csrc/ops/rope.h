@@ -36,6 +36,7 @@ struct RopeArgs {
 };
 // The heads fit the columns of x and y; exit 1 with the numbers otherwise.
 void check_rope(const RopeArgs& args);
-Cost rope_cost(int64_t tokens, int64_t num_heads, int64_t dim);
+// A row of the table is read for each token.
+Cost rope_cost(int64_t tokens, int64_t num_heads, int64_t dim, DType activation = DType::kF32);
 
 }  // namespace contender

@@ -22,6 +22,8 @@ struct SwigluQuantizeArgs {
   SwigluArgs swiglu;  // y may be empty
   QTensor q;          // 1x128 of y
 };
-Cost swiglu_cost(int64_t m, int64_t i);
+Cost swiglu_cost(int64_t m, int64_t i, DType activation = DType::kF32);
+Cost swiglu_bwd_cost(int64_t m, int64_t i, DType activation = DType::kF32);
+Cost swiglu_quantize_cost(int64_t m, int64_t i, DType activation = DType::kF32);  // without y
 
 }  // namespace contender
