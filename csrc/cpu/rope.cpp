@@ -1,4 +1,4 @@
-// What: rotary position embedding in place, forward and backward.
+// What: rotary position embedding, in place or into another layout of heads, forward and backward.
 // Math: (a, b) -> (a cos - b sin, a sin + b cos); the backward is the transpose, (a cos + b sin, b cos - a
 // sin). Precision: FP32, one product and one fused multiply-add per element.
 #include "ops/rope.h"

@@ -1,12 +1,14 @@
-// What: rotary position embedding in place, forward and backward.
+// What: rotary position embedding, forward and backward, in place or into another layout of heads.
 // Math: (a, b) -> (a cos - b sin, a sin + b cos); the backward is the transpose, (a cos + b sin, b cos - a
-// sin). Shapes: x [T, num_heads * head_stride], of each head the columns [offset, offset + dim); table
-// [positions, dim]. Layouts: pairs (2i, 2i + 1), or (i, i + dim / 2). Rotated columns that are whole 16-byte
-// pieces at aligned
-//   addresses move in such pieces, others element by element, with the same bits.
-// Precision: x F32 or BF16, table FP32; one product and one fused multiply-add per element, one rounding. F32
-// has
-//   the bits of the CPU backend.
+// sin). Shapes: of each head h the `dim` columns from x_heads.column(h) of x [T, ...], and from
+// y_heads.column(h) of
+//   y [T, ...]; table [positions, dim].
+// Layouts: pairs (2i, 2i + 1), or (i, i + dim / 2). Rotated columns that are whole 16-byte pieces at aligned
+//   addresses move in such pieces, others element by element, with the same bits. Other columns of y are
+//   untouched.
+// Precision: x and y F32 or BF16, table FP32; one product and one fused multiply-add per element, one
+// rounding.
+//   F32 has the bits of the CPU backend.
 // Schedule: a thread rotates the same piece of up to 32 heads of a token (two pieces where a pair lies in
 // two):
 //   its cosines and sines stay in registers, and the table is read once for 32 heads. Four heads are in
@@ -17,6 +19,7 @@
 // Source: Su et al., arXiv 2104.09864; YaRN is in the table (ops/rope.h).
 #include "cuda/common/device_check.cuh"
 #include "cuda/common/grid.h"
+#include "cuda/common/heads.cuh"
 #include "cuda/common/rows.cuh"
 #include "cuda/common/stream.h"
 #include "cuda/ops.h"
@@ -81,10 +84,10 @@ __device__ void load_angles(float (&out)[kCount], const float* row, int first, i
 }
 
 template <class T, Pairs kPairs, Access kAccess>
-__global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ RopeArgs a) {
+__global__ void __launch_bounds__(kThreads, 2) rope_kernel(const __grid_constant__ RopeArgs a) {
   using Piece = HeadPiece<T, kPairs>;
   const int half = static_cast<int>(a.table.cols) / 2, span = 2 * half / Piece::kParts;
-  const int num_heads = static_cast<int>(a.num_heads);
+  const int num_heads = static_cast<int>(a.x_heads.count);
   const unsigned pieces = (span + kVec<T> - 1) / kVec<T>;
   const unsigned per_token = pieces * ((num_heads + kHeadsPerThread - 1) / kHeadsPerThread);
   const unsigned i = blockIdx.x * kThreads + threadIdx.x, piece = i % per_token % pieces;
@@ -104,34 +107,31 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
   const int c = static_cast<int>(piece) * kVec<T>;
   const int first = static_cast<int>(i % per_token / pieces) * kHeadsPerThread;
   const int end = min(first + kHeadsPerThread, num_heads);
-  T* x = row_of<T>(a.x, t) + a.offset;
+  const T* x = row_of<const T>(a.x, t);
+  T* y = row_of<T>(a.y, t);
+  HeadWalk from(a.x_heads, first), to(a.y_heads, first);
   for (int h = first; h < end; h += Piece::kInFlight) {
     Piece v[Piece::kInFlight];
 #pragma unroll
     for (int k = 0; k < Piece::kInFlight; ++k) {
-      if (h + k < end) v[k].template load<kAccess>(x + (h + k) * a.head_stride, c, span);
+      if (h + k < end) v[k].template load<kAccess>(x + from.next(), c, span);
     }
 #pragma unroll
     for (int k = 0; k < Piece::kInFlight; ++k) {
       if (h + k >= end) break;
       v[k].rotate(cos, sin);
-      v[k].template store<kAccess>(x + (h + k) * a.head_stride, c, span);
+      v[k].template store<kAccess>(y + to.next(), c, span);
     }
   }
-}
-
-// Every head's rotated columns (of both halves) and their angles are whole pieces.
-bool heads_in_pieces(const RopeArgs& a) {
-  const int64_t vec = 16 / dtype_size(a.x.dtype), span = a.interleaved ? a.table.cols : a.table.cols / 2;
-  return reinterpret_cast<uintptr_t>(a.x.data) % 16 == 0 && a.x.ld % vec == 0 && a.offset % vec == 0 &&
-         span % vec == 0 && in_pieces(a.table) && (a.num_heads == 1 || a.head_stride % vec == 0);
 }
 
 template <class T, Pairs kPairs>
 void launch(const Exec& exec, const RopeArgs& a) {
   const int64_t span = kPairs == Pairs::kHalves ? a.table.cols / 2 : a.table.cols;
-  const int64_t pieces = a.x.rows * ceil_div(a.num_heads, kHeadsPerThread) * ceil_div(span, kVec<T>);
-  with_access(heads_in_pieces(a), [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {
+  const int64_t pieces = a.x.rows * ceil_div(a.x_heads.count, kHeadsPerThread) * ceil_div(span, kVec<T>);
+  const bool vector =
+      heads_in_pieces(a.x, a.x_heads, span) && heads_in_pieces(a.y, a.y_heads, span) && in_pieces(a.table);
+  with_access(vector, [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {
     rope_kernel<T, kPairs, kAccess>
         <<<grid_size(narrow<int32_t>(pieces), kThreads), kThreads, 0, stream_of(exec)>>>(a);
     CUDA_CHECK_LAUNCH();
@@ -140,13 +140,12 @@ void launch(const Exec& exec, const RopeArgs& a) {
 
 }  // namespace
 
-void rope(const Exec& exec, const RopeArgs& a) {
-  const int64_t dim = a.table.cols;
-  CHECK(dim % 2 == 0 && a.num_heads >= 1, "rope over {} columns, {} heads", dim, a.num_heads);
-  CHECK((a.num_heads - 1) * a.head_stride + a.offset + dim <= a.x.cols,
-        "{} heads of stride {}, offset {}, dim {} in {} columns", a.num_heads, a.head_stride, a.offset, dim,
-        a.x.cols);
-  if (a.x.rows == 0 || dim == 0) return;
+void rope(const Exec& exec, const RopeArgs& args) {
+  check_rope(args);
+  RopeArgs a = args;
+  if (!a.y) a.y = a.x, a.y_heads = a.x_heads;
+  CHECK(a.y.dtype == a.x.dtype, "x {}, y {}", dtype_name(a.x.dtype), dtype_name(a.y.dtype));
+  if (a.x.rows == 0 || a.table.cols == 0) return;
   with_float_type(a.x.dtype, [&]<class T>(std::type_identity<T>) {
     if (a.interleaved) {
       launch<T, Pairs::kNeighbours>(exec, a);

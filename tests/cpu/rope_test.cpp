@@ -100,6 +100,37 @@ TEST(CpuRope, YarnRampOfDeepSeekV3) {
   EXPECT_FLOAT_EQ(yarn[0], 1.0f);  // mscale and mscale_all_dim cancel
 }
 
+// Into another layout: the bits of the rotation in place, x and other columns untouched.
+TEST(CpuRope, MovesHeads) {
+  const Heads from = {.count = 4, .stride = 9, .offset = 2, .per_slice = 2, .slice_stride = 20};
+  const Heads to = {.count = 4, .stride = 6, .offset = 1};
+  std::vector<float> table = rope_table({.dim = 6}, 8);
+  const std::vector<int32_t> positions = {3, 0, 7};
+  const Matrix before = Matrix::random(3, 40, 5, 1);
+  Matrix x = before, in_place = before, y = Matrix::poisoned(3, 26);
+  RopeArgs args = {.x = x.tensor(),
+                   .x_heads = from,
+                   .y = y.tensor(),
+                   .y_heads = to,
+                   .positions = positions.data(),
+                   .table = f32_tensor(table.data(), 8, 6)};
+  cpu::rope({}, args);
+  args.x = in_place.tensor();
+  args.y = {};
+  cpu::rope({}, args);
+  EXPECT_TRUE(test::same_bits(x.values, before.values));
+  for (int64_t t = 0; t < 3; ++t) {
+    for (int64_t h = 0; h < 4; ++h) {
+      for (int64_t c = 0; c < 6; ++c)
+        EXPECT_TRUE(test::same_bits(y.at(t, 1 + 6 * h + c), in_place.at(t, 2 + h / 2 * 20 + h % 2 * 9 + c)));
+    }
+    EXPECT_TRUE(std::isnan(y.at(t, 0)) && std::isnan(y.at(t, 25)));
+  }
+  args.y = y.tensor();
+  args.y_heads.offset = 3;
+  EXPECT_THROW(cpu::rope({}, args), Error);
+}
+
 TEST(CpuRope, PositionsAreChecked) {
   std::vector<float> table = rope_table({.dim = 4}, 8);
   Matrix x = Matrix::random(1, 4, 4);

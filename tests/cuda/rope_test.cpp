@@ -18,83 +18,88 @@ using test::DeviceTensor;
 using test::Matrix;
 using test::same_bits;
 
-// Of one rotated head: where it lies, and how many there are.
-struct Heads {
-  int64_t dim, count, stride, offset;
+// Heads of `dim` rotated columns in x, and where they go.
+struct HeadShape {
+  int64_t dim;
+  Heads from, to;
 };
-std::ostream& operator<<(std::ostream& o, const Heads& h) {
-  return o << h.count << " x " << h.dim << " at " << h.offset << " of " << h.stride;
+std::ostream& operator<<(std::ostream& o, const HeadShape& s) {
+  return o << s.from.count << " x " << s.dim << " at " << s.from.offset << " of " << s.from.stride;
+}
+// The same bits; a NaN, which is what was not written, is like another.
+bool same_or_untouched(const Matrix& a, const Matrix& b) {
+  return std::equal(a.values.begin(), a.values.end(), b.values.begin(), b.values.end(),
+                    [](float x, float y) { return same_bits(x, y) || (std::isnan(x) && std::isnan(y)); });
+}
+int64_t columns_of(const Heads& heads, int64_t dim) {
+  return round_up(heads.column(heads.count - 1) + dim, 8);
 }
 
-class CudaRope : public testing::TestWithParam<std::tuple<DType, bool, bool, Heads>> {
+class CudaRope : public testing::TestWithParam<std::tuple<DType, bool, bool, HeadShape>> {
  protected:
   static constexpr int64_t kPositions = 300;
   DType dtype() const { return std::get<0>(GetParam()); }
-  Heads heads() const { return std::get<3>(GetParam()); }
-  std::vector<float> table() const {
-    return rope_table({.dim = heads().dim, .yarn_factor = 40, .original_max_position = 64, .mscale = 0.7},
-                      kPositions);
-  }
-  RopeArgs args(const Tensor& x, const int32_t* positions, const Tensor& table) const {
+  HeadShape shape() const { return std::get<3>(GetParam()); }
+  RopeArgs args(const Tensor& x, const Tensor& y, const int32_t* positions, float* table) const {
     return {.x = x,
+            .x_heads = shape().from,
+            .y = y,
+            .y_heads = shape().to,
             .positions = positions,
-            .table = table,
-            .num_heads = heads().count,
-            .head_stride = heads().stride,
-            .offset = heads().offset,
+            .table = f32_tensor(table, kPositions, shape().dim),
             .interleaved = std::get<1>(GetParam()),
             .inverse = std::get<2>(GetParam())};
   }
 };
 
-// The CPU backend's bits in F32; in BF16 one rounding of them. Other columns are untouched, and a token alone
-// has the bits that it has among others.
+// The CPU backend's bits in F32; in BF16 one rounding of them. Other columns are untouched, in place as into
+// another layout, and a token alone has the bits that it has among others.
 TEST_P(CudaRope, EqualsTheCpuBackend) {
-  std::vector<float> host_table = table();
-  const Tensor table_tensor = f32_tensor(host_table.data(), kPositions, heads().dim);
-  const DeviceArray<float> device_table(host_table);
-  const Tensor device_tensor = f32_tensor(device_table.data(), kPositions, heads().dim);
-  const int64_t cols = (heads().count - 1) * heads().stride + heads().offset + heads().dim + 1;
-  const int64_t padding = round_up(cols, 8) - cols;
+  const auto [dim, from, to] = shape();
+  std::vector<float> table =
+      rope_table({.dim = dim, .yarn_factor = 40, .original_max_position = 64, .mscale = 0.7}, kPositions);
+  const DeviceArray<float> device_table(table);
   for (const int64_t tokens : {0, 1, 67}) {
-    const Matrix x = test::rounded(Matrix::random(tokens, cols, 1, padding), dtype());
+    Matrix x = test::rounded(Matrix::random(tokens, columns_of(from, dim), 1, 8), dtype()), in_place = x;
     std::vector<int32_t> positions(static_cast<size_t>(tokens));
     for (int64_t t = 0; t < tokens; ++t) positions[t] = t == 0 ? 299 : test::random_below(kPositions, 2, t);
-    Matrix want = x;
-    cpu::rope({}, args(want.tensor(), positions.data(), table_tensor));
-    const DeviceTensor device(dtype(), x);
+    Matrix want = Matrix::poisoned(tokens, columns_of(to, dim));
+    cpu::rope({}, args(x.tensor(), want.tensor(), positions.data(), table.data()));
+    cpu::rope({}, args(in_place.tensor(), {}, positions.data(), table.data()));
+    const DeviceTensor device(dtype(), x), y(dtype(), want.rows, want.cols),
+        again(dtype(), want.rows, want.cols);
     const DeviceArray<int32_t> device_positions(positions);
-    cuda::rope({}, args(device.tensor(), device_positions.data(), device_tensor));
-    const Matrix got = device.download();
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t c = 0; c < cols; ++c)
-        ASSERT_TRUE(same_bits(got.at(t, c), test::rounded(want.at(t, c), dtype()))) << t << " " << c;
+    cuda::rope({}, args(device.tensor(), y.tensor(), device_positions.data(), device_table.data()));
+    const Matrix got = y.download();
+    EXPECT_TRUE(same_or_untouched(got, test::rounded(want, dtype()))) << tokens;
+    for (int64_t t = tokens / 2; t < std::min(tokens, tokens / 2 + 1); ++t) {
+      cuda::rope({}, args(device.tensor().row_range(t, t + 1), again.tensor().row_range(t, t + 1),
+                          device_positions.data() + t, device_table.data()));
+      const Matrix alone = again.download();
+      for (int64_t c = 0; c < want.cols; ++c)
+        EXPECT_TRUE(same_bits(alone.at(t, c), got.at(t, c)) || std::isnan(got.at(t, c))) << c;
     }
-    EXPECT_TRUE(got.padding_untouched());
-    if (tokens == 0) continue;
-    const DeviceTensor again(dtype(), x);
-    cuda::rope({}, args(again.tensor().row_range(tokens / 2, tokens / 2 + 1),
-                        device_positions.data() + tokens / 2, device_tensor));
-    const Matrix alone = again.download();
-    for (int64_t c = 0; c < cols; ++c) EXPECT_TRUE(same_bits(alone.at(tokens / 2, c), got.at(tokens / 2, c)));
+    cuda::rope({}, args(device.tensor(), {}, device_positions.data(), device_table.data()));
+    EXPECT_TRUE(same_or_untouched(device.download(), test::rounded(in_place, dtype()))) << tokens;
   }
 }
-INSTANTIATE_TEST_SUITE_P(Shapes, CudaRope,
-                         testing::Combine(testing::Values(DType::kF32, DType::kBF16), testing::Bool(),
-                                          testing::Bool(),
-                                          testing::Values(Heads{64, 4, 192, 128}, Heads{64, 1, 0, 512},
-                                                          Heads{16, 3, 19, 2}, Heads{2, 3, 5, 0},
-                                                          Heads{6, 2, 8, 0}, Heads{20, 2, 24, 4},
-                                                          Heads{8, 70, 16, 8})));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, CudaRope,
+    testing::Combine(
+        testing::Values(DType::kF32, DType::kBF16), testing::Bool(), testing::Bool(),
+        testing::Values(HeadShape{64, {4, 192, 128}, {4, 64, 0}}, HeadShape{64, {1, 0, 512}, {1, 0, 0}},
+                        HeadShape{16, {4, 24, 16, 2, 56}, {4, 40, 24}}, HeadShape{16, {3, 19, 2}, {3, 16, 0}},
+                        HeadShape{2, {3, 5, 0}, {3, 2, 1}}, HeadShape{6, {2, 8, 0}, {2, 8, 2}},
+                        HeadShape{20, {2, 24, 4}, {2, 24, 0}}, HeadShape{8, {70, 16, 8}, {70, 8, 0, 35, 288}},
+                        HeadShape{24, {4, 0, 8, 1, 32}, {4, 24, 0}}, HeadShape{32, {2, 36, 8}, {2, 32, 0}})));
 
 TEST(CudaRopeErrors, HeadsMustFit) {
   const DeviceTensor x(DType::kF32, 1, 8), table(DType::kF32, 4, 6);
   const DeviceArray<int32_t> positions(1);
   EXPECT_THROW(cuda::rope({}, {.x = x.tensor(),
+                               .x_heads = {.count = 2, .stride = 4},
                                .positions = positions.data(),
-                               .table = table.tensor(),
-                               .num_heads = 2,
-                               .head_stride = 4}),
+                               .table = table.tensor()}),
                Error);
 }
 
