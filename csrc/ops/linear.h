@@ -76,12 +76,13 @@ struct LinearWgradArgs {
   int64_t num_groups = 1;
 };
 
-// Rows sorted by group (expert): rows [offsets[g], offsets[g+1]) are multiplied with group g of w.
+// Rows sorted by group (expert): rows [offsets[g], offsets[g+1]) are multiplied with group g of w. Rows
+// behind the last group, of which M may have some, are not read, and their results not written.
 struct GroupedLinearArgs {
   Tensor x;                          // [M, K]
   WeightView w;                      // [G][N, K]
   Tensor y;                          // [M, N]
-  const int32_t* offsets = nullptr;  // [G + 1], offsets[0] = 0, offsets[G] = M; empty groups allowed
+  const int32_t* offsets = nullptr;  // [G + 1], offsets[0] = 0, offsets[G] <= M; empty groups allowed
 };
 struct GroupedLinearDgradArgs {
   Tensor dy;     // [M, N]

@@ -178,7 +178,7 @@ TEST(CpuLinearInvariance, SlicesContinueAcrossRanks) {
 TEST(CpuLinearGrouped, GroupsIncludingEmptyOnes) {
   constexpr int64_t kN = 40, kK = 24, kGroups = 6;
   const std::vector<int32_t> offsets = {0, 0, 5, 5, 30, 31, 31};
-  const int64_t m = offsets.back();
+  const int64_t m = offsets.back() + 3;  // rows of no group
   Matrix x = Matrix::random(m, kK, 15, 1), y = Matrix::poisoned(m, kN, 1), dy = Matrix::random(m, kN, 16, 1),
          dx = Matrix::poisoned(m, kK, 1);
   PackedWeight w(kN, kK, 17, kGroups);
@@ -200,6 +200,10 @@ TEST(CpuLinearGrouped, GroupsIncludingEmptyOnes) {
             [&](int64_t l, int64_t c) { return w.at(g, l, c); }, i, j, kN);
       }
     }
+  }
+  for (int64_t i = offsets.back(); i < m; ++i) {
+    EXPECT_TRUE(std::isnan(y.at(i, 0)) && std::isnan(y.at(i, kN - 1)));
+    EXPECT_TRUE(std::isnan(dx.at(i, 0)) && std::isnan(dx.at(i, kK - 1)));
   }
   EXPECT_TRUE(y.padding_untouched() && dx.padding_untouched());
 }
