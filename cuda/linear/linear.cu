@@ -1,13 +1,14 @@
 // What: y = x w^T and dx = dy w; plain, grouped by expert, batched over heads (ops/linear.h).
 // Math: both are C = A B^T on rows of contracted values: of w the forward form [N, K] for y, the backward
 // form [K, N] for dx.
-// Shapes: any M, N, K, also 0; K (N for dx) divisible by `slices`, a power of two.
+// Shapes: any M, N, K, also 0; K (N for dx) divisible by `slices`, a power of two. Rows of x behind the last
+// group are not read, those of y not written.
 // Layouts: x, dy BF16, row-major, any ld. y, dx BF16, or F32 where a partial result goes on to another rank
 // or is needed unrounded. Packed forms as pack.cu writes them.
 // Precision: linear_tile.cuh. The chain of a slice starts at the slice. Bias and old value are added in FP32.
 // Schedule: one block per tile; tiles of 128 x 128 where they fill the GPU, else of 64 x 64: the same bits.
 // For groups the grid has as many row tiles as there can be; each block finds its own from the offsets, which
-// stay on the device, and surplus ones leave.
+// stay on the device, and surplus ones leave. One launch, whatever the slices, groups or heads.
 // Roofline: 2 M N K flops; 2 (M K + N K + M N) bytes. Memory-bound below M = 206 (H200) and 295 (H800) rows
 // of a wide weight.
 // Limits: F32 x or dy; 65,535 tiles of columns, and heads.
@@ -52,9 +53,8 @@ __device__ Place find_place(const ProductParams& p) {
   for (int base = 0; base < p.groups; base += 32) {
     const int g = base + lane;
     const int begin = g < p.groups ? p.offsets[g] : p.m, end = g < p.groups ? p.offsets[g + 1] : p.m;
-    DEVICE_CHECK(
-        (g == 0 ? begin == 0 : begin >= 0) && begin <= end && (g == p.groups - 1 ? end == p.m : end <= p.m),
-        "grouped_linear: group %d of %d: rows [%d, %d) of %d", g, p.groups, begin, end, p.m);
+    DEVICE_CHECK((g == 0 ? begin == 0 : begin >= 0) && begin <= end && end <= p.m,
+                 "grouped_linear: group %d of %d: rows [%d, %d) of %d", g, p.groups, begin, end, p.m);
     const int tiles = (end - begin + S::kSide - 1) / S::kSide;
     int sum = tiles;
 #pragma unroll
@@ -74,19 +74,6 @@ __device__ Place find_place(const ProductParams& p) {
   return {0, 0, 0};
 }
 
-// Columns [first, first + kDepth) of up to kSide rows of an operand.
-template <Access kAccess, class S>
-__device__ inline void load_rows(Bf16* tile, const Bf16* src, int64_t ld, int rows, int first, int end) {
-  constexpr int kRowPieces = kDepth / kPieceSize;
-#pragma unroll
-  for (int i = 0; i < S::kPieces; ++i) {
-    const int index = threadIdx.x + i * S::kThreads;
-    const int row = index / kRowPieces, piece = index % kRowPieces;
-    copy_piece<kAccess>(tile + swizzled(row, piece, kRowPieces), src + row * ld, first + piece * kPieceSize,
-                        row < rows ? end : 0, src);
-  }
-}
-
 extern __shared__ __align__(128) char product_smem[];
 
 template <class T, class S, Access kAccess>
@@ -100,14 +87,13 @@ __global__ void __launch_bounds__(S::kThreads) product_kernel(const __grid_const
   const Bf16* b = p.b + place.group * p.b_group + static_cast<int64_t>(col) * p.k;
   const int length = p.k / p.slices;
   Accumulator<S> acc;
-  for (int slice = 0; slice < p.slices; ++slice) {
-    const int start = slice * length, end = start + length;
-    chain<S, Major::kContracted>(acc, smem, length, [&](int stage, int first) {
-      load_rows<kAccess, S>(smem.a[stage], a, p.lda, place.rows, start + first, end);
-      load_rows<kAccess, S>(smem.b[stage], b, p.k, cols, start + first, end);
-    });
-    tree_push<S>(acc, levels, slice, p.slices);
-  }
+  sum_of_chains<S, Major::kContracted>(
+      acc, smem, levels, p.slices, [&](int) { return length; },
+      [&](int stage, int slice, int first) {
+        const int start = slice * length, end = start + length;
+        load_rows<kAccess, S>(smem.a[stage], a, p.lda, place.rows, start + first, end);
+        load_rows<kAccess, S>(smem.b[stage], b, p.k, cols, start + first, end);
+      });
   store_tile<kAccess, S>(
       acc, smem,
       TileOut<T>{.c = static_cast<T*>(p.c) + place.group * p.c_group + place.row * p.ldc + col,
@@ -129,10 +115,15 @@ bool vector_access(const ProductParams& p, DType out) {
          p.ldc % 4 == 0 && p.c_group % 4 == 0 && aligned(p.c, 4 * dtype_size(out)) && aligned(p.bias, 16);
 }
 
+template <class S>
+int64_t smem_bytes(const ProductParams& p) {
+  return static_cast<int64_t>(sizeof(ProductSmem<S>)) + tree_bytes<S>(p.slices);
+}
+
 // Large tiles read half as much; they pay where every SM gets one.
 bool large_tiles(const ProductParams& p) {
   constexpr int64_t kSide = LargeTile::kSide;
-  if (product_smem_bytes<LargeTile>(p.slices) > kMaxSharedBytes) return false;
+  if (smem_bytes<LargeTile>(p) > kMaxSharedBytes) return false;
   if (p.offsets && p.m / p.groups < kSide) return false;
   return ceil_div(p.m, kSide) * ceil_div(p.n, kSide) * (p.offsets ? 1 : p.groups) >= sm_count();
 }
@@ -145,8 +136,8 @@ void launch_product(const Exec& exec, const ProductParams& p) {
   CHECK(col_tiles <= 65535 && layers <= 65535, "{} columns, {} groups", p.n, p.groups);
   const dim3 grid(static_cast<unsigned>(narrow<int>(row_tiles)), static_cast<unsigned>(col_tiles),
                   static_cast<unsigned>(layers));
-  const auto kernel = product_kernel<T, S, kAccess>;
-  kernel<<<grid, S::kThreads, shared_bytes_of(kernel, product_smem_bytes<S>(p.slices)), stream_of(exec)>>>(p);
+  const size_t shared = shared_bytes_of<product_kernel<T, S, kAccess>>(smem_bytes<S>(p));
+  product_kernel<T, S, kAccess><<<grid, S::kThreads, shared, stream_of(exec)>>>(p);
   CUDA_CHECK_LAUNCH();
 }
 
@@ -170,11 +161,15 @@ ProductParams product_params(const Tensor& a, const WeightView& w, const Tensor&
   const void* form = forward ? w.forward : w.backward;
   CHECK(a.dtype == DType::kBF16, "products of {} activations are not supported on CUDA, only of BF16",
         dtype_name(a.dtype));
+  CHECK(w.format.dtype == kCudaWeights.dtype && w.format.panel == kCudaWeights.panel,
+        "the weight is packed as {} in panels of {} columns; products on CUDA read rows of BF16",
+        dtype_name(w.format.dtype), w.format.panel);
   CHECK(form != nullptr || w.n * w.k * w.num_groups == 0, "the {} form is not packed",
         forward ? "forward" : "backward");
   CHECK(a.rows == c.rows && a.cols == in && c.cols == out, "[{}, {}] x {} form of w [{}, {}] -> [{}, {}]",
         a.rows, a.cols, forward ? "forward" : "backward", w.n, w.k, c.rows, c.cols);
-  const int64_t form_bytes = forward ? packed_forward_bytes(w.n, w.k) : packed_backward_bytes(w.n, w.k);
+  const int64_t form_bytes =
+      forward ? packed_forward_bytes(w.n, w.k, w.format) : packed_backward_bytes(w.n, w.k, w.format);
   return {.a = static_cast<const Bf16*>(a.data),
           .lda = a.ld,
           .b = static_cast<const Bf16*>(form),

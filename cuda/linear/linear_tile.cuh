@@ -9,6 +9,7 @@
 // 17 addends at 2^-25 of the largest and the sum to 24 bits.
 #pragma once
 
+#include <atomic>
 #include <bit>
 
 #include "cuda/common/rows.cuh"
@@ -41,11 +42,12 @@ struct ProductSmem {
   Bf16 a[kStages][S::kSide * kDepth];
   Bf16 b[kStages][S::kSide * kDepth];
 };
-// Behind it: one level of the tree per doubling of the number of chains, [level][accumulator][thread] floats.
+// Behind the rest of a kernel's shared memory: one level of the tree per doubling of the number of chains,
+// [level][accumulator][thread] floats.
 template <class S>
-constexpr int64_t product_smem_bytes(int64_t chains) {
+constexpr int64_t tree_bytes(int64_t chains) {
   const int64_t levels = std::bit_width(static_cast<uint64_t>(chains)) - 1;
-  return static_cast<int64_t>(sizeof(ProductSmem<S>)) + levels * S::kAccumulators * S::kThreads * 4;
+  return levels * S::kAccumulators * S::kThreads * 4;
 }
 static_assert(sizeof(ProductSmem<SmallTile>) >= 64 * 64 * sizeof(float), "the result is staged in it");
 static_assert(sizeof(ProductSmem<LargeTile>) >= 128 * 128 * sizeof(float), "the result is staged in it");
@@ -84,6 +86,19 @@ __device__ inline void copy_piece(Bf16* dst, const Bf16* row, int c, int end, co
       if (c + k < end) word[k / 2] |= uint32_t{__bfloat16_as_ushort(row[c + k])} << (k % 2 * 16);
     }
     *reinterpret_cast<uint4*>(dst) = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+}
+
+// Columns [first, first + kDepth) of up to kSide rows of an operand.
+template <Access kAccess, class S>
+__device__ inline void load_rows(Bf16* tile, const Bf16* src, int64_t ld, int rows, int first, int end) {
+  constexpr int kRowPieces = kDepth / kPieceSize;
+#pragma unroll
+  for (int i = 0; i < S::kPieces; ++i) {
+    const int index = threadIdx.x + i * S::kThreads;
+    const int row = index / kRowPieces, piece = index % kRowPieces;
+    copy_piece<kAccess>(tile + swizzled(row, piece, kRowPieces), src + row * ld, first + piece * kPieceSize,
+                        row < rows ? end : 0, src);
   }
 }
 
@@ -165,27 +180,6 @@ __device__ inline void multiply_step(Accumulator<S>& acc, const Bf16* a_tile, co
   }
 }
 
-// One chain over `length` values of the contracted index, from 0. load(stage, first): values
-// [first, first + kDepth) of both operands.
-template <class S, Major kMajor, class Load>
-__device__ inline void chain(Accumulator<S>& acc, ProductSmem<S>& smem, int length, const Load& load) {
-  acc.clear();
-  if (length > 0) load(0, 0);
-  cp_async_commit();
-  for (int first = 0, stage = 0; first < length; first += kDepth, stage ^= 1) {
-    if (first + kDepth < length) load(stage ^ 1, first + kDepth);
-    cp_async_commit();
-    cp_async_wait<1>();
-    __syncthreads();
-    const int end = min(kDepth, length - first);
-#pragma unroll
-    for (int l = 0; l < kDepth; l += 16) {
-      if (l < end) multiply_step<S, kMajor>(acc, smem.a[stage], smem.b[stage], l);
-    }
-    __syncthreads();  // before the stage is filled again
-  }
-}
-
 // The tree ((0+1)+(2+3))+... over chains that come in order, as a stack with one entry per set bit of the
 // number of chains so far. After chain `index` of `count` in acc; after the last one acc is the sum.
 template <class S>
@@ -199,6 +193,46 @@ __device__ inline void tree_push(Accumulator<S>& acc, float* levels, int index, 
   if (index + 1 == count) return;
 #pragma unroll
   for (int i = 0; i < S::kAccumulators; ++i) entry[i * S::kThreads] = values[i];
+}
+
+// What a chain starts with.
+struct FromZero {
+  template <class S>
+  __device__ void operator()(Accumulator<S>& acc, int) const {
+    acc.clear();
+  }
+};
+
+// The sum of `count` chains in the tree, 0 if there are none: chain i goes over length(i) values of the
+// contracted index, from 0, or goes on from what start(acc, i) puts into acc. load(stage, i, first): values
+// [first, first + kDepth) of both operands of chain i; called in the order of the chains. While one stage is
+// multiplied the next is on its way, that of the next chain too.
+template <class S, Major kMajor, class Length, class Load, class Start = FromZero>
+__device__ inline void sum_of_chains(Accumulator<S>& acc, ProductSmem<S>& smem, float* levels, int count,
+                                     const Length& length, Load&& load, const Start& start = {}) {
+  int next = 0, next_first = 0;  // chain and position of the stage to be loaded
+  const auto load_next = [&](int stage) {
+    while (next < count && next_first >= length(next)) ++next, next_first = 0;
+    if (next < count) load(stage, next, next_first);
+    next_first += kDepth;
+    cp_async_commit();
+  };
+  acc.clear();
+  load_next(0);
+  for (int i = 0, stage = 0; i < count; ++i) {
+    start(acc, i);
+    for (int rest = length(i); rest > 0; rest -= kDepth, stage ^= 1) {
+      load_next(stage ^ 1);
+      cp_async_wait<1>();
+      __syncthreads();
+#pragma unroll
+      for (int l = 0; l < kDepth; l += 16) {
+        if (l < rest) multiply_step<S, kMajor>(acc, smem.a[stage], smem.b[stage], l);
+      }
+      __syncthreads();  // before the stage is filled again
+    }
+    tree_push<S>(acc, levels, i, count);
+  }
 }
 
 // Where a tile goes: its first element, how much of it exists.
@@ -256,13 +290,21 @@ __device__ inline void store_tile(const Accumulator<S>& acc, ProductSmem<S>& sme
   }
 }
 
-// What a launch of more than 48 KB of shared memory needs to be told first.
-template <class Kernel>
-size_t shared_bytes_of(Kernel kernel, int64_t bytes) {
+// What a launch of more than 48 KB of shared memory needs to be told first, once for each kernel and device;
+// nothing that a captured stream would see.
+template <auto kKernel>
+size_t shared_bytes_of(int64_t bytes) {
   CHECK(bytes <= kMaxSharedBytes, "{} bytes of shared memory, at most {}", bytes, kMaxSharedBytes);
-  const int size = static_cast<int>(bytes);
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, size));
-  return static_cast<size_t>(size);
+  static std::atomic<uint64_t> told = 0;  // a bit for each device
+  int device = 0;
+  CUDA_CHECK(cudaGetDevice(&device));
+  CHECK(device < 64, "device {}, at most 63", device);
+  const uint64_t bit = uint64_t{1} << device;
+  if ((told.load(std::memory_order_relaxed) & bit) == 0) {
+    CUDA_CHECK(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes));
+    told.fetch_or(bit, std::memory_order_relaxed);
+  }
+  return static_cast<size_t>(bytes);
 }
 
 }  // namespace contender::cuda

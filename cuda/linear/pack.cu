@@ -1,7 +1,7 @@
 // What: the forms of a weight that products read, from its FP32 master.
-// Layouts: of each group, forward [N, K] and backward [K, N], BF16, row-major, no padding within; groups lie
-// packed_forward_bytes and packed_backward_bytes apart, which hold N * K * 2 bytes and keep 16-byte
-// alignment. A row is therefore aligned to 16 bytes when its length is a multiple of 8.
+// Layouts: kCudaWeights: of each group, forward [N, K] and backward [K, N], BF16, row-major, no padding
+// within; groups lie N * K * 2 bytes apart, rounded up to 64. A row is therefore aligned to 16 bytes when its
+// length is a multiple of 8.
 // Precision: one rounding to nearest even.
 // Schedule: a block turns a square of 64 x 64 through shared memory and writes both forms of it.
 // Roofline: 8 bytes per weight (4 in, 2 + 2 out), no flops.
@@ -71,14 +71,15 @@ void pack_weight(const Exec& exec, const PackWeightArgs& args) {
   const int64_t n = args.n, k = args.k, groups = args.num_groups;
   CHECK(args.master.rows == groups * n && args.master.cols == k, "master [{}, {}], {} groups of [{}, {}]",
         args.master.rows, args.master.cols, groups, n, k);
-  const PackParams params = {.master = args.master.f32(),
-                             .ld = args.master.ld,
-                             .forward = static_cast<__nv_bfloat16*>(args.forward),
-                             .backward = static_cast<__nv_bfloat16*>(args.backward),
-                             .forward_group = packed_forward_bytes(n, k) / dtype_size(DType::kBF16),
-                             .backward_group = packed_backward_bytes(n, k) / dtype_size(DType::kBF16),
-                             .n = narrow<int>(n),
-                             .k = narrow<int>(k)};
+  const PackParams params = {
+      .master = args.master.f32(),
+      .ld = args.master.ld,
+      .forward = static_cast<__nv_bfloat16*>(args.forward),
+      .backward = static_cast<__nv_bfloat16*>(args.backward),
+      .forward_group = packed_forward_bytes(n, k, kCudaWeights) / dtype_size(DType::kBF16),
+      .backward_group = packed_backward_bytes(n, k, kCudaWeights) / dtype_size(DType::kBF16),
+      .n = narrow<int>(n),
+      .k = narrow<int>(k)};
   if (groups * n * k == 0) return;
   const int64_t col_tiles = ceil_div(k, kSide);
   CHECK(col_tiles <= 65535 && groups <= 65535, "{} columns, {} groups", k, groups);
