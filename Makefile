@@ -54,11 +54,14 @@ SILICON    := $(call cu,tests/ptxsim/silicon)
 PLANTED    := $(call cu,tests/ptxsim/planted)
 SIM_BENCH  := $(call cu,bench/ptxsim)
 CUDA_SRCS  := $(call cu,cuda)
+CUDA_CPP   := $(if $(TOOLKIT),$(call cpp,cuda))
 CUDA_TESTS := $(if $(TOOLKIT),$(call cpp,tests/cuda))
 cu_objs     = $(patsubst %.cu,$(B)/%.cu.o,$1)
+CUDA_OBJS   = $(call objs,$(CUDA_CPP)) $(call cu_objs,$(CUDA_SRCS))
 
 # ONLY="csrc/cpu csrc/base" makes the library of t/ and b/ from those folders alone, in its own folder.
 empty :=
+comma := ,
 ifneq ($(strip $(ONLY)),)
 L := $(B)/only/$(subst /,_,$(subst $(empty) $(empty),+,$(strip $(ONLY))))
 LIB_SRCS := $(foreach o,$(ONLY),$(filter $(o) $(o:/=)/%,$(LIB_SRCS)))
@@ -115,7 +118,7 @@ $(B)/sim.flags: FORCE
 $(B)/cuda.flags: FORCE
 	$(call stamp,$(NVCC) $(NVCCFLAGS))
 $(B)/sim.list: FORCE
-	$(call stamp,$(SIM_TESTS) $(SILICON) $(PLANTED) $(SIM_BENCH) $(CUDA_SRCS) $(CUDA_TESTS))
+	$(call stamp,$(SIM_TESTS) $(SILICON) $(PLANTED) $(SIM_BENCH) $(CUDA_SRCS) $(CUDA_CPP) $(CUDA_TESTS))
 $(L)/sim.members: FORCE
 	$(call stamp,$(SIM_SRCS))
 
@@ -144,9 +147,10 @@ $(LIB): $(call objs,$(LIB_SRCS)) $(L)/members
 	$(Q)t=$@.$$$$; ar rcs $$t $(filter %.o,$^) && mv $$t $@
 
 link = $(Q)mkdir -p $(@D); t=$@.$$$$; $(CXX) $(OPT) -pthread $(filter %.o,$^) $(LIB) $1 $(LDLIBS) -o $$t && mv $$t $@
+# All of the library, visible: what the CUDA backend needs of it is there once.
 $(B)/contender: $(call objs,csrc/cli/main.cpp) $(LIB)
 	$(call say,LINK,$@)
-	$(call link)
+	$(call link,-rdynamic -Wl$(comma)--whole-archive $(LIB) -Wl$(comma)--no-whole-archive)
 $(B)/contender_tests: $(call objs,$(UNIT_TESTS) $(REF_SRCS)) $(LIB) $(B)/tests.list
 	$(call say,LINK,$@)
 	$(call link,-lgtest_main -lgtest)
@@ -187,10 +191,17 @@ $(B)/t/ptxsim/silicon/%_test: $(B)/tests/ptxsim/silicon/%.cu.o
 $(B)/planted_bugs: $(call cu_objs,$(PLANTED)) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda)
-# The operators of the CUDA backend against the CPU's, in the simulator or on a GPU.
-$(call objs,$(CUDA_TESTS)): private CPPFLAGS += -isystem $(TOOLKIT)/include
-$(call cu_objs,$(CUDA_SRCS)): private NVCCFLAGS += -Icsrc
-$(B)/cuda_tests: $(call objs,$(CUDA_TESTS)) $(call cu_objs,$(CUDA_SRCS)) $(LIB) $(B)/sim.list
+# The CUDA backend, which contender loads where there is a GPU; and its operators against the CPU's, in the simulator or on one.
+$(call objs,$(CUDA_TESTS) $(CUDA_CPP)): private CPPFLAGS += -isystem $(TOOLKIT)/include
+$(call objs,$(CUDA_CPP)): private CXXFLAGS += -fPIC
+$(call cu_objs,$(CUDA_SRCS)): private NVCCFLAGS += -Icsrc -Xcompiler -fPIC
+$(CUDA_OBJS): $(B)/cuda.pic
+$(B)/cuda.pic: FORCE
+	$(call stamp,-fPIC)
+$(B)/libcontender_cuda.so: $(CUDA_OBJS) $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_cuda,-shared)
+$(B)/cuda_tests: $(call objs,$(CUDA_TESTS)) $(CUDA_OBJS) $(LIB) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda,$(LIB) -lgtest_main -lgtest $(LDLIBS))
 $(B)/ptxsim_bench: $(call cu_objs,$(SIM_BENCH)) $(B)/sim.list
@@ -210,7 +221,7 @@ $(L)/b/%_bench: $$(call objs,$$(call pick,$$*,bench,bench,$(BENCHES)) $(BENCH_HE
 # --- what people type ---
 help: ## this list
 	@sed -nE 's/^([a-z-]+|[tb]\/[a-z\/]*%?):.*## (.*)/  \1|\2/p' Makefile | column -t -s'|'
-all: $(if $(wildcard csrc/cli/main.cpp),$(B)/contender,$(LIB)) ## build/<config>/contender
+all: $(if $(wildcard csrc/cli/main.cpp),$(B)/contender,$(LIB)) $(if $(TOOLKIT),$(B)/libcontender_cuda.so) ## build/<config>/contender, and its CUDA backend where there is a toolkit
 setup: ## install the Debian packages that are missing (CUDA=wheels: nvcc from Python wheels too, where there is none)
 	@TOOLKIT=$(TOOLKIT) tools/setup.sh $(CUDA)
 sim: $(if $(TOOLKIT),$(B)/ptxsim/libcudart.so.13) ## the simulator of tools/sim: CUDA programs run on this machine's CPU
@@ -268,4 +279,4 @@ profile: ## the demo under Nsight Systems, one report per rank
 clean: ## remove build/
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(call cu_objs,$(CUDA_SRCS)) $(call objs,$(CUDA_TESTS) $(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))
+-include $(patsubst %.o,%.d,$(call cu_objs,$(CUDA_SRCS)) $(call objs,$(CUDA_TESTS) $(CUDA_CPP) $(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))

@@ -4,13 +4,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <limits>
-#include <map>
-#include <mutex>
-#include <unordered_map>
-#include <vector>
 
 #include "device/device.h"
+#include "device/ledger.h"
 
 namespace contender {
 
@@ -29,54 +25,32 @@ std::string cpu_model_name() {
   return "unknown";
 }
 
-// Physical memory, or what the container (cgroup v2, v1) leaves of it, or CONTENDER_MEMORY_LIMIT in bytes.
+// Physical memory, or what the container (cgroup v2, v1) leaves of it.
 int64_t usable_memory_bytes() {
   int64_t limit = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
     int64_t bytes = 0;
     if (std::ifstream(path) >> bytes && bytes > 0) limit = std::min(limit, bytes);
   }
-  if (const char* text = std::getenv("CONTENDER_MEMORY_LIMIT")) {
-    char* end = nullptr;
-    const long long bytes = std::strtoll(text, &end, 10);
-    if (end == text || *end != '\0' || bytes <= 0) {
-      fail(ExitCode::kConfig, "CONTENDER_MEMORY_LIMIT=\"{}\" is not a number of bytes", text);
-    }
-    limit = std::min<int64_t>(limit, bytes);
-  }
   return limit;
 }
 
-double mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
-
 class CpuDevice final : public Device {
  public:
-  CpuDevice() : name_("CPU (" + cpu_model_name() + ")"), memory_bytes_(usable_memory_bytes()) {}
+  CpuDevice() : name_("CPU (" + cpu_model_name() + ")"), ledger_(usable_memory_bytes()) {}
 
   std::string name() const override { return name_; }
-  int64_t memory_bytes() const override { return memory_bytes_; }
+  int64_t memory_bytes() const override { return ledger_.capacity(); }
 
   void* alloc(int64_t bytes, const char* what) override {
-    CHECK(bytes >= 0 && bytes <= std::numeric_limits<int64_t>::max() - kAlignment, "{}: {} bytes", what,
-          bytes);
-    const int64_t size = std::max(kAlignment, round_up(bytes, kAlignment));
-    const std::lock_guard lock(mutex_);
-    void* p = size <= memory_bytes_ - allocated_ ? std::aligned_alloc(kAlignment, static_cast<size_t>(size))
-                                                 : nullptr;
-    if (!p) fail(ExitCode::kOutOfMemory, "{}", out_of_memory_message(bytes, what));
-    users_[p] = {size, what};
-    allocated_ += size;
-    peak_ = std::max(peak_, allocated_);
-    return p;
+    return ledger_.alloc(bytes, kAlignment, what, [](int64_t size) {
+      return std::aligned_alloc(kAlignment, static_cast<size_t>(size));
+    });
   }
 
   void free(void* p) override {
     if (!p) return;
-    const std::lock_guard lock(mutex_);
-    const auto user = users_.find(p);
-    CHECK(user != users_.end(), "free of a pointer this device did not allocate");
-    allocated_ -= user->second.bytes;
-    users_.erase(user);
+    ledger_.remove(p);
     std::free(p);
   }
 
@@ -106,45 +80,13 @@ class CpuDevice final : public Device {
   void release(Graph*) override {}
   void* handle(Stream*) override { return nullptr; }
 
-  int64_t allocated_bytes() const override {
-    const std::lock_guard lock(mutex_);
-    return allocated_;
-  }
-  int64_t peak_bytes() const override {
-    const std::lock_guard lock(mutex_);
-    return peak_;
-  }
+  int64_t allocated_bytes() const override { return ledger_.allocated(); }
+  int64_t peak_bytes() const override { return ledger_.peak(); }
 
  private:
-  struct User {
-    int64_t bytes;
-    std::string what;
-  };
-
-  std::string out_of_memory_message(int64_t bytes, const char* what) const {
-    std::map<std::string, int64_t> totals;
-    for (const auto& [p, user] : users_) totals[user.what] += user.bytes;
-    std::vector<std::pair<std::string, int64_t>> largest(totals.begin(), totals.end());
-    std::stable_sort(largest.begin(), largest.end(),
-                     [](const auto& a, const auto& b) { return a.second > b.second; });
-    std::string list;
-    for (size_t i = 0; i < std::min<size_t>(3, largest.size()); ++i) {
-      list += fmt::format("{}{} {:.1f} MiB", i ? ", " : "; largest users: ", largest[i].first,
-                          mib(largest[i].second));
-    }
-    return fmt::format(
-        "out of memory: {} needs {:.1f} MiB, {:.1f} of {:.1f} MiB are free{}; lower a setting that sizes one "
-        "of them",
-        what, mib(bytes), mib(memory_bytes_ - allocated_), mib(memory_bytes_), list);
-  }
-
   const std::string name_;
-  const int64_t memory_bytes_;
+  Ledger ledger_;
   Stream stream_;
-  mutable std::mutex mutex_;
-  std::unordered_map<void*, User> users_;
-  int64_t allocated_ = 0;
-  int64_t peak_ = 0;
 };
 
 }  // namespace

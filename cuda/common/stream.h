@@ -1,4 +1,4 @@
-// What Stream and Event of device/device.h are on a GPU.
+// What Stream of device/device.h is on a GPU.
 #pragma once
 
 #include <cuda_runtime.h>
