@@ -16,9 +16,10 @@ void check_shape(const DispatchShape& s) {
 
 }  // namespace
 
-// The CPU's next place of each expert.
-int64_t send_plan_workspace_bytes(int64_t, const DispatchShape& shape) {
-  return shape.ep * shape.experts * int64_t{sizeof(int32_t)};
+// For each chunk the counts of its parts by expert, and where the rows of each slot begin; the CPU's next
+// place of each expert.
+int64_t send_plan_workspace_bytes(int64_t, const DispatchShape& s) {
+  return s.chunks * (kSendPlanParts + s.slots) * s.ep * s.experts * int64_t{sizeof(int32_t)};
 }
 
 // The CPU's next place of each peer.

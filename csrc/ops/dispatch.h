@@ -53,9 +53,11 @@ struct ArrivalPlanArgs {
   int32_t* offsets = nullptr;  // [chunks, experts + 1] out: first row of each expert, from the chunk's first
   RowSegment* segments = nullptr;  // [experts][ep * slots][chunks] out, rows of the sorted buffers; empty
                                    // ones begin and end where their rows would be
-  int32_t* overflow = nullptr;  // [1]: max(itself, rows wanted of a block or a room) where they exceed it
+  int32_t* overflow = nullptr;     // [1]: max(itself, rows wanted of a block or a room) where they exceed it
 };
 
+// Parts in which a backend counts a chunk's tokens at once, at most.
+inline constexpr int64_t kSendPlanParts = 8;
 int64_t send_plan_workspace_bytes(int64_t tokens, const DispatchShape& shape);
 int64_t arrival_plan_workspace_bytes(const DispatchShape& shape);
 
