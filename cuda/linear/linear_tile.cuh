@@ -1,8 +1,8 @@
 // What the BF16 products share: tiles in shared memory, the chain of mma.sync over the contracted index, the
 // tree over chains, and the way of a tile to memory.
 //
-// Math: C[i, j] = sum over l of A(i, l) B(j, l). Two stages of kDepth values of l; cp.async fills one while
-// mma.sync m16n8k16 reads the other through ldmatrix.
+// Math: C[i, j] = sum over l of A(i, l) B(j, l). Stages of kDepth values of l: cp.async fills some while
+// mma.sync m16n8k16 reads one through ldmatrix.
 // Precision: BF16 operands, FP32 accumulators, one rounding of the result. An accumulator goes through l in
 // steps of 16 from the chain's start, zeros behind its end; nothing else (tile, place, neighbours, access)
 // enters, so the bits of C[i, j] depend on row i of A and row j of B alone. Of one step the tensor core cuts
@@ -18,15 +18,15 @@ namespace contender::cuda {
 
 using Bf16 = __nv_bfloat16;
 
-inline constexpr int kDepth = 64;  // contracted index per stage: rows of 128 bytes, all banks
-inline constexpr int kStages = 2;
+inline constexpr int kDepth = 64;     // contracted index per stage: rows of 128 bytes, all banks
 inline constexpr int kPieceSize = 8;  // values in 16 bytes
 inline constexpr int kMaxSharedBytes = 227 * 1024;
 
-// A block makes a square of kSide results; a warp kSide/2 x 32 of it.
-template <int kSide_>
+// A block makes a square of kSide results; a warp kSide/2 x 32 of it. Small tiles, of which few run where
+// rows are few, need more stages to keep the memory busy.
+template <int kSide_, int kStages_>
 struct SquareTile {
-  static constexpr int kSide = kSide_;
+  static constexpr int kSide = kSide_, kStages = kStages_;
   static constexpr int kWarpsN = kSide / 32;
   static constexpr int kThreads = 2 * kWarpsN * 32;
   static constexpr int kWarpM = kSide / 2;
@@ -34,13 +34,13 @@ struct SquareTile {
   static constexpr int kAccumulators = kMmaM * kMmaN * 4;                 // of one thread
   static constexpr int kPieces = kSide * kDepth / kPieceSize / kThreads;  // of one operand, per thread
 };
-using SmallTile = SquareTile<64>;
-using LargeTile = SquareTile<128>;
+using SmallTile = SquareTile<64, 4>;
+using LargeTile = SquareTile<128, 3>;
 
 template <class S>
 struct ProductSmem {
-  Bf16 a[kStages][S::kSide * kDepth];
-  Bf16 b[kStages][S::kSide * kDepth];
+  Bf16 a[S::kStages][S::kSide * kDepth];
+  Bf16 b[S::kStages][S::kSide * kDepth];
 };
 // Behind the rest of a kernel's shared memory: one level of the tree per doubling of the number of chains,
 // [level][accumulator][thread] floats.
@@ -206,7 +206,7 @@ struct FromZero {
 // The sum of `count` chains in the tree, 0 if there are none: chain i goes over length(i) values of the
 // contracted index, from 0, or goes on from what start(acc, i) puts into acc. load(stage, i, first): values
 // [first, first + kDepth) of both operands of chain i; called in the order of the chains. While one stage is
-// multiplied the next is on its way, that of the next chain too.
+// multiplied the next ones are on their way, those of the next chain too.
 template <class S, Major kMajor, class Length, class Load, class Start = FromZero>
 __device__ inline void sum_of_chains(Accumulator<S>& acc, ProductSmem<S>& smem, float* levels, int count,
                                      const Length& length, Load&& load, const Start& start = {}) {
@@ -218,21 +218,24 @@ __device__ inline void sum_of_chains(Accumulator<S>& acc, ProductSmem<S>& smem, 
     cp_async_commit();
   };
   acc.clear();
-  load_next(0);
-  for (int i = 0, stage = 0; i < count; ++i) {
+  for (int s = 0; s < S::kStages - 1; ++s) load_next(s);
+  int stage = 0, used = S::kStages - 1;
+  for (int i = 0; i < count; ++i) {
     start(acc, i);
-    for (int rest = length(i); rest > 0; rest -= kDepth, stage ^= 1) {
-      load_next(stage ^ 1);
-      cp_async_wait<1>();
-      __syncthreads();
+    for (int rest = length(i); rest > 0; rest -= kDepth) {
+      cp_async_wait<S::kStages - 2>();
+      __syncthreads();  // this stage is there, and all have done with the one before it
+      load_next(used);
 #pragma unroll
       for (int l = 0; l < kDepth; l += 16) {
         if (l < rest) multiply_step<S, kMajor>(acc, smem.a[stage], smem.b[stage], l);
       }
-      __syncthreads();  // before the stage is filled again
+      used = stage;
+      stage = stage + 1 == S::kStages ? 0 : stage + 1;
     }
     tree_push<S>(acc, levels, i, count);
   }
+  __syncthreads();  // the stages are free for the caller
 }
 
 // Where a tile goes: its first element, how much of it exists.
