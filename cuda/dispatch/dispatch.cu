@@ -10,8 +10,9 @@
 //   expert is a count of bits, whatever thread asks. The rank at each slot's first token goes to the
 //   workspace, and the header is their differences. Arrival: every block sums the header of its chunk for
 //   itself (A * slots counts, from L2) and then writes the runs of its share of the (expert, peer) pairs.
-// Roofline: bound by latency: about three barriers a tile of 1,024 tokens on at most 8 chunks SMs. Bytes:
-//   sending 12 T top_k (choices twice, pos, source), arrival 4 a row.
+// Roofline: bytes: sending 16 T top_k (choices twice, pos, source), arrival 4 a row; but some 200 warp
+//   instructions for 32 choices on at most 8 SMs a chunk, and about six barriers a tile: bound by
+//   instructions and latency, some 20 us for a chunk of 16K tokens with 8 of 256 experts.
 // Limits: 1,024 experts in all. An expert out of range or a negative count traps with a line.
 // Source: ops/dispatch.h; DeepSeek-V3 (arXiv 2412.19437), section 3.2.
 #include <bit>
@@ -31,6 +32,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kMaxExperts = 1024;
 constexpr int kTileWords = 32;
 constexpr int kTileTokens = 32 * kTileWords;
+constexpr int kAhead = 8;
 constexpr int kTokensPerBlock = 512;  // below which a chunk takes fewer blocks
 constexpr unsigned kAll = 0xFFFFFFFFu;
 
@@ -102,16 +104,35 @@ __device__ Share find_share(int64_t tokens, int64_t chunks) {
           static_cast<int>(begin + n * rank / parts), static_cast<int>(begin + n * (rank + 1) / parts)};
 }
 
-// f(token, choice, expert) for the choices of tokens [begin, end), one a thread.
+// x / divisor for x * divisor < 2^32, by one multiplication.
+struct Divider {
+  unsigned divisor, inverse;
+  __device__ explicit Divider(int64_t d)
+      : divisor(static_cast<unsigned>(d)), inverse(0xFFFFFFFFu / divisor + 1) {}
+  __device__ int operator()(unsigned x) const {
+    return static_cast<int>(divisor == 1 ? x : __umulhi(x, inverse));
+  }
+};
+
+// f(token, choice, expert) for the choices of tokens [begin, end), one a thread; reads run ahead.
 template <class F>
 __device__ void for_each_choice(const SendPlanArgs& a, int begin, int end, const F& f) {
-  const unsigned top_k = static_cast<unsigned>(a.shape.top_k);
+  const int top_k = static_cast<int>(a.shape.top_k), count = (end - begin) * top_k;
+  const Divider by_top_k(top_k);
   const auto* expert = static_cast<const int32_t*>(a.expert.data);
-  const unsigned count = static_cast<unsigned>(end - begin) * top_k;
-#pragma unroll 4
-  for (unsigned i = threadIdx.x; i < count; i += kThreads) {
-    const int token = begin + static_cast<int>(i / top_k), choice = static_cast<int>(i % top_k);
-    f(token, choice, __ldg(&expert[token * a.expert.ld + choice]));
+  for (int first = threadIdx.x; first < count; first += kAhead * kThreads) {
+    int token[kAhead], choice[kAhead], e[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = first + k * kThreads, row = by_top_k(static_cast<unsigned>(i));
+      token[k] = begin + row;
+      choice[k] = i - row * top_k;
+      e[k] = i < count ? __ldg(&expert[token[k] * a.expert.ld + choice[k]]) : 0;
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (first + k * kThreads < count) f(token[k], choice[k], e[k]);
+    }
   }
 }
 
@@ -184,6 +205,7 @@ __device__ void mark_tile(const SendPlanArgs& a, Bits* bits, Ranks* ranks, int b
 __device__ void place_choices(const SendPlanArgs& a, SendSmem& smem, const Share& share, int* cuts) {
   const DispatchShape& s = a.shape;
   const int all = static_cast<int>(s.ep * s.experts), capacity = static_cast<int>(s.capacity);
+  const Divider by_experts(s.experts);
   Bits* bits = smem.bits;
   Ranks* ranks = smem.ranks(all);
   for (int begin = share.begin; begin < share.end; begin += kTileTokens) {
@@ -196,7 +218,8 @@ __device__ void place_choices(const SendPlanArgs& a, SendSmem& smem, const Share
     };
     for_each_choice(a, begin, end, [&](int token, int choice, int e) {
       const int place = place_of(e, token),
-                block = (share.chunk * static_cast<int>(s.ep) + e / static_cast<int>(s.experts)) * capacity;
+                block =
+                    (share.chunk * static_cast<int>(s.ep) + by_experts(static_cast<unsigned>(e))) * capacity;
       static_cast<int32_t*>(a.pos.data)[token * a.pos.ld + choice] = block + min(place, capacity - 1);
       if (place < capacity) a.source[block + place] = token;
     });
