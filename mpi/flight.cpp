@@ -17,7 +17,11 @@ namespace contender {
 namespace {
 
 int64_t g_sent_bytes = 0;
+int64_t g_staged_waits = 0;
 DelaySeconds g_delay;
+
+// Of the device, by Kind.
+constexpr const char* kStreamNames[kNumKinds] = {nullptr, "dispatch", "reduce", "tp"};
 
 void sleep_until_ns(int64_t deadline_ns) {
   const timespec t = {deadline_ns / 1'000'000'000, deadline_ns % 1'000'000'000};
@@ -28,6 +32,8 @@ void sleep_until_ns(int64_t deadline_ns) {
 }  // namespace
 
 int64_t take_sent_bytes() { return std::exchange(g_sent_bytes, 0); }
+void count_sent(int64_t bytes) { g_sent_bytes += bytes; }
+int64_t staged_waits() { return g_staged_waits; }
 DelaySeconds take_delay_seconds() { return std::exchange(g_delay, {}); }
 
 Scratch ScratchPool::take(int64_t bytes) {
@@ -57,7 +63,31 @@ void ScratchPool::give(Scratch scratch) {
   if (scratch.data) free_.push_back(std::move(scratch));
 }
 
-std::unique_ptr<Pending::Impl> Group::Impl::begin(const char* name) {
+Stream* Group::Impl::compute_stream(Kind kind) const {
+  return kind == Kind::kControl || via.transport == Transport::kHost ? nullptr : via.device->compute_stream();
+}
+
+Stream* Group::Impl::begin_stream(Kind kind) const {
+  Stream* compute = compute_stream(kind);
+  if (!compute) return nullptr;
+  Stream* stream = via.device->stream(kStreamNames[static_cast<size_t>(kind)]);
+  via.device->order(compute, stream);
+  return stream;
+}
+
+void staged_download(const Group::Impl& g, Stream* stream, void* host, const void* device, int64_t bytes) {
+  if (bytes == 0) return;
+  g.via.device->download(stream, host, device, bytes);
+  ++g_staged_waits;
+}
+
+std::unique_ptr<Pending::Impl> Group::Impl::begin(const char* name, Kind kind) {
+  NcclComm** comm = nullptr;
+  if (kind != Kind::kControl && via.transport == Transport::kNccl) {
+    forget_finished();
+    comm = &nccl[static_cast<size_t>(kind)];
+    if (!*comm) *comm = make_nccl_comm(*this);
+  }
   std::unique_ptr<Pending::Impl> f;
   if (idle.empty()) {
     f = std::make_unique<Pending::Impl>();
@@ -76,17 +106,59 @@ std::unique_ptr<Pending::Impl> Group::Impl::begin(const char* name) {
   f->exceptions = std::uncaught_exceptions();
   f->finish = Pending::Impl::Finish::kNothing;
   f->record_number = record_begin(*this, name, f->collective);
+  f->nccl = comm ? *comm : nullptr;
+  f->stream = begin_stream(kind);
   return f;
 }
 
 void Group::Impl::reuse(std::unique_ptr<Pending::Impl> flight) {
   pool.give(std::move(flight->scratch));
+  pool.give(std::move(flight->staging));
+  flight->arrivals.clear();
   idle.push_back(std::move(flight));
+}
+
+void Group::Impl::retire(std::unique_ptr<Pending::Impl> flight) {
+  if (flight->event) {
+    unseen.push_back(std::move(flight));
+  } else {
+    reuse(std::move(flight));
+  }
+}
+
+void Group::Impl::forget_finished() {
+  while (!unseen.empty() && via.device->done(unseen.front()->event)) {
+    unseen.front()->end();
+    reuse(std::move(unseen.front()));
+    unseen.pop_front();
+  }
+}
+
+void Group::Impl::finish_collectives() {
+  while (!unseen.empty()) {
+    const Pending::Impl& oldest = *unseen.front();
+    Watch watch(oldest);
+    while (!via.device->done(oldest.event)) {
+      check_nccl_comm(oldest);
+      sched_yield();
+      watch.tick();
+    }
+    forget_finished();
+  }
+}
+
+char* Pending::Impl::stage(int64_t bytes) {
+  staging = group->pool.take(bytes);
+  return static_cast<char*>(staging.data.get());
+}
+
+void Pending::Impl::bring(void* device, const void* host, int64_t bytes, int request) {
+  if (bytes > 0) arrivals.push_back({device, host, bytes, request});
 }
 
 void Pending::Impl::send(int member, const void* data, int64_t bytes) {
   if (skipped) return;
-  g_sent_bytes += bytes;
+  count_sent(bytes);
   const char* p = static_cast<const char*>(data);
   do {
     const int64_t part = std::min(bytes, kMaxMessageBytes);
@@ -146,12 +218,18 @@ void Pending::Impl::wait_messages() {
 }
 
 bool Pending::Impl::complete_if_done() {
+  if (event) {
+    if (!group->via.device->done(event)) return false;
+    complete();
+    return true;
+  }
   if (!poll() || (not_before_ns != 0 && now_ns() < not_before_ns)) return false;
   finish_now();
   return true;
 }
 
 void Pending::Impl::complete() {
+  if (event) return group->via.device->wait(group->via.device->compute_stream(), event);
   if (not_before_ns != 0)
     g_delay.exposed += static_cast<double>(std::max<int64_t>(0, not_before_ns - now_ns())) * 1e-9;
   wait_messages();
@@ -177,6 +255,28 @@ void Pending::Impl::finish_now() {
       }
     }
   }
+  if (stream) bring_arrivals();
+  end();
+}
+
+void Pending::Impl::bring_arrivals() {
+  Device& device = *group->via.device;
+  for (const Arrival& a : arrivals) {
+    if (skipped) break;
+    const int64_t bytes = a.request < 0 ? a.bytes : received_bytes(a.request);
+    if (bytes > 0) device.upload(stream, a.to, a.from, bytes);
+  }
+  device.order(stream, device.compute_stream());
+}
+
+int64_t Pending::Impl::received_bytes(int request) const {
+  int bytes = 0;
+  check_mpi(MPI_Get_count(&statuses[static_cast<size_t>(request)], MPI_BYTE, &bytes), "MPI_Get_count", name);
+  return bytes;
+}
+
+void Pending::Impl::end() {
+  if (event) group->via.device->release(std::exchange(event, nullptr));
   record_done(record_number);
   trace_span(name, Lane::kComm, begin_ns, now_ns());
 }

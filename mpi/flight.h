@@ -9,12 +9,16 @@
 
 #include <mpi.h>
 
+#include <array>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "device/device.h"
 #include "mpi/group.h"
+#include "mpi/nccl.h"
 
 namespace contender {
 
@@ -24,9 +28,20 @@ void check_mpi(int code, const char* call, const char* name);
 // Between init_mpi and finalize_mpi under a launcher; a single rank without one never starts MPI.
 bool mpi_started();
 
+// How the data of a group travels (group.h); the device may be null for kHost.
+enum class Transport : uint8_t { kHost, kStaged, kNccl };
+struct TransportChoice {
+  Transport transport = Transport::kHost;
+  Device* device = nullptr;
+};
+
+// What a collective is for: memory of the host, or the stream that it runs on.
+enum class Kind : uint8_t { kControl, kDispatch, kReduce, kTp };
+inline constexpr int kNumKinds = 4;
+
 // A group of the ranks of MPI_COMM_WORLD with the same color, ordered by world rank; collective over the
 // world.
-std::unique_ptr<Group> make_group(int color);
+std::unique_ptr<Group> make_group(int color, const TransportChoice& choice = {});
 
 inline constexpr int kMaxTag = (1 << 22) - 1;
 inline constexpr int64_t kMaxMessageBytes = int64_t{1} << 30;  // MPI counts are int: longer messages are cut
@@ -54,18 +69,32 @@ class ScratchPool {
 };
 
 struct Group::Impl {
+  TransportChoice via;
   MPI_Comm comm = MPI_COMM_NULL;  // null when alone
   int rank = 0;
   int size = 1;
   std::vector<int> world_ranks = {0};
   int64_t num_collectives = 0;
   std::vector<int64_t> offsets;  // [size + 1] pieces of the collective being begun
+  std::vector<int64_t> used;     // [size] bytes for each peer of the exchange being begun
+  std::vector<int32_t> counts;   // [size] rows likewise, downloaded
   std::vector<std::unique_ptr<Pending::Impl>> idle;
   ScratchPool pool;
+  std::array<NcclComm*, kNumKinds> nccl{};  // made by the first collective of the kind
+  std::deque<std::unique_ptr<Pending::Impl>>
+      unseen;  // kNccl: waited for by the compute stream, not yet seen done
 
   int world_rank() const { return world_ranks[static_cast<size_t>(rank)]; }
-  std::unique_ptr<Pending::Impl> begin(const char* name);
+  // Null: the memory of this kind is the host's.
+  Stream* compute_stream(Kind kind) const;
+  // The stream of the kind, ordered behind the compute stream; null likewise.
+  Stream* begin_stream(Kind kind) const;
+  std::unique_ptr<Pending::Impl> begin(const char* name, Kind kind = Kind::kControl);
   void reuse(std::unique_ptr<Pending::Impl> flight);
+  // After Pending::Impl::complete.
+  void retire(std::unique_ptr<Pending::Impl> flight);
+  void forget_finished();     // drops from `unseen` what is done
+  void finish_collectives();  // waits for all of `unseen`, at most as long as the watchdog lets it
 };
 
 struct Pending::Impl {
@@ -92,16 +121,53 @@ struct Pending::Impl {
   ExchangeArgs exchange;             // kExchange: where counts and headers go
   const int32_t* headers = nullptr;  // kExchange: [size, 1 + header_len] received, in scratch
 
+  // Staged and nccl: the stream of its kind; null for host memory.
+  Stream* stream = nullptr;
+  NcclComm* nccl = nullptr;  // of its group and kind
+  Event* event = nullptr;    // nccl: behind its last work
+  Scratch staging;           // staged: the host's copy of what is sent and received
+  struct Arrival {
+    void* to;          // device
+    const void* from;  // host, in staging
+    int64_t bytes;
+    int request;  // -1, or the receive whose length takes the place of `bytes`
+  };
+  std::vector<Arrival> arrivals;  // staged: goes to the device at the end
+
+  char* stage(int64_t bytes);
+  void bring(void* device, const void* host, int64_t bytes, int request = -1);
+
   void send(int member, const void* data, int64_t bytes);
   void recv(int member, void* data, int64_t bytes);
   bool poll();           // lets MPI work; true when every message has been sent and received
   void wait_messages();  // polls, gives the core away, ends the job when the watchdog's limit is reached
   bool complete_if_done();
-  void complete();  // waits, sums or unpacks, records the span
+  void complete();  // waits, sums or unpacks, records the span; nccl: the compute stream waits
+  void end();       // records the span; nccl: when the device is done
 
  private:
   void finish_now();
+  void bring_arrivals();
+  int64_t received_bytes(int request) const;
 };
+
+template <class Count>
+void fill_offsets(Group::Impl& g, const Count* counts) {
+  g.offsets.assign(1, 0);
+  for (int p = 0; p < g.size; ++p) g.offsets.push_back(g.offsets.back() + counts[p]);
+}
+
+// g.offsets says, in units of `unit` bytes, where each member's piece lies in `out`.
+Pending gather_pieces(Group::Impl& g, const char* name, Kind kind, const void* mine, void* out, int64_t unit);
+
+// On host memory, whatever the transport.
+void broadcast_bytes(Group::Impl& group, const char* name, void* data, int64_t bytes, int root);
+
+// Device to host; counted as a wait of the transport "staged".
+void staged_download(const Group::Impl& group, Stream* stream, void* host, const void* device, int64_t bytes);
+
+// The bytes count as sent by this rank (take_sent_bytes).
+void count_sent(int64_t bytes);
 
 // out[i] = ((x_0 + x_1) + (x_2 + x_3)) + ... over size (a power of two) pieces of n floats: piece `rank` is
 // own, the others lie in `pieces` in rank order without it, and are overwritten. out may be own.

@@ -15,6 +15,17 @@
 // Every member makes the same calls in the same order; several may be in flight and may be waited for in any
 // order. Memory given to a call stays untouched until it is done. Rows are contiguous (ld = cols). A group of
 // one copies and sends nothing.
+//
+// Rows, blocks and shards are in the memory of the mesh's device; what the control plane sends (all_reduce_*,
+// broadcast, all_gather_bytes) is in the host's. A collective sees what the compute stream has produced when
+// it begins, and runs on the stream of its kind: "dispatch" (blocks, all_to_all), "reduce" (flat) or "tp"
+// (rows). Pending::wait() lets the compute stream go on behind the result. How the data travels is the
+// transport of the mesh:
+//   host    MPI reads and writes the memory itself (a device whose memory the host sees)
+//   staged  through host memory: the host waits for a download at the begin, and in wait() for the messages
+//           (several ranks on one GPU, the simulator, no NCCL). Same sums, to the bit, as host.
+//   nccl    on the device alone, without host waits. Sums are ncclSum's: in an order of NCCL's choosing. What
+//           hangs is seen in finish_collectives (mesh.h). `--fault delay` is for the other two.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +40,9 @@
 
 namespace contender {
 
-// An exchange in flight. wait() completes it (results are valid after), and is called by the destructor
-// unless unwinding. poke() lets MPI make progress without blocking; call it between pieces of computation.
+// An exchange in flight. wait() completes it: what the compute stream is given after sees the results. The
+// destructor calls it unless unwinding. poke() lets MPI make progress without blocking; call it between
+// pieces of computation.
 class Pending {
  public:
   struct Impl;
@@ -64,6 +76,18 @@ struct ExchangeArgs {
   const char* setting = "the capacity";  // named when rows exceed it
 };
 
+// Blocks of rows: rows [p * capacity, + send_counts[p]) of `send` go to peer p; what comes from peer p lands
+// from row p * capacity of `recv` on. Counts are device memory and stay with the sender. Host and staged send
+// used rows only and leave the others of `recv` as they are; nccl sends whole blocks. A group of one may give
+// the same memory twice: nothing is copied then.
+struct BlocksArgs {
+  const char* name = "";
+  Tensor send;                           // [size * capacity, H]
+  const int32_t* send_counts = nullptr;  // [size] used rows of each block, at most capacity
+  Tensor recv;                           // [size * capacity, H] out
+  int64_t capacity = 0;                  // rows of a block
+};
+
 class Group {
  public:
   struct Impl;
@@ -82,13 +106,15 @@ class Group {
   // Flat versions over [n] floats cut into shard(n) contiguous pieces (see shard_range).
   Pending reduce_scatter_flat(const char* name, const float* x, int64_t n, float* out);
   Pending all_gather_flat(const char* name, const float* shard, int64_t n, float* out);
+  // recv[p] = what peer p has in send[rank], both [size][n].
+  Pending all_to_all(const char* name, const int32_t* send, int32_t* recv, int64_t n);
+  Pending exchange_blocks(const BlocksArgs& args);
   Pending exchange(const ExchangeArgs& args);
   // The way back of an exchange: rows at [p * capacity, + send_counts[p]) of send_rows return to peer p;
   // recv_rows is contiguous by peer with recv_counts[p] rows each. Counts are known on both sides.
   Pending exchange_back(const char* name, const Tensor& send_rows, const int32_t* send_counts,
                         int64_t capacity, const Tensor& recv_rows, const int32_t* recv_counts);
 
-  void all_reduce_tree(const char* name, float* x, int64_t n);
   void all_reduce_sum(const char* name, int64_t* x, int64_t n);
   void all_reduce_sum(const char* name, ExactSum& sum);
   void all_reduce_max(const char* name, double* x, int64_t n);
@@ -96,6 +122,9 @@ class Group {
   // Every member's bytes on every member, in rank order.
   std::vector<std::string> all_gather_bytes(const char* name, const std::string& mine);
   void barrier(const char* name);
+
+  // See Mesh::finish_collectives.
+  void finish_collectives();
 
   // Memory held for received pieces and headers (a reduce-scatter needs as much as the other members'
   // pieces), reused by later calls.
@@ -114,6 +143,8 @@ std::pair<int64_t, int64_t> shard_range(int64_t n, int rank, int size);
 // the rank are written to dump_path (its own), if given.
 void set_watchdog(double watchdog_s, const std::string& dump_path = "");
 void set_step_seconds(double median_step_s);
+// Times the host has waited for the device so that "staged" could send: part of Device::host_waits.
+int64_t staged_waits();
 // Bytes sent by this rank to others since the last call (for `contender plan`'s check and the metrics).
 int64_t take_sent_bytes();
 // Under `--fault delay`, since the last call: the delay of this rank's exchanges, and what was left of it

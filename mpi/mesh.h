@@ -10,7 +10,9 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
+#include "device/device.h"
 #include "mpi/group.h"
 
 namespace contender {
@@ -24,7 +26,11 @@ struct MeshShape {
 class Mesh {
  public:
   // Collective over MPI_COMM_WORLD, whose size must be shape.np() (exit 10 naming both otherwise).
-  explicit Mesh(const MeshShape& shape);
+  // The device, whose memory the collectives work on, outlives the mesh; without one it is the host's.
+  // Transports are those of group.h, or "auto": host where the host sees the memory, nccl where it can be
+  // loaded and every rank has a GPU to itself, else staged. Exit 10 names the one that cannot be had, and
+  // why.
+  explicit Mesh(const MeshShape& shape, Device* device = nullptr, const std::string& transport = "auto");
   const MeshShape& shape() const { return shape_; }
   int rank() const { return world_->rank(); }
   int size() const { return world_->size(); }
@@ -33,6 +39,11 @@ class Mesh {
   Group& dp() const { return *dp_; }    // ranks with the same t
   Group& ep() const { return *ep_; }    // ep consecutive ranks
   Group& edp() const { return *edp_; }  // ranks with the same place in their ep group
+
+  // To be called before the host waits for the compute stream: returns when the device is done with every
+  // collective that the compute stream waits for. One that takes longer than the watchdog's limit, or that
+  // NCCL reports as failed, ends the job with exit code 18. Nothing to do unless the transport is nccl.
+  void finish_collectives() const;
 
  private:
   MeshShape shape_;

@@ -55,9 +55,15 @@ void write_dump(const std::string& headline) {
   std::fclose(file);
 }
 
-// World ranks of the peers whose messages have not come, or that have not taken ours.
+// World ranks of the peers whose messages have not come, or that have not taken ours. NCCL does not say whom
+// it waits for: all others.
 std::vector<int> missing_peers(const Pending::Impl& f) {
   std::vector<int> missing;
+  if (f.event) {
+    missing = f.group->world_ranks;
+    std::erase(missing, f.group->world_rank());
+    return missing;
+  }
   for (size_t i = 0; i < f.requests.size(); ++i) {
     int done = 0;
     MPI_Request_get_status(f.requests[i], &done, MPI_STATUS_IGNORE);

@@ -20,6 +20,8 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual std::string name() const = 0;      // "CPU (AMD EPYC ...)", "NVIDIA H800"
+  // The same for two ranks exactly when they share it (a GPU's UUID); empty where nobody asks.
+  virtual std::string id() const { return ""; }
   virtual int64_t memory_bytes() const = 0;  // total memory usable by one rank
   // 64-byte aligned; `what` is named in the out-of-memory message (exit 19): write the setting that sizes it
   // into it, "KV cache (rollout.kv_tokens)".

@@ -46,9 +46,9 @@ void run_drill(const contender::MpiInfo& info, double watchdog_s, const std::vec
     contender::job_position().step = step;
     const contender::TimerScope scope("update");
     contender::run_process_faults(info.rank);
-    float x = 1;
-    mesh.world().all_reduce_tree("norm", &x, 1);
-    CHECK(x == static_cast<float>(info.size) || !faults.empty(), "sum {}", x);
+    int64_t x = 1;
+    mesh.world().all_reduce_sum("norm", &x, 1);
+    CHECK(x == info.size || !faults.empty(), "sum {}", x);
     std::vector<float> all(static_cast<size_t>(16 * info.size)), mine(16, 1.0f);
     contender::Pending gather =
         mesh.world().all_gather_flat("gather", mine.data(), 16 * info.size, all.data());
