@@ -1,8 +1,7 @@
 // The operators of the CUDA backend, one function each, as in csrc/cpu/cpu_ops.h. Activations are F32 or BF16
 // tensors (dispatch on dtype; x, y, dy, dx of one call alike); gamma, statistics, weight gradients, log-probs
-// and losses are F32. Products take BF16 x and dy and give y and dx in BF16 or F32. Args point to device
-// memory, except RowSegments::data, which is host memory; attention's seqs and page_ids are device pointers
-// too, checked by the kernel, and its q, kv and o are BF16.
+// and losses are F32. Products take BF16 x and dy and give y and dx in BF16 or F32. What Args
+// point to is device memory; what only the kernel can check, it checks. Attention's q, kv and o are BF16.
 #pragma once
 
 #include "ops/ops.h"
@@ -39,6 +38,9 @@ void gather_rows(const Exec&, const GatherRowsArgs&);
 void scatter_rows(const Exec&, const ScatterRowsArgs&);
 void combine(const Exec&, const CombineArgs&);
 void combine_bwd(const Exec&, const CombineBwdArgs&);
+void head_partial(const Exec&, const HeadPartialArgs&);
+void head_finish(const Exec&, const HeadFinishArgs&);
+void head_bwd(const Exec&, const HeadBwdArgs&);
 void token_loss(const Exec&, const TokenLossArgs&);
 void sample(const Exec&, const SampleArgs&);
 void adamw(const Exec&, const AdamwArgs&);

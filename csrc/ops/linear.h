@@ -42,8 +42,8 @@ int64_t packed_backward_bytes(int64_t n, int64_t k, const WeightFormat& format =
 
 struct PackWeightArgs {
   Tensor master;             // [num_groups * n, k]
-  void* forward = nullptr;   // num_groups * packed_forward_bytes(n, k), or null
-  void* backward = nullptr;  // num_groups * packed_backward_bytes(n, k), or null
+  void* forward = nullptr;   // num_groups * packed_forward_bytes(n, k, Ops::weights), or null
+  void* backward = nullptr;  // num_groups * packed_backward_bytes(n, k, Ops::weights), or null
   int64_t n = 0;
   int64_t k = 0;
   int64_t num_groups = 1;

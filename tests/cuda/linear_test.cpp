@@ -1,6 +1,7 @@
 #include "ops/linear.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "tests/cuda/products.h"
 
@@ -317,6 +318,22 @@ TEST(CudaLinearErrors, SayWhatIsWrong) {
   for (const int32_t slices : {0, 3, 32})
     EXPECT_THROW(cuda::linear({}, {.x = x.tensor(), .w = w.view, .y = y.tensor(), .slices = slices}), Error);
   EXPECT_THROW(cuda::grouped_linear({}, {.x = x.tensor(), .w = w.view, .y = y.tensor()}), Error);
+}
+
+// Offsets that leave x end the launch with a line that says where.
+TEST(CudaLinearDeathTest, NamesTheGroup) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto run = [](const std::vector<int32_t>& values) {
+    dup2(STDERR_FILENO, STDOUT_FILENO);  // what kernels print
+    const DeviceWeight w(8, 16, 36, 2);
+    const DeviceTensor x(DType::kBF16, 5, 16), y(DType::kBF16, 5, 8);
+    const DeviceArray<int32_t> offsets(values);
+    cuda::grouped_linear({}, {.x = x.tensor(), .w = w.view, .y = y.tensor(), .offsets = offsets.data()});
+    std::exit(cudaDeviceSynchronize() == cudaSuccess ? 0 : 7);
+  };
+  const auto failed = testing::ExitedWithCode(7);
+  EXPECT_EXIT(run({0, 3, 6}), failed, "group 1 of 2: rows .3, 6. of 5");
+  EXPECT_EXIT(run({0, 4, 3}), failed, "group 1 of 2: rows .4, 3. of 5");
 }
 
 }  // namespace
