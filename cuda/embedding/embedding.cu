@@ -3,23 +3,22 @@
 //       dtable[v] = sum over the tokens t with tokens[t] - vocab_begin = v of dy[t]
 // Shapes: tokens [T]; table, dtable [V, H]; y, dy [T, H].
 // Layouts: row-major with any row stride. Rows that are whole pieces at aligned addresses move in pieces of
-// 16
-//   bytes (of four columns in the backward, where BF16 lies beside F32), others element by element, same
+//   16 bytes (of four columns in the backward, where BF16 lies beside F32), others element by element, same
 //   bits.
-// Precision: y F32 or BF16, table of the same type or F32; dy F32 or BF16, dtable F32, sums in FP32: the CPU
-//   backend's bits, for BF16 too, on the same dy.
-// Schedule: forward: a thread for each piece of y. Backward: a block owns 256 rows of dtable x 1024 columns.
-// It
-//   reads all tokens, keeps those of its rows in canonical order (leaf, segment, token), sorts them by row
-//   with that order kept, and carries each row's chain and tree in registers and shared memory. No atomics on
-//   values, no workspace; every row is written once, most of them as zeros. Where more tokens hit the 256
-//   rows than a list holds, the rows are taken in halves; one row alone is done list by list.
-// Roofline: no flops to speak of: forward 2 T H elements, backward T H read and 4 V H bytes written, and the
-//   tokens once for each block, from L2: floor bytes / 4.3 TB/s on H200, / 3.0 TB/s on H800.
-// Limits: fewer than 2^31 pieces of y; 65,535 * 1024 columns; segments and leaves as in column_sum.cuh.
+// Precision: y F32 or BF16, table of the same type or F32; dy F32 or BF16, dtable F32, sums in FP32: the
+//   CPU backend's bits, for BF16 too, on the same dy.
+// Schedule: forward: a thread for each piece of y. Backward: a block owns 256 rows of dtable x 1024
+//   columns. It reads all tokens, keeps those of its rows in canonical order (leaf, segment, token), sorts
+//   them by row with that order kept, and carries each row's chain and tree in registers and shared memory.
+//   No atomics on values, no workspace; every row is written once, most of them as zeros. Where more tokens
+//   hit the 256 rows than a list holds, the rows are taken in halves; one row alone is done list by list.
+// Roofline: no flops to speak of: forward 2 T H elements, backward T H read and 4 V H bytes written, and
+//   the tokens once for each block, from L2: floor bytes / 4.3 TB/s on H200, / 3.0 TB/s on H800.
+// Limits: fewer than 2^31 pieces of y; 65,535 * 1024 columns; leaves as in column_sum.cuh.
 // Source: -
 #include "cuda/common/column_sum.cuh"
 #include "cuda/common/grid.h"
+#include "cuda/common/shared_memory.h"
 #include "cuda/common/stream.h"
 #include "cuda/ops.h"
 #include "ops/embedding.h"
@@ -67,56 +66,56 @@ __global__ void __launch_bounds__(kThreads) embedding_kernel(const __grid_consta
 
 // --- backward ---
 
-template <int kCapacity>
 struct BackwardParams {
   EmbeddingBwdArgs args;
-  SegmentTable<kCapacity> segments;
+  SegmentTable segments;
 };
 
 // Where the walk over the tokens stands.
 struct Cursor {
-  int segment = 0;
+  int leaf = 0, part = 0;
   int row = 0;  // from the segment's begin
 };
 
 // Appends the tokens of rows [first_row, first_row + rows) to the list, in canonical order, until all
 // segments are done (true) or the list is full (false). Same result in all threads.
-template <int kCapacity>
-__device__ bool collect(const BackwardParams<kCapacity>& p, int64_t first_row, int rows, Cursor& at,
-                        int& count, Smem& smem) {
+__device__ bool collect(const BackwardParams& p, int64_t first_row, int rows, Cursor& at, int& count,
+                        Smem& smem) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (; at.segment < p.segments.count; ++at.segment, at.row = 0) {
-    const RowSegment s = p.segments.segment[at.segment];
-    for (; s.begin + at.row < s.end; at.row += kRounds * kThreads) {
-      int row[kRounds];
-      unsigned mask[kRounds];
+  for (; at.leaf < p.segments.num_leaves; ++at.leaf, at.part = 0) {
+    for (; at.part < p.segments.parts; ++at.part, at.row = 0) {
+      const RowSegment s = p.segments.get(at.leaf, at.part);
+      for (; s.begin + at.row < s.end; at.row += kRounds * kThreads) {
+        int row[kRounds];
+        unsigned mask[kRounds];
 #pragma unroll
-      for (int k = 0; k < kRounds; ++k) {
-        const int t = s.begin + at.row + k * kThreads + static_cast<int>(threadIdx.x);
-        const int64_t v = t < s.end ? p.args.tokens[t] - p.args.vocab_begin - first_row : -1;
-        row[k] = 0 <= v && v < rows ? static_cast<int>(v) : -1;
-        mask[k] = __ballot_sync(0xffffffffu, row[k] >= 0);
-        if (lane == 0) smem.hits[k * kWarps + warp] = __popc(mask[k]);
-      }
-      __syncthreads();
-      int before = smem.hits[lane];  // hits up to the end of (round, warp) number `lane`
+        for (int k = 0; k < kRounds; ++k) {
+          const int t = s.begin + at.row + k * kThreads + static_cast<int>(threadIdx.x);
+          const int64_t v = t < s.end ? p.args.tokens[t] - p.args.vocab_begin - first_row : -1;
+          row[k] = 0 <= v && v < rows ? static_cast<int>(v) : -1;
+          mask[k] = __ballot_sync(0xffffffffu, row[k] >= 0);
+          if (lane == 0) smem.hits[k * kWarps + warp] = __popc(mask[k]);
+        }
+        __syncthreads();
+        int before = smem.hits[lane];  // hits up to the end of (round, warp) number `lane`
 #pragma unroll
-      for (int o = 1; o < 32; o *= 2) {
-        const int left = __shfl_up_sync(0xffffffffu, before, o);
-        if (lane >= o) before += left;
-      }
-      const int total = __shfl_sync(0xffffffffu, before, 31);
-      __syncthreads();
-      if (count + total > kList) return false;
+        for (int o = 1; o < 32; o *= 2) {
+          const int left = __shfl_up_sync(0xffffffffu, before, o);
+          if (lane >= o) before += left;
+        }
+        const int total = __shfl_sync(0xffffffffu, before, 31);
+        __syncthreads();
+        if (count + total > kList) return false;
 #pragma unroll
-      for (int k = 0; k < kRounds; ++k) {
-        const int own_end = __shfl_sync(0xffffffffu, before, k * kWarps + warp);
-        if (row[k] < 0) continue;
-        const int i = count + own_end - __popc(mask[k] >> lane);
-        smem.token[i] = s.begin + at.row + k * kThreads + static_cast<int>(threadIdx.x);
-        smem.key[i] = static_cast<uint16_t>(s.leaf * kTileRows + row[k]);
+        for (int k = 0; k < kRounds; ++k) {
+          const int own_end = __shfl_sync(0xffffffffu, before, k * kWarps + warp);
+          if (row[k] < 0) continue;
+          const int i = count + own_end - __popc(mask[k] >> lane);
+          smem.token[i] = s.begin + at.row + k * kThreads + static_cast<int>(threadIdx.x);
+          smem.key[i] = static_cast<uint16_t>(at.leaf * kTileRows + row[k]);
+        }
+        count += total;
       }
-      count += total;
     }
   }
   return true;
@@ -217,9 +216,9 @@ __device__ void add_tokens(TreeSum& sum, const Tensor& dy, int c, int begin, int
   }
 }
 
-template <class T, Access kAccess, int kCapacity>
-__global__ void __launch_bounds__(kThreads)
-    embedding_bwd_kernel(const __grid_constant__ BackwardParams<kCapacity> p) {
+template <class T, Access kAccess>
+__global__ void __launch_bounds__(kThreads, 3)
+    embedding_bwd_kernel(const __grid_constant__ BackwardParams p) {
   extern __shared__ char shared[];
   Smem& smem = *reinterpret_cast<Smem*>(shared);
   const Tensor &dy = p.args.dy, &dtable = p.args.dtable;
@@ -265,14 +264,14 @@ void launch_forward(const Exec& exec, const EmbeddingArgs& a) {
   });
 }
 
-template <class T, Access kAccess, int kCapacity>
-void launch_backward(const Exec& exec, const BackwardParams<kCapacity>& params) {
-  auto* kernel = &embedding_bwd_kernel<T, kAccess, kCapacity>;
+template <class T, Access kAccess>
+void launch_backward(const Exec& exec, const BackwardParams& params) {
+  constexpr auto kernel = embedding_bwd_kernel<T, kAccess>;
   const Tensor& dtable = params.args.dtable;
   const int64_t column_blocks = ceil_div(dtable.cols, kTileColumns);
   CHECK(column_blocks <= 65535, "{} columns", dtable.cols);
   const dim3 grid(grid_size(dtable.rows, kTileRows), static_cast<unsigned>(column_blocks));
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Smem)));
+  allow_shared_memory<kernel>();
   kernel<<<grid, kThreads, sizeof(Smem), stream_of(exec)>>>(params);
   CUDA_CHECK_LAUNCH();
 }
@@ -298,11 +297,10 @@ void embedding_bwd(const Exec& exec, const EmbeddingBwdArgs& a) {
         a.dy.cols, a.dtable.cols, dtype_name(a.dtable.dtype));
   if (a.dtable.numel() == 0) return;
   const bool vector = in_pieces(a.dy, 4 * dtype_size(a.dy.dtype)) && in_pieces(a.dtable);
-  with_segments(a.segments, a.dy.rows, [&]<int kCapacity>(const SegmentTable<kCapacity>& segments) {
-    with_float_type(a.dy.dtype, [&]<class T>(std::type_identity<T>) {
-      with_access(vector, [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {
-        launch_backward<T, kAccess, kCapacity>(exec, {.args = a, .segments = segments});
-      });
+  const BackwardParams params = {.args = a, .segments = segment_table(a.segments, a.dy.rows)};
+  with_float_type(a.dy.dtype, [&]<class T>(std::type_identity<T>) {
+    with_access(vector, [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {
+      launch_backward<T, kAccess>(exec, params);
     });
   });
 }

@@ -6,15 +6,15 @@
 // Layouts: row strides are free; rows that are whole numbers of aligned 16-byte pieces move in those,
 //   others by element. gather and scatter move bytes of any dtype; combine and its backward take F32 or
 //   BF16 rows, F32 weights.
-// Precision: FP32 between load and store. combine is one chain of fused multiply-adds, j ascending, as
-//   on the CPU; the dot product is a chain per lane over its columns and one tree over the lanes.
-// Schedule: gather, scatter: a warp moves up to 4 KB of one row, all loads before the stores. combine:
-//   a thread owns one piece of y and walks the k rows. combine_bwd: a block owns a token, keeps dy in
-//   shared memory, a warp takes every eighth j. Nothing depends on other tokens; no atomics.
-// Roofline: memory-bound everywhere. Bytes a column: gather, scatter 2 s; combine (k + 1) s; backward
-//   (2 k + 1) s, with s the size of an element.
-// Limits: combine_bwd: a row of dy fits the shared memory of a block (227 KB). An index outside its
-//   tensor traps.
+// Precision: FP32 between load and store. combine is one chain of fused multiply-adds, j ascending, as on
+//   the CPU; the dot product is a chain per lane over its columns and one tree over the lanes.
+// Schedule: gather, scatter: a warp moves up to 4 KB of one row, all loads before the stores. combine: a
+//   thread owns one piece of y and walks the k rows. combine_bwd: a block owns a token, keeps dy in shared
+//   memory, a warp takes every eighth j. Nothing depends on other tokens; no atomics.
+// Roofline: memory-bound everywhere. Bytes a column: gather, scatter 2 s; combine (k + 1) s; backward (2 k
+//   + 1) s, with s the size of an element.
+// Limits: combine_bwd: a row of dy fits the shared memory of a block (227 KB). An index outside its tensor
+//   traps.
 // Source: ops/permute.h.
 #include "cuda/common/device_check.cuh"
 #include "cuda/common/grid.h"

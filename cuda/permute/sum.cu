@@ -2,13 +2,11 @@
 // Math: y = a + b;  sum[n] = sum over rows of dy[r, n]
 // Shapes: a, b, y [M, N]; dy [M, N], sum [1, N].
 // Layouts: row-major with any row stride. Rows that are whole 16-byte pieces at aligned addresses move in
-// such
-//   pieces (column sums: in four columns), others element by element, with the same bits.
+//   such pieces (column sums: in four columns), others element by element, with the same bits.
 // Precision: F32 or BF16, added in FP32, y rounded once; sum F32. The CPU backend's bits.
 // Schedule: add: a thread for each piece. Column sums: column_sum.cuh.
-// Roofline: a flop for 3 elements (column sums: 1): memory-bound, floor bytes / 4.3 TB/s on H200, / 3.0 TB/s
-// on
-//   H800.
+// Roofline: a flop for 3 elements (column sums: 1): memory-bound, floor bytes / 4.3 TB/s on H200, / 3.0
+//   TB/s on H800.
 // Limits: add: fewer than 2^31 pieces; column sums: those of column_sum.cuh.
 // Source: -
 #include "cuda/common/column_sum.cuh"

@@ -1,20 +1,18 @@
 // What: rotary position embedding, forward and backward, in place or into another layout of heads.
-// Math: (a, b) -> (a cos - b sin, a sin + b cos); the backward is the transpose, (a cos + b sin, b cos - a
-// sin). Shapes: of each head h the `dim` columns from x_heads.column(h) of x [T, ...], and from
-// y_heads.column(h) of
-//   y [T, ...]; table [positions, dim].
-// Layouts: pairs (2i, 2i + 1), or (i, i + dim / 2). Rotated columns that are whole 16-byte pieces at aligned
-//   addresses move in such pieces, others element by element, with the same bits. Other columns of y are
-//   untouched.
+// Math: (a, b) -> (a cos - b sin, a sin + b cos)
+//       backward, the transpose: (a, b) -> (a cos + b sin, b cos - a sin)
+// Shapes: of each head h the `dim` columns from x_heads.column(h) of x [T, ...], and from y_heads.column(h)
+//   of y [T, ...]; table [positions, dim].
+// Layouts: pairs (2i, 2i + 1), or (i, i + dim / 2). Rotated columns that are whole 16-byte pieces at
+//   aligned addresses move in such pieces, others element by element, with the same bits. Other columns of
+//   y are untouched.
 // Precision: x and y F32 or BF16, table FP32; one product and one fused multiply-add per element, one
-// rounding.
-//   F32 has the bits of the CPU backend.
+//   rounding. F32 has the bits of the CPU backend.
 // Schedule: a thread rotates the same piece of up to 32 heads of a token (two pieces where a pair lies in
-// two):
-//   its cosines and sines stay in registers, and the table is read once for 32 heads. Four heads are in
-//   flight.
-// Roofline: 3 flops for 2 elements of traffic: memory-bound, floor 2 T heads dim elements / 4.3 TB/s on H200,
-//   / 3.0 TB/s on H800.
+//   two): its cosines and sines stay in registers, and the table is read once for 32 heads. Four heads are
+//   in flight.
+// Roofline: 3 flops for 2 elements of traffic: memory-bound, floor 2 T heads dim elements / 4.3 TB/s on
+//   H200, / 3.0 TB/s on H800.
 // Limits: fewer than 2^31 threads. A position outside the table ends the job from the device.
 // Source: Su et al., arXiv 2104.09864; YaRN is in the table (ops/rope.h).
 #include "cuda/common/device_check.cuh"

@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "cpu/cpu_ops.h"
 #include "cuda/ops.h"
 #include "tests/cuda/device_array.h"
-#include "tests/ref/row_sum_ref.h"
+#include "tests/cuda/segment_table.h"
 
 namespace contender {
 namespace {
@@ -14,6 +16,7 @@ using test::DeviceArray;
 using test::DeviceTensor;
 using test::Matrix;
 using test::same_bits;
+using test::SegmentTable;
 
 std::vector<int32_t> some_tokens(int64_t n, int32_t vocab, uint64_t seed) {
   std::vector<int32_t> tokens(static_cast<size_t>(n));
@@ -73,15 +76,14 @@ TEST_P(CudaEmbeddingBwd, EqualsTheCpuBackend) {
   const auto [dtype, s] = GetParam();
   const std::vector<int32_t> tokens = some_tokens(s.tokens, static_cast<int32_t>(s.vocab), 3);
   Matrix dy = test::rounded(Matrix::random(s.tokens, s.cols, 4, s.padding), dtype);
-  const std::vector<RowSegment> list = ref::test_segments(static_cast<int32_t>(s.tokens), s.leaves);
-  const RowSegments segments{list.data(), static_cast<int32_t>(list.size()), s.leaves};
+  const SegmentTable segments(s.tokens, s.leaves);
   Matrix want = Matrix::poisoned(s.local, s.cols);
   test::Workspace host(embedding_bwd_workspace_bytes(s.local, s.cols, s.leaves));
   cpu::embedding_bwd(host.exec(), {.tokens = tokens.data(),
                                    .dy = dy.tensor(),
                                    .vocab_begin = s.begin,
                                    .dtable = want.tensor(),
-                                   .segments = segments});
+                                   .segments = segments.host()});
   const DeviceTensor device_dy(dtype, dy), dtable(DType::kF32, s.local, s.cols, s.padding),
       again(DType::kF32, s.local, s.cols, s.padding);
   const DeviceArray<int32_t> device_tokens(tokens);
@@ -90,7 +92,7 @@ TEST_P(CudaEmbeddingBwd, EqualsTheCpuBackend) {
                              .dy = device_dy.tensor(),
                              .vocab_begin = s.begin,
                              .dtable = out->tensor(),
-                             .segments = segments});
+                             .segments = segments.device()});
   const Matrix got = dtable.download();
   for (int64_t v = 0; v < s.local; ++v) {
     for (int64_t c = 0; c < s.cols; ++c) ASSERT_TRUE(same_bits(got.at(v, c), want.at(v, c))) << v << " " << c;
@@ -120,20 +122,33 @@ TEST(CudaEmbeddingTree, EverySetOfLeaves) {
   for (int set = 0; set < 1 << kLeaves; ++set) {
     std::vector<RowSegment> list;
     for (int32_t i = 0; i < kLeaves; ++i) {
-      if (set >> i & 1) list.push_back({i, i + 1, 0, i});
+      list.push_back({i, i + (set >> i & 1), 0, i});
     }
-    const RowSegments segments = {list.data(), static_cast<int32_t>(list.size()), kLeaves};
+    const SegmentTable segments(list, kLeaves);
     cuda::embedding_bwd({}, {.tokens = device_tokens.data(),
                              .dy = device.tensor(),
                              .dtable = dtable.tensor(),
-                             .segments = segments});
+                             .segments = segments.device()});
     const Matrix got = dtable.download();
     for (int64_t c = 0; c < 4; ++c)
-      ASSERT_TRUE(
-          same_bits(got.at(0, c),
-                    ref::canonical_sum(segments, [&](float acc, int64_t t) { return acc + dy.at(t, c); })))
+      ASSERT_TRUE(same_bits(
+          got.at(0, c),
+          ref::canonical_sum(segments.host(), [&](float acc, int64_t t) { return acc + dy.at(t, c); })))
           << set;
   }
+}
+
+void sum_past_the_end() {
+  const DeviceTensor dy(DType::kF32, 1, 8), dtable(DType::kF32, 2, 8);
+  const DeviceArray<int32_t> tokens(1);
+  const SegmentTable past({{0, 2, 0, 0}}, 1);
+  cuda::embedding_bwd(
+      {}, {.tokens = tokens.data(), .dy = dy.tensor(), .dtable = dtable.tensor(), .segments = past.device()});
+  std::_Exit(cudaDeviceSynchronize() == cudaSuccess ? 0 : 3);
+}
+TEST(CudaEmbeddingDeathTest, SegmentsAreChecked) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(sum_past_the_end(), testing::ExitedWithCode(3), "");
 }
 
 TEST(CudaEmbeddingErrors, AreClear) {
@@ -144,12 +159,6 @@ TEST(CudaEmbeddingErrors, AreClear) {
                Error);
   EXPECT_THROW(cuda::embedding({}, {.tokens = tokens.data(), .table = bf16.tensor(), .y = y8.tensor()}),
                Error);
-  const RowSegment past = {0, 2, 0, 0};
-  EXPECT_THROW(
-      cuda::embedding_bwd(
-          {},
-          {.tokens = tokens.data(), .dy = y8.tensor(), .dtable = table.tensor(), .segments = {&past, 1, 1}}),
-      Error);
   EXPECT_THROW(cuda::embedding_bwd({}, {.tokens = tokens.data(),
                                         .dy = y8.tensor(),
                                         .dtable = table.tensor(),

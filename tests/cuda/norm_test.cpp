@@ -5,8 +5,8 @@
 #include "cpu/cpu_ops.h"
 #include "cuda/ops.h"
 #include "tests/cuda/device_array.h"
+#include "tests/cuda/segment_table.h"
 #include "tests/ref/norm_ref.h"
-#include "tests/ref/row_sum_ref.h"
 
 namespace contender {
 namespace {
@@ -16,6 +16,7 @@ using test::DeviceTensor;
 using test::kEps;
 using test::Matrix;
 using test::same_bits;
+using test::SegmentTable;
 
 std::vector<double> values_of_row(const Matrix& m, int64_t r) {
   std::vector<double> v(static_cast<size_t>(m.cols));
@@ -81,8 +82,7 @@ TEST_P(CudaNorm, Backward) {
   Matrix x = random(4, 1.0), dy = random(5), gamma = Matrix::random(1, h, 6), before = random(7);
   std::vector<float> rstd(static_cast<size_t>(m));
   for (int64_t r = 0; r < m; ++r) rstd[r] = static_cast<float>(ref::rms_rstd(values_of_row(x, r), 1e-6));
-  const std::vector<RowSegment> list = ref::test_segments(static_cast<int32_t>(m), 4);
-  const RowSegments segments{list.data(), static_cast<int32_t>(list.size()), 4};
+  const SegmentTable segments(m, 4);
 
   Matrix want = Matrix::poisoned(m, h), want_dgamma = Matrix::poisoned(1, h);
   test::Workspace host(rms_norm_bwd_workspace_bytes(m, h, 4));
@@ -92,7 +92,7 @@ TEST_P(CudaNorm, Backward) {
                                   .rstd = rstd.data(),
                                   .dx = want.tensor(),
                                   .dgamma = want_dgamma.tensor(),
-                                  .segments = segments});
+                                  .segments = segments.host()});
 
   const DeviceTensor d_x(dtype(), x), d_dy(dtype(), dy), d_gamma(DType::kF32, gamma),
       d_dx = poison(), d_sum(dtype(), before), d_dgamma(DType::kF32, 1, h);
@@ -104,7 +104,7 @@ TEST_P(CudaNorm, Backward) {
                          .rstd = d_rstd.data(),
                          .dx = d_dx.tensor(),
                          .dgamma = d_dgamma.tensor(),
-                         .segments = segments};
+                         .segments = segments.device()};
   cuda::rms_norm_bwd(workspace.exec(), args);
   EXPECT_TRUE(same_bits(d_dgamma.download().values, want_dgamma.values));
   args.dx = d_sum.tensor();
@@ -173,7 +173,7 @@ TEST(CudaNormRows, AreIndependent) {
       const DeviceTensor dx(dtype, x), ddy(dtype, dy), dgamma(DType::kF32, gamma), y(dtype, m, h),
           g(dtype, m, h), again(dtype, m, h), sum(DType::kF32, 1, h);
       const DeviceArray<float> rstd(m);
-      const RowSegment all = {0, static_cast<int32_t>(m), 0, 0};
+      const SegmentTable all({{0, static_cast<int32_t>(m), 0, 0}}, 1), row({{0, 1, 0, 0}}, 1);
       cuda::rms_norm({}, {.x = dx.tensor(), .gamma = dgamma.tensor(), .y = y.tensor(), .rstd = rstd.data()});
       cuda::rms_norm({}, {.x = dx.tensor(), .gamma = dgamma.tensor(), .y = again.tensor()});
       EXPECT_TRUE(y.same_bytes(again));
@@ -183,14 +183,13 @@ TEST(CudaNormRows, AreIndependent) {
                               .rstd = rstd.data(),
                               .dx = g.tensor(),
                               .dgamma = sum.tensor(),
-                              .segments = {&all, 1, 1}});
+                              .segments = all.device()});
       const Matrix want = y.download(), want_g = g.download();
       for (const int64_t r : {int64_t{0}, int64_t{17}, m - 1}) {
         Matrix one = Matrix::poisoned(1, h, 1), one_dy = one;
         for (int64_t c = 0; c < h; ++c) one.at(0, c) = x.at(r, c);
         for (int64_t c = 0; c < h; ++c) one_dy.at(0, c) = dy.at(r, c);
         const DeviceTensor d_one(dtype, one), d_dy(dtype, one_dy), y_one(dtype, 1, h, 1), g_one(dtype, 1, h);
-        const RowSegment row = {0, 1, 0, 0};
         cuda::rms_norm({}, {.x = d_one.tensor().col_range(0, h),
                             .gamma = dgamma.tensor(),
                             .y = y_one.tensor(),
@@ -201,50 +200,13 @@ TEST(CudaNormRows, AreIndependent) {
                                 .rstd = rstd.data(),
                                 .dx = g_one.tensor(),
                                 .dgamma = sum.tensor(),
-                                .segments = {&row, 1, 1}});
+                                .segments = row.device()});
         const Matrix got = y_one.download(), got_g = g_one.download();
         for (int64_t c = 0; c < h; ++c) {
           ASSERT_TRUE(same_bits(got.at(0, c), want.at(r, c))) << r << " " << c;
           ASSERT_TRUE(same_bits(got_g.at(0, c), want_g.at(r, c))) << r << " " << c;
         }
       }
-    }
-  }
-}
-
-// More segments than a small launch carries, and more than any does.
-TEST(CudaNormSegments, ManyAndTooMany) {
-  constexpr int64_t kRows = 4000, kCols = 8;
-  Matrix x = Matrix::random(kRows, kCols, 12), dy = Matrix::random(kRows, kCols, 13),
-         gamma = Matrix::random(1, kCols, 14);
-  const std::vector<float> rstd = test::random_values(kRows, 15);
-  const DeviceTensor d_x(DType::kF32, x), d_dy(DType::kF32, dy), d_gamma(DType::kF32, gamma),
-      dx(DType::kF32, kRows, kCols), dgamma(DType::kF32, 1, kCols);
-  const DeviceArray<float> d_rstd(rstd);
-  for (const int32_t count : {40, 1920, 1921}) {
-    std::vector<RowSegment> list;
-    for (int32_t i = 0; i < count; ++i) list.push_back({2 * i, 2 * i + 1, 0, i * 64 / count});
-    const RowSegments segments = {list.data(), count, 64};
-    const RmsNormBwdArgs args = {.dy = d_dy.tensor(),
-                                 .x = d_x.tensor(),
-                                 .gamma = d_gamma.tensor(),
-                                 .rstd = d_rstd.data(),
-                                 .dx = dx.tensor(),
-                                 .dgamma = dgamma.tensor(),
-                                 .segments = segments};
-    if (count > 1920) {
-      EXPECT_THROW(cuda::rms_norm_bwd({}, args), Error);
-      continue;
-    }
-    cuda::rms_norm_bwd({}, args);
-    const Matrix got = dgamma.download();
-    for (int64_t c = 0; c < kCols; ++c) {
-      EXPECT_TRUE(same_bits(got.at(0, c), ref::canonical_sum(segments,
-                                                             [&](float acc, int64_t r) {
-                                                               return std::fma(dy.at(r, c),
-                                                                               x.at(r, c) * rstd[r], acc);
-                                                             })))
-          << count << " " << c;
     }
   }
 }

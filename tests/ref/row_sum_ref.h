@@ -23,13 +23,16 @@ float canonical_sum(const RowSegments& s, const Step& step) {
   return leaves[0];
 }
 
-// Segments used by the tests: several per leaf, an absent leaf, rows that belong to none, an empty one.
+// Segments used by the tests, a dense table: two per leaf, a leaf without rows, rows that belong to none.
 inline std::vector<RowSegment> test_segments(int32_t rows, int32_t num_leaves) {
   if (num_leaves == 1) return {{0, rows / 2, 0, 0}, {rows / 2, rows, 0, 0}};
   std::vector<RowSegment> s;
   int32_t begin = 0;
   for (int32_t leaf = 0; leaf < num_leaves; ++leaf) {
-    if (leaf == 1) continue;
+    if (leaf == 1) {
+      s.insert(s.end(), 2, {begin, begin, 0, leaf});
+      continue;
+    }
     const int32_t end = leaf == num_leaves - 1 ? rows : begin + (rows - begin) / 3;
     s.push_back({begin, begin + (end - begin) / 2, 0, leaf});
     s.push_back({begin + (end - begin) / 2, end, 0, leaf});
