@@ -24,10 +24,11 @@ int64_t attention_workspace_bytes(const AttentionShape& shape, int64_t, int64_t 
 }
 
 // Transposed queries and output gradients, probabilities, score gradients of one tile; value gradients and
-// the tree of cache rows of one sequence.
+// the tree of cache rows of one sequence, of which a GPU keeps tiles of kRows keys.
 int64_t attention_bwd_workspace_bytes(const AttentionShape& shape, int64_t max_kv_len, int32_t head_slices) {
   return floats(kRows * shape.d_qk) + floats(kRows * shape.d_v) + 2 * floats(kRows * max_kv_len) +
-         floats(max_kv_len * shape.d_v) + tree_levels(head_slices) * floats(max_kv_len * shape.row_width);
+         floats(max_kv_len * shape.d_v) +
+         tree_levels(head_slices) * floats(round_up(max_kv_len, kRows) * shape.row_width);
 }
 
 Cost attention_cost(const AttentionShape& shape, const AttentionSeq* seqs, int64_t num_seqs,

@@ -2,22 +2,22 @@
 // Math: s = scale * (q . k);  p = exp(s - max s);  o = (sum p v) / (sum p);  lse = max s + log(sum p)
 // Shapes: q [T, num_heads * d_qk], kv [rows of pages, row_width], o [T, num_heads * d_v], lse [T, num_heads].
 // Layouts: rows of 16-byte pieces at aligned addresses: d_qk, d_v and all column offsets are multiples of 8.
-// Where the
-//   value is part of the key row (absorbed MLA) it is read once. seqs and page_ids are in device memory.
-// Precision: q, k, v, o BF16; scores, softmax and sums FP32; p is rounded to BF16 for p v, not for the sum of
-// p. Schedule: the rows that share a kv head are (query, head) pairs, queries first; a block takes 16 of
-// them, a tile,
-//   and walks over the keys 64 at a time from position 0. Warp w computes the scores of keys 16 w.. of the
-//   64; eight threads a row do the online softmax; then warp w owns columns 16 w.. of every 64 of the output.
-//   The host knows no lengths: the grid is a bound on the number of tiles, and each block finds its own from
-//   the lengths. A row's sums run over the same blocks in the same order whatever shares its tile: keys that
-//   it does not see are -inf in its maximum, 0 in its sum, and leave its output untouched. In the last
-//   blocks, where the rows of a tile see different keys, p v is made once for each query with the keys that
-//   this query sees, and kept in its rows alone, so that not even a NaN of a later key reaches an earlier
-//   query.
+//   Where the value is part of the key row (absorbed MLA) it is read once. seqs and page_ids are in device
+//   memory.
+// Precision: q, k, v, o BF16; scores, softmax and sums FP32; p is rounded to BF16 for p v, not for the sum
+//   of p.
+// Schedule: one launch. The rows that share a kv head are (query, head) pairs, queries first; a block takes
+//   16 of them, a tile, and walks over the keys 64 at a time from position 0. Warp w computes the scores of
+//   keys 16 w.. of the 64; eight threads a row do the online softmax; then warp w owns columns 16 w.. of
+//   every 64 of the output. The host knows no lengths: the grid is a bound on the number of tiles, and each
+//   block finds its own from the lengths. A row's sums run over the same blocks in the same order whatever
+//   shares its tile: keys that it does not see are -inf in its maximum, 0 in its sum, and leave its output
+//   untouched. In the last blocks, where the rows of a tile see different keys, p v is made once for each
+//   query with the keys that this query sees, and kept in its rows alone, so that not even a NaN of a later
+//   key reaches an earlier query.
 // Roofline: 2 (d_qk + d_v) flops for each (row, key); each tile reads the keys anew, (d_qk + d_v) * 2 bytes
-// for 16
-//   rows, mostly from L2: 16 flops a byte, bound by L2 and by shared memory, far from the tensor cores.
+//   for 16 rows, mostly from L2: 16 flops a byte, bound by L2 and by shared memory, far from the tensor
+//   cores.
 // Limits: d_v <= 512; d_qk and d_v together within shared memory.
 // Source: Dao et al., arXiv 2205.14135; Milakov and Gimelshein, arXiv 1805.02867 (online softmax).
 #include <cmath>
@@ -222,18 +222,8 @@ void attention(const Exec& exec, const AttentionArgs& a) {
   const int64_t heads = s.num_heads / s.num_kv_heads, bytes = smem_bytes(s);
   // A sequence's last tile may be part of one.
   const int64_t tiles = a.q.rows * heads / kRows + a.num_seqs;
-  int device = 0, limit = 0;
-  CUDA_CHECK(cudaGetDevice(&device));
-  CUDA_CHECK(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  if (bytes > limit)
-    fail(ExitCode::kConfig, "attention with heads of {} and {}: {} bytes of shared memory, there are {}",
-         s.d_qk, s.d_v, bytes, limit);
   with_pieces(s.d_v, [&]<int kPieces>(std::integral_constant<int, kPieces>) {
-    CUDA_CHECK(cudaFuncSetAttribute(attention_kernel<kPieces>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    narrow<int>(bytes)));
-    const dim3 grid(static_cast<unsigned>(narrow<int>(tiles)), static_cast<unsigned>(s.num_kv_heads));
-    attention_kernel<kPieces><<<grid, kThreads, static_cast<size_t>(bytes), stream_of(exec)>>>(a);
-    CUDA_CHECK_LAUNCH();
+    launch_tiles<attention_kernel<kPieces>>(stream_of(exec), tiles, s, bytes, a);
   });
 }
 

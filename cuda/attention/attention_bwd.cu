@@ -2,21 +2,18 @@
 // Math: p = exp(s - lse);  delta = dout . o;  ds = p * (dout . v - delta) * scale
 //       dq = sum over keys of ds k;  dk = sum over (head, query) of ds q;  dv = sum of p dout
 // Shapes: as in attention.cu; dout, dq like o, q; dkv like kv.
-// Layouts: as in attention.cu. seqs and page_ids are in device memory. Values are columns of the key rows, or
-// none
-//   of them is.
+// Layouts: as in attention.cu. seqs and page_ids are in device memory. Values are columns of the key rows,
+//   or none of them is.
 // Precision: q, kv, o, dout, dq BF16; dkv F32 or BF16; everything between FP32, but p and ds are rounded to
-// BF16
-//   before the products that give dq, dk and dv.
-// Schedule: no atomics; every sum has one order. dq: a block keeps 16 (query, head) rows and walks over the
-// keys. dkv:
-//   a block keeps 16 keys of a kv head and walks over the heads and, in each, over the queries from its own
-//   keys on, 64 at a time anchored at 0; dk + dv where they share columns; slices of the heads are joined by
-//   the fixed binary tree, whose open terms lie in the workspace: its size says how many blocks can run, and
-//   changes no bit.
-// Roofline: 2 (3 d_qk + 2 d_v) flops for each (row, key) are needed, 2 (d_qk + d_v) more are done, since both
-// kernels
-//   make the scores; each tile reads the other side anew, mostly from L2: far from the tensor cores.
+//   BF16 before the products that give dq, dk and dv.
+// Schedule: two launches, no atomics; every sum has one order. dq: a block keeps 16 (query, head) rows and
+//   walks over the keys. dkv: a block keeps 16 keys of a kv head and walks over the heads and, in each, over
+//   the queries from its own keys on, 64 at a time anchored at 0; dk + dv where they share columns; slices
+//   of the heads are joined by the fixed binary tree, whose open terms lie in the workspace: its size says
+//   how many blocks can run, and changes no bit.
+// Roofline: 2 (3 d_qk + 2 d_v) flops for each (row, key) are needed, 2 (d_qk + d_v) more are done, since
+//   both kernels make the scores; each tile reads the other side anew, mostly from L2: far from the tensor
+//   cores.
 // Limits: d_qk <= 576, d_v <= 512.
 // Source: Dao et al., arXiv 2205.14135, appendix B.
 #include <algorithm>
@@ -355,16 +352,6 @@ void with_pieces(const AttentionShape& s, const F& f) {
   fail(ExitCode::kConfig, "attention backward with heads of {} and {}, at most 576 and 512", s.d_qk, s.d_v);
 }
 
-template <class Kernel, class Params>
-void launch(const Exec& exec, Kernel kernel, int64_t blocks, Kept kept, const AttentionShape& s,
-            const Params& params) {
-  const int bytes = narrow<int>(smem_bytes(s, kept));
-  CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  const dim3 grid(static_cast<unsigned>(narrow<int>(blocks)), static_cast<unsigned>(s.num_kv_heads));
-  kernel<<<grid, kThreads, static_cast<size_t>(bytes), stream_of(exec)>>>(params);
-  CUDA_CHECK_LAUNCH();
-}
-
 void launch_dkv(const Exec& exec, const AttentionBwdArgs& a, int32_t slices) {
   const int64_t tiles = a.q.rows / kRows + a.num_seqs;
   int levels = 0;
@@ -383,7 +370,8 @@ void launch_dkv(const Exec& exec, const AttentionBwdArgs& a, int32_t slices) {
   with_pieces(a.shape,
               [&]<int kQk, int kV>(std::integral_constant<int, kQk>, std::integral_constant<int, kV>) {
                 with_float_type(a.dkv.dtype, [&]<class T>(std::type_identity<T>) {
-                  launch(exec, attention_dkv_kernel<T, kQk, kV>, blocks, Kept::kKeys, a.shape, params);
+                  launch_tiles<attention_dkv_kernel<T, kQk, kV>>(stream_of(exec), blocks, a.shape,
+                                                                 smem_bytes(a.shape, Kept::kKeys), params);
                 });
               });
 }
@@ -391,13 +379,14 @@ void launch_dkv(const Exec& exec, const AttentionBwdArgs& a, int32_t slices) {
 }  // namespace
 
 void attention_bwd(const Exec& exec, const AttentionBwdArgs& a) {
-  const int32_t slices = a.shape.num_kv_heads == 1 ? a.head_slices : 1;
+  const int32_t slices = a.shape.num_kv_heads == 1 && a.shape.num_heads > 1 ? a.head_slices : 1;
   check_attention_bwd(a, slices);
   if (a.num_seqs == 0 || a.q.rows == 0) return;
   const int64_t tiles = a.q.rows * (a.shape.num_heads / a.shape.num_kv_heads) / kRows + a.num_seqs;
   with_pieces(a.shape,
               [&]<int kQk, int kV>(std::integral_constant<int, kQk>, std::integral_constant<int, kV>) {
-                launch(exec, attention_dq_kernel<kQk>, tiles, Kept::kQueries, a.shape, a);
+                launch_tiles<attention_dq_kernel<kQk>>(stream_of(exec), tiles, a.shape,
+                                                       smem_bytes(a.shape, Kept::kQueries), a);
               });
   launch_dkv(exec, a, slices);
 }

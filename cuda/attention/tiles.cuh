@@ -33,6 +33,32 @@ __host__ __device__ inline bool values_in_keys(const AttentionShape& s) {
          s.v_offset + s.d_v <= s.d_qk;
 }
 
+// Bytes of shared memory that a block of the kernel may have, asked of the device once.
+template <auto kKernel>
+int64_t shared_memory_limit() {
+  static const int limit = [] {
+    int device = 0, bytes = 0;
+    CUDA_CHECK(cudaGetDevice(&device));
+    CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    CUDA_CHECK(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    return bytes;
+  }();
+  return limit;
+}
+
+// One block for each (tile, kv head) with `bytes` of shared memory.
+template <auto kKernel, class Params>
+void launch_tiles(cudaStream_t stream, int64_t blocks, const AttentionShape& s, int64_t bytes,
+                  const Params& params) {
+  const int64_t limit = shared_memory_limit<kKernel>();
+  if (bytes > limit)
+    fail(ExitCode::kConfig, "attention with heads of {} and {}: {} bytes of shared memory, there are {}",
+         s.d_qk, s.d_v, bytes, limit);
+  const dim3 grid(static_cast<unsigned>(narrow<int>(blocks)), static_cast<unsigned>(s.num_kv_heads));
+  kKernel<<<grid, kThreads, static_cast<size_t>(bytes), stream>>>(params);
+  CUDA_CHECK_LAUNCH();
+}
+
 // 16 rows of one sequence and kv head: (query, head) pairs, queries first.
 struct Tile {
   AttentionSeq seq;

@@ -233,7 +233,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Case{test::mla_shape(4, 48, 32), {20, 1, 37, 70}, 4},
                     Case{test::mla_shape(6, 24, 16), {19}, 2}, Case{test::mla_shape(3, 88, 72), {18, 5}, 1},
                     Case{test::mla_shape(2, 576, 512), {9, 17}, 2}, Case{gqa_shape(8, 2, 64, 64), {35, 9}, 1},
-                    Case{gqa_shape(2, 2, 192, 128), {23}, 1}, Case{gqa_shape(1, 1, 128, 128), {67, 2}, 1}));
+                    Case{gqa_shape(2, 2, 192, 128), {23}, 1}, Case{gqa_shape(1, 1, 128, 128), {67, 2}, 1},
+                    Case{gqa_shape(4, 4, 32, 16), {9, 24}, 1}, Case{gqa_shape(4, 2, 16, 16), {24, 3}, 4},
+                    Case{gqa_shape(4, 2, 32, 32), {17, 1}, 4}, Case{gqa_shape(1, 1, 32, 16), {20}, 4}));
 
 // Heads sharded over ranks: the tree over the results of calls with one slice's heads each is the whole's
 // result, bit for bit.
@@ -264,6 +266,18 @@ TEST(CudaAttentionBwdShards, SlicesComposeAcrossRanks) {
       for (int64_t c = 0; c < shape.row_width; ++c)
         ASSERT_TRUE(same_bits(whole.dkv_at(i, t, c), parts[0].dkv_at(i, t, c) + parts[1].dkv_at(i, t, c)))
             << i << " " << t << " " << c;
+    }
+  }
+}
+
+// The stated workspace has room for a block, however short the sequences are.
+TEST(CudaAttentionBwdInput, ShortSequencesFitTheWorkspace) {
+  for (int64_t length : {1, 2, 3, 15, 17}) {
+    for (int32_t slices : {2, 8}) {
+      Problem p(test::mla_shape(8, 48, 32), {length, 1}, 16, true);
+      const int64_t bytes = attention_bwd_workspace_bytes(p.shape, length, slices);
+      const int64_t block_bytes = (slices == 2 ? 1 : 3) * 16 * p.shape.row_width * int64_t{sizeof(float)};
+      EXPECT_NO_THROW(p.run(slices, bytes / block_bytes)) << length;
     }
   }
 }

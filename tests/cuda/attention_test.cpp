@@ -188,7 +188,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Case{test::mla_shape(4, 48, 32), {20, 1, 37}}, Case{test::mla_shape(20, 24, 16), {33}},
                     Case{test::mla_shape(3, 88, 72), {18, 5}}, Case{test::mla_shape(16, 576, 512), {21}},
                     Case{gqa_shape(2, 2, 192, 128), {23, 2}}, Case{gqa_shape(8, 2, 64, 64), {35, 16}},
-                    Case{gqa_shape(1, 1, 128, 128), {131}}));
+                    Case{gqa_shape(1, 1, 128, 128), {131}}, Case{gqa_shape(4, 4, 32, 16), {9, 24}},
+                    Case{gqa_shape(4, 2, 16, 16), {24, 3}}, Case{gqa_shape(4, 2, 32, 32), {17, 1}},
+                    Case{gqa_shape(2, 1, 8, 8), {18}}));
 
 // More sequences than a warp finds at once; a query head's result does not depend on which others are there.
 TEST(CudaAttentionBatch, ManySequencesAndSomeHeads) {
@@ -206,6 +208,41 @@ TEST(CudaAttentionBatch, ManySequencesAndSomeHeads) {
   for (int64_t t = 0; t < q.rows; ++t) {
     for (int64_t d = 0; d < b.shape.d_v; ++d)
       ASSERT_TRUE(same_bits(one.o.at(t, d), all.o.at(t, 3 * b.shape.d_v + d))) << t << " " << d;
+  }
+}
+
+// What fills up a batch of decoding: sequences of one token that share a page of zeros. Their results are
+// zeros, and their neighbours do not notice.
+TEST(CudaAttentionBatch, PaddingReadsAPageOfZeros) {
+  const AttentionShape shape = test::mla_shape(4, 48, 32);
+  const Matrix q = test::rounded(Matrix::random(5, 4 * 48, 30, kPadding, 1.0), DType::kBF16);
+  Matrix rows = test::rounded(Matrix::random(32, 48, 31, kPadding, 1.0), DType::kBF16);
+  for (int64_t r = 0; r < 16; ++r) std::fill_n(&rows.at(r, 0), 48, 0.0f);
+  const DeviceTensor dq(DType::kBF16, q), dkv(DType::kBF16, rows);
+  const DeviceArray<int32_t> pages(std::vector<int32_t>{0, 1});
+  const auto run = [&](const std::vector<AttentionSeq>& seqs) {
+    const DeviceTensor o(DType::kBF16, 5, 4 * 32, kPadding), lse(DType::kF32, 5, 4);
+    const DeviceArray<AttentionSeq> dseqs(seqs);
+    cuda::attention({}, {.shape = shape,
+                         .q = dq.tensor(),
+                         .kv = dkv.tensor(),
+                         .seqs = dseqs.data(),
+                         .num_seqs = dseqs.size(),
+                         .page_ids = pages.data(),
+                         .o = o.tensor(),
+                         .lse = lse.tensor()});
+    return Result{o.download(), lse.download()};
+  };
+  const AttentionSeq real = {.q_begin = 1, .q_len = 1, .kv_len = 9, .page_table = 1};
+  std::vector<AttentionSeq> all;
+  for (int32_t t = 0; t < 5; ++t) all.push_back({.q_begin = t, .q_len = 1, .kv_len = 1, .page_table = 0});
+  all[1] = real;
+  const Result alone = run({real}), padded = run(all);
+  for (int64_t t = 0; t < 5; ++t) {
+    for (int64_t c = 0; c < padded.o.cols; ++c)
+      ASSERT_TRUE(same_bits(padded.o.at(t, c), t == 1 ? alone.o.at(t, c) : 0.0f)) << t << " " << c;
+    for (int64_t h = 0; h < 4; ++h)
+      ASSERT_TRUE(same_bits(padded.lse.at(t, h), t == 1 ? alone.lse.at(t, h) : 0.0f)) << t << " " << h;
   }
 }
 
