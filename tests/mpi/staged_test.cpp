@@ -79,16 +79,17 @@ TEST_F(StagedTest, DelayIsHiddenByComputation) {
   if (c_.size() == 1) GTEST_SKIP() << "a group of one sends nothing";
   job_position().step = 9'000'008;  // which no other test of this process reaches
   add_fault("delay@9000008:*:20ms");
+  const int64_t delay_ns = fault_delay_ns(c_.rank());  // other tests may have added to it
   const auto x = c_.put(std::vector<float>(16, 1.0f)), all = c_.unset<float>(16 * c_.size());
   take_delay_seconds();
   const int64_t start = now_ns();
   Pending pending = c_.group().all_gather_flat("gather", x.data(), 16 * c_.size(), all.data());
   while (now_ns() < start + 10'000'000) EXPECT_FALSE(pending.poke());
   pending.wait();
-  EXPECT_GE(now_ns() - start, 20'000'000);
+  EXPECT_GE(now_ns() - start, delay_ns);
   const DelaySeconds delay = take_delay_seconds();
-  EXPECT_NEAR(delay.injected, 0.02, 1e-3);
-  EXPECT_LT(delay.exposed, 0.011);
+  EXPECT_NEAR(delay.injected, 1e-9 * static_cast<double>(delay_ns), 1e-6);
+  EXPECT_LT(delay.exposed, delay.injected - 0.009);
   job_position().step = 0;
 }
 
