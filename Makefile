@@ -37,7 +37,7 @@ MPI_MAIN   := $(filter-out %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
 REF_SRCS   := $(filter-out %_test.cpp tests/mpi/%,$(TEST_SRCS))
 MPI_TESTS  := $(filter %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
 UNIT_TESTS := $(filter %_test.cpp,$(filter-out tests/mpi/%,$(TEST_SRCS)))
-BENCH_SRCS := $(filter-out bench/ptxsim/%,$(call cpp,bench))
+BENCH_SRCS := $(filter-out bench/ptxsim/% bench/cuda/%,$(call cpp,bench))
 BENCHES    := $(filter %_bench.cpp,$(BENCH_SRCS))
 BENCH_HELP := $(filter-out %_bench.cpp,$(BENCH_SRCS)) $(REF_SRCS)
 objs        = $(patsubst %.cpp,$(B)/%.o,$1)
@@ -56,6 +56,8 @@ SIM_BENCH  := $(call cu,bench/ptxsim)
 CUDA_SRCS  := $(call cu,cuda)
 CUDA_CPP   := $(if $(TOOLKIT),$(call cpp,cuda))
 CUDA_TESTS := $(if $(TOOLKIT),$(call cpp,tests/cuda))
+CUDA_BENCH := $(if $(TOOLKIT),$(call cpp,bench/cuda))
+BENCH_CU   := $(call cu,bench/cuda)
 cu_objs     = $(patsubst %.cu,$(B)/%.cu.o,$1)
 CUDA_OBJS   = $(call objs,$(CUDA_CPP)) $(call cu_objs,$(CUDA_SRCS))
 
@@ -118,7 +120,7 @@ $(B)/sim.flags: FORCE
 $(B)/cuda.flags: FORCE
 	$(call stamp,$(NVCC) $(NVCCFLAGS))
 $(B)/sim.list: FORCE
-	$(call stamp,$(SIM_TESTS) $(SILICON) $(PLANTED) $(SIM_BENCH) $(CUDA_SRCS) $(CUDA_CPP) $(CUDA_TESTS))
+	$(call stamp,$(SIM_TESTS) $(SILICON) $(PLANTED) $(SIM_BENCH) $(CUDA_SRCS) $(CUDA_CPP) $(CUDA_TESTS) $(CUDA_BENCH) $(BENCH_CU))
 $(L)/sim.members: FORCE
 	$(call stamp,$(SIM_SRCS))
 
@@ -192,9 +194,10 @@ $(B)/planted_bugs: $(call cu_objs,$(PLANTED)) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda)
 # The CUDA backend, which contender loads where there is a GPU; and its operators against the CPU's, in the simulator or on one.
-$(call objs,$(CUDA_TESTS) $(CUDA_CPP)): private CPPFLAGS += -isystem $(TOOLKIT)/include
+$(call objs,$(CUDA_TESTS) $(CUDA_BENCH) $(CUDA_CPP)): private CPPFLAGS += -isystem $(TOOLKIT)/include
 $(call objs,$(CUDA_CPP)): private CXXFLAGS += -fPIC
 $(call cu_objs,$(CUDA_SRCS)): private NVCCFLAGS += -Icsrc -Xcompiler -fPIC
+$(call cu_objs,$(BENCH_CU)): private NVCCFLAGS += -Icsrc
 $(CUDA_OBJS): $(B)/cuda.pic
 $(B)/cuda.pic: FORCE
 	$(call stamp,-fPIC)
@@ -204,6 +207,9 @@ $(B)/libcontender_cuda.so: $(CUDA_OBJS) $(B)/sim.list
 $(B)/cuda_tests: $(call objs,$(CUDA_TESTS)) $(CUDA_OBJS) $(LIB) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda,$(LIB) -lgtest_main -lgtest $(LDLIBS))
+$(B)/cuda_bench: $(call objs,$(CUDA_BENCH)) $(call cu_objs,$(BENCH_CU)) $(CUDA_OBJS) $(LIB) $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_cuda,$(LIB) -lbenchmark $(LDLIBS))
 $(B)/ptxsim_bench: $(call cu_objs,$(SIM_BENCH)) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda)
@@ -263,6 +269,8 @@ bench: setup ## build and run every benchmark (ARGS=--benchmark_filter=...)
 	@$(B)/contender_bench $(ARGS)
 b/%: $(L)/b/%_bench FORCE ## run the benchmarks of one path
 	$(Q)$< $(ARGS)
+b/cuda: $(B)/cuda_bench sim FORCE ## the CUDA benches on a GPU; where there is none, their small shapes in the simulator
+	$(Q)if nvidia-smi -L >/dev/null 2>&1; then $< $(ARGS); else tools/sim $(SIM) $< --smoke $(ARGS); fi
 b/ptxsim: $(B)/ptxsim_bench sim FORCE ## the simulator's own numbers beside their bars
 	$(Q)bench/ptxsim/run.sh $(B)
 lint: ## include arrows, size limits, mirrored tests
@@ -279,4 +287,4 @@ profile: ## the demo under Nsight Systems, one report per rank
 clean: ## remove build/
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(call cu_objs,$(CUDA_SRCS)) $(call objs,$(CUDA_TESTS) $(CUDA_CPP) $(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))
+-include $(patsubst %.o,%.d,$(call cu_objs,$(CUDA_SRCS) $(BENCH_CU)) $(call objs,$(CUDA_TESTS) $(CUDA_BENCH) $(CUDA_CPP) $(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))
