@@ -70,7 +70,7 @@ void head(benchmark::State& state) {
 void backward(benchmark::State& state, int32_t leaves) {
   HeadProblem p(state);
   Workspace forward(head_workspace_bytes(p.h, p.v, 1)),
-      workspace(head_bwd_workspace_bytes(p.h, p.v, 1, leaves));
+      workspace(head_bwd_workspace_bytes(p.m, p.h, p.v, 1, leaves));
   p.run_forward(forward);
   std::vector<RowSegment> segments;
   for (int32_t leaf = 0; leaf < leaves; ++leaf) {
@@ -90,7 +90,7 @@ void backward(benchmark::State& state, int32_t leaves) {
                    .segments = {.data = segments.data(), .count = leaves, .num_leaves = leaves}});
   });
   state.counters["workspace MiB"] =
-      static_cast<double>(head_bwd_workspace_bytes(p.h, p.v, 1, leaves)) / (1 << 20);
+      static_cast<double>(head_bwd_workspace_bytes(p.m, p.h, p.v, 1, leaves)) / (1 << 20);
 }
 void head_bwd(benchmark::State& state) { backward(state, 1); }
 void head_bwd_4_leaves(benchmark::State& state) { backward(state, 4); }

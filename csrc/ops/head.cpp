@@ -1,5 +1,7 @@
 #include "ops/head.h"
 
+#include <algorithm>
+
 #include "ops/head_blocks.h"
 
 namespace contender {
@@ -8,8 +10,10 @@ int64_t head_workspace_bytes(int64_t h, int64_t vocab_local, int32_t) {
   return HeadFloats(h, vocab_local).total() * 4;
 }
 
-int64_t head_bwd_workspace_bytes(int64_t h, int64_t vocab_local, int32_t, int32_t num_leaves) {
-  return HeadBwdFloats(h, vocab_local, num_leaves).total() * 4;
+int64_t head_bwd_workspace_bytes(int64_t m, int64_t h, int64_t vocab_local, int32_t slices,
+                                 int32_t num_leaves) {
+  return std::max(HeadBwdFloats(h, vocab_local, num_leaves).total() * 4,
+                  head_bwd_sum_bytes(m, h, slices) + head_bwd_gradient_bytes(m, vocab_local));
 }
 
 // The logits stay in the cache.

@@ -1,6 +1,7 @@
 // Linear + log-prob + entropy without the logits: the output projection, its softmax statistics at the
-// targets, and gradients, in chunks of rows, so that no more than kHeadChunkRows x V_local logits exist at a
-// time.
+// targets, and gradients. No more logits exist at a time than the workspace holds: those of a chunk of rows
+// on the CPU; on CUDA none, and for the gradients some columns of all rows. More workspace than asked for
+// makes larger chunks, and no other bits.
 //
 // Vocabulary-parallel: each rank makes partial statistics for its virtual slices of the vocabulary (`slices`
 // local ones); the partials of all slices, in slice order, are finished by one function, the same the sampler
@@ -12,7 +13,7 @@
 
 namespace contender {
 
-inline constexpr int64_t kHeadChunkRows = 128;
+inline constexpr int64_t kHeadChunkRows = 128;  // of the CPU
 
 // Softmax statistics of one slice of one row of z = logits * inv_temperature.
 struct HeadPartial {
@@ -45,7 +46,7 @@ struct HeadFinishArgs {
 };
 // Given dL/dlogp and dL/dentropy per row: dz = dlogp (onehot - p) + dentropy * (-p (z - lse + entropy));
 // dlogits = dz * inv_temperature. dh = dlogits w (local slices tree-summed), dw canonical by segments. Logits
-// are recomputed chunk by chunk. A row with dlogp = dentropy = 0 contributes exact zeros.
+// are recomputed. A row with dlogp = dentropy = 0 contributes exact zeros.
 struct HeadBwdArgs {
   Tensor h;      // [M, H]
   WeightView w;  // [V_local, H]
@@ -61,7 +62,8 @@ struct HeadBwdArgs {
   RowSegments segments;              // group 0
 };
 int64_t head_workspace_bytes(int64_t h, int64_t vocab_local, int32_t slices);
-int64_t head_bwd_workspace_bytes(int64_t h, int64_t vocab_local, int32_t slices, int32_t num_leaves);
+int64_t head_bwd_workspace_bytes(int64_t m, int64_t h, int64_t vocab_local, int32_t slices,
+                                 int32_t num_leaves);
 Cost head_cost(int64_t m, int64_t h, int64_t vocab_local, DType activation = DType::kF32,
                DType weight = DType::kF32);
 // With the recomputed product; dw is F32.

@@ -24,15 +24,28 @@ struct SoftmaxPartial {
   float sum;  // of exp(z - max)
 };
 
-// A side without columns, or with none above -inf, is {-inf, 0}.
+// What brings the sums of two sides to their common maximum. A side without columns, or with none above -inf,
+// has maximum -inf and sum 0, and changes nothing.
+struct CommonMax {
+  float max, scale_a, scale_b;
+};
+__device__ inline CommonMax common_max(float a, float b) {
+  const float max = fmaxf(a, b);
+  return {max, a == max ? 1.0f : exp_below_one(__fsub_rn(a, max)),
+          b == max ? 1.0f : exp_below_one(__fsub_rn(b, max))};
+}
+__device__ inline float combine_sums(const CommonMax& c, float a, float b) {
+  return fmaf(a, c.scale_a, __fmul_rn(b, c.scale_b));
+}
 __device__ inline SoftmaxPartial combine_partials(const SoftmaxPartial& a, const SoftmaxPartial& b) {
-  const float max = fmaxf(a.max, b.max);
-  const float scale_a = a.max == max ? 1.0f : exp_below_one(__fsub_rn(a.max, max));
-  const float scale_b = b.max == max ? 1.0f : exp_below_one(__fsub_rn(b.max, max));
-  return {max, fmaf(a.sum, scale_a, __fmul_rn(b.sum, scale_b))};
+  const CommonMax c = common_max(a.max, b.max);
+  return {c.max, combine_sums(c, a.sum, b.sum)};
 }
 
 __device__ inline float log_sum_exp(const SoftmaxPartial& p) { return __fadd_rn(p.max, logf(p.sum)); }
+
+// What exp(z - max) counts from in a block.
+__device__ inline float softmax_base(float max) { return max == -INFINITY ? 0.0f : max; }
 
 // One block, a warp together: lane l holds z of columns 4 l .. 4 l + 3, of which the first `count` exist. A
 // NaN or +inf makes the sum a NaN.
@@ -46,7 +59,7 @@ __device__ inline SoftmaxPartial warp_softmax_partial(const Vec<float>& z, int c
     bad |= !(z.v[k] < INFINITY);
   }
   max = warp_reduce_max(max);
-  const float base = max == -INFINITY ? 0.0f : max;
+  const float base = softmax_base(max);
   float e[4];
 #pragma unroll
   for (int k = 0; k < 4; ++k) e[k] = k < count ? exp_below_one(__fsub_rn(z.v[k], base)) : 0.0f;
@@ -59,6 +72,20 @@ __device__ inline SoftmaxPartial warp_softmax_partial(const Vec<float>& z, int c
   }
   const float half = __fadd_rn(even, odd);
   return {max, __fadd_rn(half, __shfl_xor_sync(0xFFFFFFFFu, half, 1))};
+}
+
+// One block of a row as mma accumulators lie. Four warps have 32 columns each, lane 4 r + q of a warp columns
+// 8 j + 2 q + {0, 1}, j < 4. The sum of its own four pairs; then that of the warps, for each place q; then
+// that of the places: lane 2 r + h has places 2 h and 2 h + 1.
+__device__ inline float softmax_term(float z, float base) {
+  return z < INFINITY ? exp_below_one(__fsub_rn(z, base)) : NAN;
+}
+__device__ inline float sum_of_four(float a, float b, float c, float d) {
+  return __fadd_rn(__fadd_rn(a, b), __fadd_rn(c, d));
+}
+__device__ inline float sum_of_places(float even, float odd) {
+  const float half = __fadd_rn(even, odd);
+  return __fadd_rn(half, __shfl_xor_sync(0xFFFFFFFFu, half, 1));
 }
 
 }  // namespace contender::cuda

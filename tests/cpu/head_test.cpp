@@ -90,7 +90,7 @@ struct Head {
     std::vector<Matrix> part;
     for (int64_t rank = 0; rank < ranks; ++rank) {
       Shard shard(*this, rank * width, (rank + 1) * width);
-      Workspace workspace(head_bwd_workspace_bytes(h, width, slices, segments.num_leaves));
+      Workspace workspace(head_bwd_workspace_bytes(m, h, width, slices, segments.num_leaves));
       part.push_back(Matrix::poisoned(m, h, 3));
       cpu::head_bwd(workspace.exec(), {.h = x.tensor(),
                                        .w = shard.view,
