@@ -148,11 +148,11 @@ $(LIB): $(call objs,$(LIB_SRCS)) $(L)/members
 	$(call say,AR,$@)
 	$(Q)t=$@.$$$$; ar rcs $$t $(filter %.o,$^) && mv $$t $@
 
-link = $(Q)mkdir -p $(@D); t=$@.$$$$; $(CXX) $(OPT) -pthread $(filter %.o,$^) $(LIB) $1 $(LDLIBS) -o $$t && mv $$t $@
+link = $(Q)mkdir -p $(@D); t=$@.$$$$; $(CXX) $(OPT) -pthread $(filter %.o,$^) $(or $2,$(LIB)) $1 $(LDLIBS) -o $$t && mv $$t $@
 # All of the library, visible: what the CUDA backend needs of it is there once.
 $(B)/contender: $(call objs,csrc/cli/main.cpp) $(LIB)
 	$(call say,LINK,$@)
-	$(call link,-rdynamic -Wl$(comma)--whole-archive $(LIB) -Wl$(comma)--no-whole-archive)
+	$(call link,,-rdynamic -Wl$(comma)--whole-archive $(LIB) -Wl$(comma)--no-whole-archive)
 $(B)/contender_tests: $(call objs,$(UNIT_TESTS) $(REF_SRCS)) $(LIB) $(B)/tests.list
 	$(call say,LINK,$@)
 	$(call link,-lgtest_main -lgtest)

@@ -37,7 +37,8 @@ std::vector<Rectangle> rectangles(const ParamSpec& s, int64_t row, int64_t rows,
   return out;
 }
 
-ShardTensor shard_tensor(const std::string& prefix, const Rectangle& r, const Tensor& data) {
+ShardTensor shard_tensor(const WeightStore& w, const std::string& prefix, const Rectangle& r,
+                         const Tensor& data) {
   return {.name = prefix + r.piece->hf_name,
           .dtype = data.dtype,
           .rows = r.rows,
@@ -46,7 +47,9 @@ ShardTensor shard_tensor(const std::string& prefix, const Rectangle& r, const Te
           .global_cols = r.piece->hf_cols,
           .row_begin = r.hf_row(),
           .col_begin = r.hf_col(),
-          .data = [data] { return data; }};
+          .data = [&w, data, memory = std::make_shared<std::vector<char>>()] {
+            return w.host_view(data, *memory);
+          }};
 }
 
 // Weights that this rank is the first to hold.
@@ -55,7 +58,7 @@ void add_weights(const WeightStore& w, const std::string& prefix, std::vector<Sh
     const ParamSpec& s = w.specs()[p];
     if (w.group_of(s.kind).rank() != 0) continue;
     for (const Rectangle& r : rectangles(s, 0, s.rows(), 0, s.k))
-      out.push_back(shard_tensor(prefix, r, w.master(p).row_range(r.row, r.row + r.rows)));
+      out.push_back(shard_tensor(w, prefix, r, w.master(p).row_range(r.row, r.row + r.rows)));
   }
 }
 
@@ -83,10 +86,12 @@ void check_model(const Checkpoint& c, const ModelConfig& model) {
 
 void read_weights(const Checkpoint& c, WeightStore& w, const std::string& prefix) {
   for (int p = 0; p < static_cast<int>(w.specs().size()); ++p) {
-    const Tensor master = w.master(p);
-    for (const ParamPiece& piece : w.specs()[p].pieces)
+    const ParamSpec& s = w.specs()[p];
+    std::vector<float> values(s.numel());
+    for (const ParamPiece& piece : s.pieces)
       c.read_region(prefix + piece.hf_name, piece.hf_row, piece.rows, piece.hf_col, piece.cols,
-                    master.row(piece.local_row), master.ld);
+                    values.data() + piece.local_row * s.k, s.k);
+    w.set_master(p, 0, values);
   }
   w.repack();
 }
@@ -184,8 +189,8 @@ void Run::save() {
 
     tensors.clear();
     for_shard_rectangles(w, [&](const Rectangle& r, int64_t at) {
-      tensors.push_back(shard_tensor("opt.m/", r, w.moment_m(at, r.rows, r.cols)));
-      tensors.push_back(shard_tensor("opt.v/", r, w.moment_v(at, r.rows, r.cols)));
+      tensors.push_back(shard_tensor(w, "opt.m/", r, w.moment_m(at, r.rows, r.cols)));
+      tensors.push_back(shard_tensor(w, "opt.v/", r, w.moment_v(at, r.rows, r.cols)));
     });
     if (trainer_->reference_weights()) add_weights(*trainer_->reference_weights(), "ref/", tensors);
     const std::map<std::string, std::string> memory = trainer_->save_memory();

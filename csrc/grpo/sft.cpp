@@ -46,20 +46,26 @@ void Trainer::sft_step() {
   for (const TrainSequence& s : sequences) pointers.push_back(&s);
 
   // Mean cross-entropy over the batch's target tokens: dL/dlogp = -1 / targets.
-  TokenSums sums{.mtp = {.weight = static_cast<float>(sft.mtp_loss_weight)}};
+  MtpLoss mtp{.weight = static_cast<float>(sft.mtp_loss_weight), .results = &results_};
+  std::vector<TokenResults> rounds;
   UpdateStats stats;
   {
     TimerScope scope("update");
+    results_.clear();
     policy_weights_->begin_step();
     for (const PackedBatch& b : pack(pointers)) {
-      const std::vector<HeadStats>& head = policy_->forward_train(b, 1.0f);
-      for (const HeadStats& h : head) sums.loss.add(-h.logp), sums.entropy.add(h.entropy);
+      const HeadStats* head = policy_->forward_train(b, 1.0f);
+      rounds.push_back({.head = results_.add(head, std::ssize(b.head_rows))});
       policy_weights_->begin_round();
-      policy_->backward(std::vector<float>(head.size(), -1.0f / static_cast<float>(targets)), {}, &sums.mtp,
+      policy_->backward(std::vector<float>(b.head_rows.size(), -1.0f / static_cast<float>(targets)), {}, &mtp,
                         targets);
       policy_weights_->finish_reduce();
     }
   }
+  stats.grad_norm = finish_gradients();
+  TokenSums sums;
+  for (const TokenResults& round : rounds) sums.add_cross_entropy(round, results_);
+  sums.add_mtp(mtp, results_);
   sums.reduce(*machine_.mesh);
   stats.loss = sums.loss.value() / static_cast<double>(targets);
   stats.entropy = sums.entropy.value() / static_cast<double>(targets);

@@ -143,13 +143,18 @@ std::vector<std::vector<float>> Trainer::log_probs(Model& model, const RlBatch& 
   std::vector<const TrainSequence*> sequences;
   for (const TrainSequence& s : batch.sequences) sequences.push_back(&s);
   std::vector<std::vector<float>> logp(sequences.size());
-  for (const PackedBatch& b : pack(sequences)) {
-    const std::vector<HeadStats> stats =
-        model.forward_logp(b, static_cast<float>(1.0 / stage_.rl.temperature));
-    size_t row = 0;
-    for (int32_t id : b.sequence_ids)
+  results_.clear();
+  std::vector<TokenResults> rounds;
+  for (const PackedBatch& b : pack(sequences))
+    rounds.push_back(
+        {.sequence_ids = b.sequence_ids,
+         .head = model.forward_logp(b, static_cast<float>(1.0 / stage_.rl.temperature), results_)});
+  results_.download();
+  for (const TokenResults& round : rounds) {
+    const HeadStats* row = results_.at(round.head);
+    for (int32_t id : round.sequence_ids)
       for (size_t t = 0; t < batch.samples[id]->completion.tokens.size(); ++t)
-        logp[id].push_back(stats.at(row++).logp);
+        logp[id].push_back((row++)->logp);
   }
   // Each tp group has its own sequences; all ranks need all of them.
   std::string mine;
@@ -171,6 +176,19 @@ std::vector<std::vector<float>> Trainer::log_probs(Model& model, const RlBatch& 
   return logp;
 }
 
+// Between the sampler and an independent full-sequence forward at the sampler's weights.
+double Trainer::largest_logp_difference(const RlBatch& batch, const TokenResults& round) const {
+  double diff = 0;
+  const HeadStats* row = results_.at(round.head);
+  for (int32_t id : round.sequence_ids) {
+    const Completion& done = batch.samples[id]->completion;
+    for (size_t t = 0; t < done.tokens.size(); ++t, ++row)
+      if (done.version[t] == policy_weights_->version())
+        diff = std::max(diff, std::abs(double(row->logp) - double(done.logp[t])));
+  }
+  return diff;
+}
+
 // One minibatch: its samples' indices in the batch.
 UpdateStats Trainer::update(RlBatch& batch, const std::vector<int32_t>& minibatch, bool verify) {
   const RlConfig& rl = stage_.rl;
@@ -185,34 +203,39 @@ UpdateStats Trainer::update(RlBatch& batch, const std::vector<int32_t>& minibatc
   const std::vector<float> weights = token_weights(algorithm_.aggregation, lengths, rl.max_new_tokens);
   for (size_t i = 0; i < minibatch.size(); ++i) weight_of[minibatch[i]] = weights[i];
 
-  TokenSums sums{.mtp = {.weight = static_cast<float>(rl.mtp_loss_weight)}};
+  MtpLoss mtp{.weight = static_cast<float>(rl.mtp_loss_weight), .results = &results_};
   const int64_t num_tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
-  double diff = 0;
+  const Runtime rt = machine_.runtime();
+  std::vector<TokenResults> rounds;
   {
     TimerScope scope("update");
+    results_.clear();
     policy_weights_->begin_step();
     for (const PackedBatch& b : pack(sequences)) {
-      const std::vector<HeadStats>& head =
-          policy_->forward_train(b, static_cast<float>(1.0 / rl.temperature));
+      const HeadStats* head = policy_->forward_train(b, static_cast<float>(1.0 / rl.temperature));
       TokenColumns c;
       for (int32_t id : b.sequence_ids)
         c.append(batch.logp_old[id], batch.logp_ref.empty() ? nullptr : &batch.logp_ref[id],
                  batch.tis.empty() ? nullptr : &batch.tis[id], batch.advantage[id], weight_of[id]);
-      c.finish(head);
-      machine_.ops->token_loss(machine_.runtime().exec, c.args(algorithm_, rl));
-      if (verify)  // an independent full-sequence forward at the sampler's weights
-        for (size_t row = 0, s = 0; s < b.sequence_ids.size(); ++s) {
-          const Completion& done = batch.samples[b.sequence_ids[s]]->completion;
-          for (size_t t = 0; t < done.tokens.size(); ++t, ++row)
-            if (done.version[t] == policy_weights_->version())
-              diff = std::max(diff, std::abs(double(head[row].logp) - double(done.logp[t])));
-        }
-      sums.add(c, head);
+      CHECK(c.logp_old.size() == b.head_rows.size(), "{} head rows, {} completion tokens", b.head_rows.size(),
+            c.logp_old.size());
+      const TokenLossArgs loss = c.send(rt, head, algorithm_, rl);
+      rt.ops->token_loss(rt.exec, loss);
+      rounds.push_back({.sequence_ids = b.sequence_ids, .head = results_.add(head, loss.num_tokens)});
+      rounds.back().add_loss(loss, results_);
       policy_weights_->begin_round();
-      policy_->backward(c.dlogp, {}, &sums.mtp, num_tokens);
+      policy_->backward(loss.dlogp, nullptr, &mtp, num_tokens);
       policy_weights_->finish_reduce();
     }
   }
+  stats.grad_norm = finish_gradients();
+  TokenSums sums;
+  double diff = 0;
+  for (const TokenResults& round : rounds) {
+    sums.add(round, results_);
+    if (verify) diff = std::max(diff, largest_logp_difference(batch, round));
+  }
+  sums.add_mtp(mtp, results_);
   sums.reduce(*machine_.mesh);
   machine_.mesh->world().all_reduce_max("stats", &diff, 1);
   if (verify) state_.max_logp_diff = std::max(state_.max_logp_diff, diff);

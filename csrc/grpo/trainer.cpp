@@ -9,7 +9,8 @@
 
 namespace contender {
 
-Trainer::Trainer(const RunConfig& config, Machine& machine) : config_(config), machine_(machine) {
+Trainer::Trainer(const RunConfig& config, Machine& machine)
+    : config_(config), machine_(machine), results_(machine.device.get(), machine.device->compute_stream()) {
   const Runtime rt = machine.runtime();
   tokenizer_ = make_byte_tokenizer();
   policy_weights_ =

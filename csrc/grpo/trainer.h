@@ -65,6 +65,8 @@ struct RolloutMeans {
   double operator()(double RolloutMeans::*field) const { return samples > 0 ? this->*field / samples : 0; }
 };
 
+struct TokenResults;  // token_columns.h
+
 // A sequence of an update, as a dump of the batch shows it.
 struct BatchLine {
   const TrainSequence* sequence;
@@ -132,7 +134,10 @@ class Trainer {
 
   // update.cpp
   std::vector<PackedBatch> pack(const std::vector<const TrainSequence*>& sequences) const;
-  // Norm, clip, skip, AdamW. The batch is what the gradient comes from: it is written to a file when the
+  // Ends the reduction, and brings to the host what the update left in `results_`, with the norm, which it
+  // returns: the one wait for the device in an update.
+  double finish_gradients();
+  // Clip, skip, AdamW. The batch is what the gradient comes from: it is written to a file when the
   // update is skipped.
   void apply_update(double lr, const std::vector<BatchLine>& batch, UpdateStats& stats);
   std::string reason_to_skip(const UpdateStats& stats) const;  // "": none
@@ -147,6 +152,7 @@ class Trainer {
   void set_advantages(RlBatch& batch);
   void correct_samples(RlBatch& batch, bool verify);
   UpdateStats update(RlBatch& batch, const std::vector<int32_t>& minibatch, bool verify);
+  double largest_logp_difference(const RlBatch& batch, const TokenResults& round) const;
   void log_rl_step(const RlBatch& batch, const std::vector<UpdateStats>& updates, bool verified);
   void log_sft_step(const UpdateStats& stats, int64_t tokens);
 
@@ -161,6 +167,7 @@ class Trainer {
   std::unique_ptr<PromptSource> train_prompts_, eval_prompts_;
   std::unique_ptr<Rewarder> rewarder_;
   TrainState state_;
+  Readback results_;  // of the update, or the forward, in progress
   MetricRecord record_;
   std::map<uint64_t, InFlight> in_flight_;         // submitted to this rank's engine
   std::map<uint64_t, std::vector<Sample>> ready_;  // scored, waiting for their turn; the same on every rank

@@ -90,20 +90,32 @@ void Trainer::skip_update(const std::vector<BatchLine>& batch, const std::string
          state_.skipped, reason);
 }
 
-void Trainer::apply_update(double lr, const std::vector<BatchLine>& batch, UpdateStats& stats) {
+double Trainer::finish_gradients() {
   job_position().step = state_.global_step;  // several updates of one rollout
-  const int rank = machine_.mesh->rank();
+  const Runtime rt = machine_.runtime();
   WeightStore& w = *policy_weights_;
-  {
-    TimerScope scope("reduce");
-    w.finish_reduce();
-    if (fault_fires("nan", rank)) w.grad_shard()[0] = std::nanf("");
-    if (fault_fires("spike", rank))
-      for (int64_t i = 0; i < w.shard_numel(); ++i) w.grad_shard()[i] *= 1e6f;
+  TimerScope scope("reduce");
+  w.finish_reduce();
+  const bool poison = fault_fires("nan", rt.mesh->rank()), raise = fault_fires("spike", rt.mesh->rank());
+  if (poison || raise) {
+    std::vector<float> grad(w.shard_numel());
+    rt.device->download(rt.exec.stream, grad.data(), w.grad_shard(), w.shard_numel() * 4);
+    for (float& g : grad) g *= poison ? std::nanf("") : 1e6f;
+    rt.device->upload(rt.exec.stream, w.grad_shard(), grad.data(), w.shard_numel() * 4);
   }
+  const auto norm = w.grad_square_sum(results_);
+  policy_->read_counts(results_);
+  results_.download();
+  policy_->check_counts(results_);
+  ExactSum sum = *results_.at(norm);
+  rt.mesh->world().all_reduce_sum("grad_norm", sum);
+  return std::sqrt(sum.value());
+}
+
+void Trainer::apply_update(double lr, const std::vector<BatchLine>& batch, UpdateStats& stats) {
   TimerScope scope("optim");
-  const double norm = std::sqrt(w.grad_square_sum(machine_.runtime().exec).value());
-  stats.grad_norm = norm;
+  WeightStore& w = *policy_weights_;
+  const double norm = stats.grad_norm;
   stats.lr = lr;
   // Every rank sees the same numbers, so every rank takes the same decision.
   if (const std::string reason = reason_to_skip(stats); !reason.empty()) {
@@ -124,7 +136,7 @@ void Trainer::apply_update(double lr, const std::vector<BatchLine>& batch, Updat
                 .weight_decay = static_cast<float>(t.weight_decay),
                 .grad_scale = static_cast<float>(clip),
                 .t = ++state_.updates});
-  stats.balance = policy_->update_router_bias(config_.model.bias_update_speed);
+  stats.balance = policy_->update_router_bias(results_, config_.model.bias_update_speed);
   engine_->set_weights(w.version());
 }
 

@@ -16,81 +16,94 @@ GqaDims dims(const Pass& p) {
           p.m.num_key_value_heads / tp / p.slices * d};
 }
 
-// Calls f(source columns in qkv, destination columns, use) head by head for q (in q_attn) and k (in kv_row),
-// and for v as one piece.
-struct HeadPlace {
-  int64_t from, to, head;
-};
-std::vector<HeadPlace> heads_of(const GqaDims& d, int64_t slice_offset, int64_t width) {
-  std::vector<HeadPlace> places;
-  for (int64_t s = 0; s < d.slices; ++s)
-    for (int64_t c = 0; c < width; c += d.d)
-      places.push_back({s * d.slice() + slice_offset + c, s * width + c, (s * width + c) / d.d});
-  return places;
+// The heads of a part of qkv, `width` columns of each slice from `offset` of the slice on.
+Heads heads_in_qkv(const GqaDims& d, int64_t offset, int64_t width) {
+  return {.count = d.slices * width / d.d,
+          .stride = d.d,
+          .offset = offset,
+          .per_slice = width / d.d,
+          .slice_stride = d.slice()};
+}
+// The same heads side by side.
+Heads heads_in_row(const GqaDims& d, int64_t width, int64_t offset = 0) {
+  return {.count = d.slices * width / d.d, .stride = d.d, .offset = offset};
 }
 
-RopeArgs rope_args(const Pass& p, const Tensor& x, int64_t heads, bool inverse) {
-  return {.x = x,
-          .x_heads = {.count = heads, .stride = p.m.head_dim},
-          .positions = p.batch.positions.data(),
-          .table = p.rope_table,
-          .interleaved = false,
-          .inverse = inverse};
+void rotate(const Pass& p, const Tensor& x, const Heads& x_heads, const Tensor& y, const Heads& y_heads,
+            bool inverse) {
+  p.ops.rope(p.exec, {.x = x,
+                      .x_heads = x_heads,
+                      .y = y,
+                      .y_heads = y_heads,
+                      .positions = p.device.positions,
+                      .table = p.rope_table,
+                      .interleaved = false,
+                      .inverse = inverse});
+}
+
+AttentionArgs attention_args(const Pass& p, const AttentionSaved& s) {
+  return {.shape = p.attention,
+          .q = s.q_attn,
+          .kv = s.kv,
+          .seqs = p.device.seqs,
+          .num_seqs = int64_t(p.batch.seqs.size()),
+          .page_ids = p.device.page_ids,
+          .o = s.o_attn,
+          .lse = s.lse};
+}
+
+// Rows of a head's gamma gradient: a head is a use of gamma of its own, by its global number.
+Tensor head_grads(const Pass& p, int gamma, int64_t count) {
+  const int first = static_cast<int>(p.rt.mesh->tp().rank() * count);
+  const Tensor grad = p.w.grad(gamma, first);
+  const int64_t ld = count > 1 ? p.w.grad(gamma, first + 1).f32() - grad.f32() : grad.ld;
+  return {grad.data, DType::kF32, count, grad.cols, ld};
 }
 
 }  // namespace
 
-Tensor gqa_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& kv,
+Tensor gqa_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor& delta, const Tensor& kv,
                    AttentionSaved& s) {
   const TraceScope trace("attention");
   const GqaDims d = dims(p);
   const int64_t q_cols = d.slices * d.q, kv_cols = d.slices * d.kv;
-  s.x = x;
   s.kv = kv;
-  s.y = norm(p, p.keep(true), x, {}, b.attn_norm, &s.rstd);
+  s.y = add_norm(p, p.keep(true), x, delta, b.attn_norm, &s.rstd);
+  s.x = x;
   s.y_all = gather_rows(p, p.keep(true), s.y);
-  s.qkv = linear(p, p.m.qk_norm ? p.keep() : p.temp(), s.y_all, b.qkv, 1,
+  s.qkv = linear(p, p.act(p.m.qk_norm ? p.keep() : p.temp(), p.rows, d.slices * d.slice()), s.y_all, b.qkv, 1,
                  b.qkv_bias >= 0 ? p.w.master(b.qkv_bias).f32() : nullptr);
 
-  s.q_attn = p.keep().f32(p.rows, q_cols);
-  const Tensor kv_row = p.temp().f32(p.rows, 2 * kv_cols);
-  const auto q_heads = heads_of(d, 0, d.q), k_heads = heads_of(d, d.q, d.kv),
-             v_heads = heads_of(d, d.q + d.kv, d.kv);
-  if (p.m.qk_norm && p.train) s.qk_rstd = p.arena().f32(int64_t(q_heads.size() + k_heads.size()), p.rows);
-  auto place = [&](const std::vector<HeadPlace>& heads, const Tensor& to, int64_t offset, int gamma,
-                   int64_t rstd_row) {
-    for (const HeadPlace& h : heads) {
-      const Tensor from = s.qkv.col_range(h.from, h.from + d.d),
-                   out = to.col_range(offset + h.to, offset + h.to + d.d);
-      if (gamma < 0) {
-        copy(p, from, out);
-      } else {
-        p.ops.rms_norm(p.exec, {.x = from,
-                                .gamma = p.w.master(gamma),
-                                .eps = static_cast<float>(p.m.rms_norm_eps),
-                                .y = out,
-                                .rstd = p.train ? s.qk_rstd.row(rstd_row + h.head) : nullptr});
-      }
-    }
+  // q and k are normed, if at all, and rotated on their way to where attention reads them.
+  s.q_attn = p.act(p.keep(), p.rows, q_cols);
+  const Tensor kv_row = p.act(p.temp(), p.rows, 2 * kv_cols);
+  const Heads q_from = heads_in_qkv(d, 0, d.q), k_from = heads_in_qkv(d, d.q, d.kv),
+              v_from = heads_in_qkv(d, d.q + d.kv, d.kv);
+  const Heads q_to = heads_in_row(d, d.q), k_to = heads_in_row(d, d.kv);
+  if (p.m.qk_norm && p.train) s.qk_rstd = p.arena().f32(q_to.count + k_to.count, p.rows);
+  auto place = [&](const Heads& from, const Tensor& to, const Heads& heads, int gamma, int64_t rstd_row) {
+    if (gamma < 0) return rotate(p, s.qkv, from, to, heads, false);
+    p.ops.head_norm(p.exec, {.x = s.qkv,
+                             .x_heads = from,
+                             .gamma = p.w.master(gamma),
+                             .eps = static_cast<float>(p.m.rms_norm_eps),
+                             .y = to,
+                             .y_heads = heads,
+                             .rstd = p.train ? s.qk_rstd.row(rstd_row) : nullptr});
+    rotate(p, to, heads, {}, {}, false);
   };
-  place(q_heads, s.q_attn, 0, b.q_norm, 0);
-  place(k_heads, kv_row, 0, b.k_norm, int64_t(q_heads.size()));
-  place(v_heads, kv_row, kv_cols, -1, 0);
-  p.ops.rope(p.exec, rope_args(p, s.q_attn, q_cols / d.d, false));
-  p.ops.rope(p.exec, rope_args(p, kv_row.col_range(0, kv_cols), kv_cols / d.d, false));
+  place(q_from, s.q_attn, q_to, b.q_norm, 0);
+  place(k_from, kv_row, k_to, b.k_norm, q_to.count);
+  p.ops.copy_heads(
+      p.exec,
+      {.x = s.qkv, .x_heads = v_from, .y = kv_row, .y_heads = heads_in_row(d, d.kv, kv_cols), .width = d.d});
 
-  p.ops.scatter_rows(p.exec, {.x = kv_row, .index = p.batch.cache_rows.data(), .y = kv});
-  s.o_attn = p.keep().f32(p.rows, q_cols);
-  s.lse = p.keep().f32(p.rows, q_cols / d.d);
-  p.ops.attention(p.exec, {.shape = p.attention,
-                           .q = s.q_attn,
-                           .kv = kv,
-                           .seqs = p.batch.seqs.data(),
-                           .num_seqs = int64_t(p.batch.seqs.size()),
-                           .page_ids = p.batch.page_ids.data(),
-                           .o = s.o_attn,
-                           .lse = s.lse});
-  return reduce_rows(p, p.temp(), linear(p, p.temp(), s.o_attn, b.o, p.slices));
+  p.ops.scatter_rows(p.exec, {.x = kv_row, .index = p.device.cache_rows, .y = kv});
+  s.o_attn = p.act(p.keep(), p.rows, q_cols);
+  s.lse = p.keep().f32(p.rows, q_to.count);
+  p.ops.attention(p.exec, attention_args(p, s));
+  const Tensor out = linear(p, p.partial(p.temp(), p.rows, p.m.hidden_size), s.o_attn, b.o, p.slices);
+  return reduce_rows(p, p.temp(), out);
 }
 
 void gqa_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, const Tensor& dx) {
@@ -99,62 +112,60 @@ void gqa_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, 
   Arena& temp = p.temp();
   const GqaDims d = dims(p);
   const int64_t q_cols = d.slices * d.q, kv_cols = d.slices * d.kv;
-  const RowSegments leaves = p.group_leaves();
+  const RowSegments& leaves = p.group_leaves;
 
   const Tensor dout = gather_rows(p, temp, dx);
-  const Tensor d_o = temp.f32(p.rows, q_cols);
+  const Tensor d_o = p.act(temp, p.rows, q_cols), dq = p.act(temp, p.rows, q_cols),
+               dkv = p.act(temp, s.kv.rows, s.kv.cols), dkv_row = p.act(temp, p.rows, 2 * kv_cols),
+               dqkv = p.act(temp, p.rows, d.slices * d.slice());
   linear_backward(p, dout, s.o_attn, b.o, d_o, leaves);
-  const Tensor dq = temp.f32(p.rows, q_cols);
-  const Tensor dkv = temp.f32(s.kv.rows, s.kv.cols);
-  p.ops.attention_bwd(p.exec, {.shape = p.attention,
-                               .q = s.q_attn,
-                               .kv = s.kv,
-                               .seqs = p.batch.seqs.data(),
-                               .num_seqs = int64_t(p.batch.seqs.size()),
-                               .page_ids = p.batch.page_ids.data(),
-                               .o = s.o_attn,
-                               .lse = s.lse,
+  const AttentionArgs a = attention_args(p, s);
+  p.ops.attention_bwd(p.exec, {.shape = a.shape,
+                               .q = a.q,
+                               .kv = a.kv,
+                               .seqs = a.seqs,
+                               .num_seqs = a.num_seqs,
+                               .page_ids = a.page_ids,
+                               .o = a.o,
+                               .lse = a.lse,
                                .dout = d_o,
                                .dq = dq,
                                .dkv = dkv});
-  const Tensor dkv_row = temp.f32(p.rows, 2 * kv_cols);
-  p.ops.gather_rows(p.exec, {.x = dkv, .index = p.batch.cache_rows.data(), .y = dkv_row});
-  p.ops.rope(p.exec, rope_args(p, dq, q_cols / d.d, true));
-  p.ops.rope(p.exec, rope_args(p, dkv_row.col_range(0, kv_cols), kv_cols / d.d, true));
+  p.ops.gather_rows(p.exec, {.x = dkv, .index = p.device.cache_rows, .y = dkv_row});
 
-  const Tensor dqkv = temp.f32(p.rows, d.slices * d.slice());
-  const auto q_heads = heads_of(d, 0, d.q), k_heads = heads_of(d, d.q, d.kv),
-             v_heads = heads_of(d, d.q + d.kv, d.kv);
-  auto place = [&](const std::vector<HeadPlace>& heads, const Tensor& from, int64_t offset, int gamma,
-                   int64_t rstd_row) {
-    for (const HeadPlace& h : heads) {
-      const Tensor dy = from.col_range(offset + h.to, offset + h.to + d.d),
-                   out = dqkv.col_range(h.from, h.from + d.d);
-      if (gamma < 0) {
-        copy(p, dy, out);
-      } else {
-        const int64_t first = p.rt.mesh->tp().rank() *
-                              int64_t(heads.size());  // a head is a use of its own, by its global number
-        norm_backward(p, dy, s.qkv.col_range(h.from, h.from + d.d),
-                      f32_tensor(s.qk_rstd.row(rstd_row + h.head), 1, p.rows), gamma, out, false, leaves,
-                      static_cast<int>(first + h.head));
-      }
-    }
+  const Heads q_to = heads_in_qkv(d, 0, d.q), k_to = heads_in_qkv(d, d.q, d.kv),
+              v_to = heads_in_qkv(d, d.q + d.kv, d.kv);
+  const Heads q_from = heads_in_row(d, d.q), k_from = heads_in_row(d, d.kv);
+  auto place = [&](const Tensor& dy, const Heads& from, const Heads& to, int gamma, int64_t rstd_row) {
+    if (gamma < 0) return rotate(p, dy, from, dqkv, to, true);
+    rotate(p, dy, from, {}, {}, true);
+    p.ops.head_norm_bwd(p.exec, {.dy = dy,
+                                 .dy_heads = from,
+                                 .x = s.qkv,
+                                 .x_heads = to,
+                                 .gamma = p.w.master(gamma),
+                                 .rstd = s.qk_rstd.row(rstd_row),
+                                 .dx = dqkv,
+                                 .dx_heads = to,
+                                 .dgamma = head_grads(p, gamma, from.count),
+                                 .segments = leaves});
   };
-  place(q_heads, dq, 0, b.q_norm, 0);
-  place(k_heads, dkv_row, 0, b.k_norm, int64_t(q_heads.size()));
-  place(v_heads, dkv_row, kv_cols, -1, 0);
+  place(dq, q_from, q_to, b.q_norm, 0);
+  place(dkv_row, k_from, k_to, b.k_norm, q_from.count);
+  p.ops.copy_heads(
+      p.exec,
+      {.x = dkv_row, .x_heads = heads_in_row(d, d.kv, kv_cols), .y = dqkv, .y_heads = v_to, .width = d.d});
 
   if (b.qkv_bias >= 0)
     p.ops.column_sum(
         p.exec,
         {.dy = dqkv, .sum = f32_tensor(p.w.grad(b.qkv_bias).f32(), 1, dqkv.cols), .segments = leaves});
   const Tensor y_all = p.recompute == Recompute::kSelective
-                           ? gather_rows(p, temp, norm(p, temp, s.x, {}, b.attn_norm, nullptr))
+                           ? gather_rows(p, temp, norm(p, temp, s.x, b.attn_norm, nullptr))
                            : s.y_all;
-  const Tensor dy_all = temp.f32(p.rows, p.m.hidden_size);
+  const Tensor dy_all = p.partial(temp, p.rows, p.m.hidden_size);
   linear_backward(p, dqkv, y_all, b.qkv, dy_all, leaves, p.slices);
-  norm_backward(p, reduce_rows(p, temp, dy_all), s.x, s.rstd, b.attn_norm, dx, true, p.own_leaves());
+  norm_backward(p, reduce_rows(p, temp, dy_all), s.x, s.rstd, b.attn_norm, dx, true, p.own_leaves);
 }
 
 }  // namespace contender

@@ -37,17 +37,20 @@ AttentionShape attention_shape(const ModelConfig& m, int tp, int64_t page_size) 
   return s;
 }
 
-int64_t KvCache::bytes(const ModelConfig& m, int tp, int64_t num_pages, int64_t page_size) {
-  return m.num_hidden_layers * num_pages * page_size * attention_shape(m, tp, page_size).row_width * 4;
+int64_t KvCache::bytes(const ModelConfig& m, int tp, int64_t num_pages, int64_t page_size, DType dtype) {
+  return m.num_hidden_layers * num_pages * page_size * attention_shape(m, tp, page_size).row_width *
+         dtype_size(dtype);
 }
 
-KvCache::KvCache(Device* device, const ModelConfig& m, int tp, int64_t num_pages, int64_t page_size)
-    : buffer_(device, bytes(m, tp, num_pages, page_size), "KV cache"),
+KvCache::KvCache(Device* device, const ModelConfig& m, int tp, int64_t num_pages, int64_t page_size,
+                 DType dtype)
+    : buffer_(device, bytes(m, tp, num_pages, page_size, dtype), "KV cache"),
       num_pages_(num_pages),
       page_size_(page_size) {
   const int64_t rows = num_pages * page_size, width = attention_shape(m, tp, page_size).row_width;
   for (int64_t l = 0; l < m.num_hidden_layers; ++l)
-    layers_.push_back(f32_tensor(buffer_.f32() + l * rows * width, rows, width));
+    layers_.push_back(
+        {static_cast<char*>(buffer_.data()) + l * rows * width * dtype_size(dtype), dtype, rows, width});
 }
 
 }  // namespace contender

@@ -18,11 +18,12 @@ AttentionShape attention_shape(const ModelConfig& model, int tp, int64_t page_si
 
 class KvCache {
  public:
-  KvCache(Device* device, const ModelConfig& model, int tp, int64_t num_pages, int64_t page_size);
+  KvCache(Device* device, const ModelConfig& model, int tp, int64_t num_pages, int64_t page_size,
+          DType dtype);
   const Tensor& layer(int64_t l) const { return layers_[l]; }
   int64_t num_pages() const { return num_pages_; }
   int64_t page_size() const { return page_size_; }
-  static int64_t bytes(const ModelConfig& model, int tp, int64_t num_pages, int64_t page_size);
+  static int64_t bytes(const ModelConfig& model, int tp, int64_t num_pages, int64_t page_size, DType dtype);
 
  private:
   Buffer buffer_;

@@ -34,10 +34,8 @@ BlockParams find_block(const WeightStore& w, const std::string& name) {
   return b;
 }
 
-Tensor linear(const Pass& p, Arena& out, const Tensor& x, int param, int32_t slices, const float* bias) {
-  const WeightView w = p.w.view(param);
-  const Tensor y = out.f32(x.rows, w.n);
-  p.ops.linear(p.exec, {.x = x, .w = w, .y = y, .bias = bias, .slices = slices});
+Tensor linear(const Pass& p, const Tensor& y, const Tensor& x, int param, int32_t slices, const float* bias) {
+  p.ops.linear(p.exec, {.x = x, .w = p.w.view(param), .y = y, .bias = bias, .slices = slices});
   return y;
 }
 
@@ -48,21 +46,38 @@ void linear_backward(const Pass& p, const Tensor& dy, const Tensor& x, int param
   p.ops.linear_wgrad(p.exec, {.dy = dy, .x = x, .dw = p.w.grad(param), .segments = leaves});
 }
 
-Tensor norm(const Pass& p, Arena& out, const Tensor& x, const Tensor& delta, int param, Tensor* rstd) {
-  const Tensor y = out.f32(x.rows, x.cols);
-  norm_into(p, x, delta, param, y, rstd);
-  return y;
-}
+namespace {
 
-void norm_into(const Pass& p, const Tensor& x, const Tensor& delta, int param, const Tensor& y,
-               Tensor* rstd) {
+void run_norm(const Pass& p, const Tensor& x, const Tensor& delta, const Tensor& sum, int param,
+              const Tensor& y, Tensor* rstd) {
   if (rstd && p.train) *rstd = p.arena().f32(1, x.rows);
   p.ops.rms_norm(p.exec, {.x = x,
                           .delta = delta,
+                          .sum = sum,
                           .gamma = p.w.master(param),
                           .eps = static_cast<float>(p.m.rms_norm_eps),
                           .y = y,
                           .rstd = rstd && p.train ? rstd->f32() : nullptr});
+}
+
+}  // namespace
+
+Tensor norm(const Pass& p, Arena& out, const Tensor& x, int param, Tensor* rstd) {
+  const Tensor y = p.act(out, x.rows, x.cols);
+  run_norm(p, x, {}, {}, param, y, rstd);
+  return y;
+}
+
+void norm_into(const Pass& p, const Tensor& x, int param, const Tensor& y, Tensor* rstd) {
+  run_norm(p, x, {}, {}, param, y, rstd);
+}
+
+Tensor add_norm(const Pass& p, Arena& out, Tensor& x, const Tensor& delta, int param, Tensor* rstd) {
+  const Tensor y = p.act(out, x.rows, x.cols);
+  const Tensor sum = p.train && delta ? p.act(p.arena(), x.rows, x.cols) : Tensor();
+  run_norm(p, x, delta, sum, param, y, rstd);
+  if (sum) x = sum;
+  return y;
 }
 
 void norm_backward(const Pass& p, const Tensor& dy, const Tensor& x, const Tensor& rstd, int param,
@@ -82,34 +97,43 @@ void copy(const Pass& p, const Tensor& from, const Tensor& to) {
 }
 
 Tensor gather_rows(const Pass& p, Arena& out, const Tensor& own) {
-  if (p.batch.counts.size() == 1) return own;
-  const Tensor all = out.f32(p.rows, own.cols);
+  if (p.alone()) return own;
+  const Tensor all = out.tensor(own.dtype, p.rows, own.cols);
   p.rt.mesh->tp().all_gather_rows("tp_gather", own, all, p.batch.counts.data()).wait();
   return all;
 }
 
 Tensor reduce_rows(const Pass& p, Arena& out, const Tensor& rows) {
-  if (p.batch.counts.size() == 1) return rows;
-  const Tensor own = out.f32(p.own, rows.cols);
-  p.rt.mesh->tp().reduce_scatter_rows("tp_reduce", rows, own, p.batch.counts.data()).wait();
+  if (p.alone()) return rows;
+  const Tensor own = p.act(out, p.own, rows.cols);
+  reduce_rows_into(p, rows, own);
   return own;
 }
 
-Tensor block_forward(const Pass& p, int64_t layer, const BlockParams& b, const Tensor& x, const Tensor& kv,
-                     BlockSaved& s) {
+void reduce_rows_into(const Pass& p, const Tensor& rows, const Tensor& own) {
+  if (p.alone()) return copy(p, rows, own);
   const ArenaScope scope(p.temp());
+  const Tensor sum = own.dtype == DType::kF32 ? own : p.temp().f32(own.rows, own.cols);
+  p.rt.mesh->tp().reduce_scatter_rows("tp_reduce", rows, sum, p.batch.counts.data()).wait();
+  if (sum.data != own.data) copy(p, sum, own);
+}
+
+int64_t used_rows(const Pass& p, const int32_t* count, int64_t room) {
+  return p.rt.device->host_memory() ? *count : room;
+}
+
+Tensor block_forward(const Pass& p, int64_t layer, const BlockParams& b, Tensor x, const Tensor& delta,
+                     const Tensor& kv, BlockSaved& s) {
+  const ArenaScope scope(p.temp());
+  const Tensor attn =
+      p.m.mla() ? mla_forward(p, b, x, delta, kv, s.attn) : gqa_forward(p, b, x, delta, kv, s.attn);
   s.input = x;
-  const Tensor attn = p.m.mla() ? mla_forward(p, b, x, kv, s.attn) : gqa_forward(p, b, x, kv, s.attn);
-  Tensor h = x;  // the residual stream is updated in place, except where the backward needs the old one
-  if (p.train) {
-    h = p.arena().f32(x.rows, x.cols);
-    copy(p, x, h);
+  if (p.m.moe_layer(layer)) {
+    moe_forward(p, b, layer, x, attn, s.moe);
+  } else {
+    ffn_forward(p, b, x, attn, s.ffn);
   }
-  const Tensor out =
-      p.m.moe_layer(layer) ? moe_forward(p, b, h, attn, s.moe) : ffn_forward(p, b, h, attn, s.ffn);
-  const Tensor y = p.train ? p.arena().f32(x.rows, x.cols) : h;
-  p.ops.add(p.exec, {.a = h, .b = out, .y = y});
-  return y;
+  return x;
 }
 
 void block_backward(const Pass& p, int64_t layer, const BlockParams& b, const BlockSaved& s,

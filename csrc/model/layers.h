@@ -21,6 +21,26 @@ BlockParams find_block(const WeightStore& w, const std::string& name);
 
 enum class Recompute : uint8_t { kNone, kSelective, kFull };
 
+// A batch in device memory.
+struct DeviceBatch {
+  const int32_t* tokens = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* cache_rows = nullptr;
+  const AttentionSeq* seqs = nullptr;
+  const int32_t* page_ids = nullptr;
+  const int32_t* slot_begin = nullptr;  // [slots + 1] own rows of each owned slot, from own_begin
+};
+
+// Rows that predict a token, what the head is given of them, and what it makes of them. Device memory.
+struct HeadRows {
+  int64_t count = 0;
+  const int32_t* rows = nullptr;     // [count] of the batch
+  const int32_t* targets = nullptr;  // [count]
+  RowSegments leaves;                // the tp group's slots, over these rows
+  Tensor h;                          // [count, H] normed
+  HeadStats* stats = nullptr;        // [count]
+};
+
 // One forward (and backward) over a batch. `rows` = tokens of the tp group, `own` = tokens this rank owns,
 // rows [own_begin, own_begin + own).
 struct Pass {
@@ -32,6 +52,8 @@ struct Pass {
   WeightStore& w;
   const TokenBatch& batch;
   const Tensor& rope_table;
+  DeviceBatch device;
+  HeadRows head;
   int64_t rows = 0, own = 0, own_begin = 0;
   int64_t max_own = 0;  // bound agreed by all ranks (capacity of exchanges)
   int32_t slices = 1;   // virtual slices of tensor-parallel dimensions on this rank
@@ -39,9 +61,12 @@ struct Pass {
   bool train = false;
   bool expanded = false;  // MLA's fast path, for full sequences
   Recompute recompute = Recompute::kNone;
-  std::vector<int32_t> own_slots = {0};    // [slots + 1] own rows of each owned slot, relative to own_begin
-  std::vector<RowSegment> own_segments;    // leaves of the owned slots
-  std::vector<RowSegment> group_segments;  // leaves of the tp group's slots, over rows
+  int64_t own_slots = 1;
+  RowSegments own_leaves;       // the owned slots, over own rows
+  RowSegments group_leaves;     // the tp group's slots, over rows
+  Tensor update;                // [own, H] what the last sublayer adds to the residual stream, not added yet
+  int32_t* overflow = nullptr;  // of the expert exchange, see ops/dispatch.h
+  int32_t* load = nullptr;      // [layers, experts] counts tokens routed, or null
 
   Arena& arena() const { return *rt.arena; }
   Arena& temp() const { return *rt.temp; }
@@ -50,23 +75,28 @@ struct Pass {
   Arena& keep(bool cheap = false) const {
     return train && !(cheap && recompute == Recompute::kSelective) ? arena() : temp();
   }
-  RowSegments own_leaves() const {
-    return {own_segments.data(), int32_t(own_segments.size()), int32_t(own_slots.size()) - 1};
+  bool alone() const { return batch.counts.size() == 1; }  // no tensor parallelism
+  const int32_t* own_positions() const { return device.positions + own_begin; }
+  Tensor act(Arena& arena, int64_t rows, int64_t cols) const {
+    return arena.tensor(ops.activation, rows, cols);
   }
-  RowSegments group_leaves() const {
-    return {group_segments.data(), int32_t(group_segments.size()),
-            int32_t((own_slots.size() - 1) * batch.counts.size())};
+  // What reduce_rows takes: partial sums travel in FP32, a sum that is complete is an activation.
+  Tensor partial(Arena& arena, int64_t rows, int64_t cols) const {
+    return alone() ? act(arena, rows, cols) : arena.f32(rows, cols);
   }
-  const int32_t* own_positions() const { return batch.positions.data() + own_begin; }
 };
 
 // Small verbs over the operator table, so that a layer reads as its formula.
-Tensor linear(const Pass& p, Arena& out, const Tensor& x, int param, int32_t slices = 1,
-              const float* bias = nullptr);
+Tensor linear(const Pass& p, const Tensor& y, const Tensor& x, int param, int32_t slices = 1,
+              const float* bias = nullptr);  // returns y
 void linear_backward(const Pass& p, const Tensor& dy, const Tensor& x, int param, const Tensor& dx,
                      const RowSegments& leaves, int32_t slices = 1, bool accumulate = false);
-Tensor norm(const Pass& p, Arena& out, const Tensor& x, const Tensor& delta, int param, Tensor* rstd);
-void norm_into(const Pass& p, const Tensor& x, const Tensor& delta, int param, const Tensor& y, Tensor* rstd);
+// rstd: where to keep the statistics when training, or null.
+Tensor norm(const Pass& p, Arena& out, const Tensor& x, int param, Tensor* rstd);
+void norm_into(const Pass& p, const Tensor& x, int param, const Tensor& y, Tensor* rstd);
+// x + delta, normed. The sum becomes the residual stream x: a new tensor where the backward needs it (or the
+// old one), else in place.
+Tensor add_norm(const Pass& p, Arena& out, Tensor& x, const Tensor& delta, int param, Tensor* rstd);
 void norm_backward(const Pass& p, const Tensor& dy, const Tensor& x, const Tensor& rstd, int param,
                    const Tensor& dx, bool accumulate, const RowSegments& leaves, int use = 0);
 void copy(const Pass& p, const Tensor& from, const Tensor& to);
@@ -74,6 +104,9 @@ void copy(const Pass& p, const Tensor& from, const Tensor& to);
 // its own.
 Tensor gather_rows(const Pass& p, Arena& out, const Tensor& own);
 Tensor reduce_rows(const Pass& p, Arena& out, const Tensor& rows);
+void reduce_rows_into(const Pass& p, const Tensor& rows, const Tensor& own);
+// Rows that `count` (device memory) says are used, of `room`: exactly where the host can read it, else all.
+int64_t used_rows(const Pass& p, const int32_t* count, int64_t room);
 
 struct AttentionSaved {
   Tensor x, y, rstd;                // residual stream, its norm
@@ -88,33 +121,42 @@ struct AttentionSaved {
 struct FfnSaved {
   Tensor x, y, rstd, y_all, gate_up, act;
 };
+// Where tokens travel, as ops/dispatch.h lays it out; device memory.
+struct MoePlan {
+  int32_t* source = nullptr;     // [chunks, ep, capacity]
+  int32_t* sent = nullptr;       // [chunks, ep]
+  int32_t* header = nullptr;     // [ep, chunks, experts, slots] to each peer
+  int32_t* arrived = nullptr;    // the same, from each peer; with ep = 1 it is header
+  int32_t* arrival = nullptr;    // [chunks, room]
+  int32_t* received = nullptr;   // [chunks, ep]
+  int32_t* rows = nullptr;       // [chunks]
+  int32_t* offsets = nullptr;    // [chunks, experts + 1]
+  RowSegment* leaves = nullptr;  // [experts, ep * slots, chunks]
+};
 struct MoeSaved {
   Tensor x, y, rstd;
   Tensor scores, expert, weight, pos;  // router, own rows
   Tensor shared_gate_up, shared_act;
-  std::vector<int32_t> source;       // [own * k] own row of each sent row, in sending order
-  std::vector<int32_t> send_counts;  // [chunks][ep]
-  std::vector<int32_t> recv_counts;  // [chunks][ep]
-  std::vector<int32_t> arrival;      // [received] row in its chunk's receive buffer
-  std::vector<int32_t> chunk_begin;  // [chunks + 1] received rows of each chunk
-  std::vector<int32_t> offsets;      // [chunks][experts + 1] rows of each local expert, relative to the chunk
-  std::vector<RowSegment> segments;  // (expert, slot) leaves over received rows
-  Tensor x_in, gate_up, act;         // [received, ...] expert inputs, sorted by (chunk, expert, peer, token)
-  Tensor returned;                   // [own * k, H] expert outputs, in sending order
+  MoePlan plan;
+  Tensor x_in, gate_up, act;  // [chunks * room, ...] expert inputs, sorted by (chunk, expert, peer, token)
+  Tensor returned;            // [chunks * ep * capacity, H] expert outputs, where their inputs were sent from
 };
 struct BlockSaved {
-  Tensor input;  // residual stream, own rows
+  Tensor input;  // residual stream, own rows; all that full recompute keeps
   AttentionSaved attn;
   FfnSaved ffn;
   MoeSaved moe;
 };
 
-// Each returns the sublayer's output for the own rows, in the scratch arena. `x` is the residual stream;
-// `delta` is added to it in place first. `kv` is the layer's part of the cache.
-Tensor mla_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& kv, AttentionSaved& s);
-Tensor gqa_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& kv, AttentionSaved& s);
-Tensor ffn_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& delta, FfnSaved& s);
-Tensor moe_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& delta, MoeSaved& s);
+// Each adds `delta` (unless empty) to the residual stream x, and leaves its output for the own rows:
+// attention in the scratch arena (returned), the others in p.update. `kv` is the layer's part of the cache.
+Tensor mla_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor& delta, const Tensor& kv,
+                   AttentionSaved& s);
+Tensor gqa_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor& delta, const Tensor& kv,
+                   AttentionSaved& s);
+void ffn_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor& delta, FfnSaved& s);
+void moe_forward(const Pass& p, const BlockParams& b, int64_t layer, Tensor& x, const Tensor& delta,
+                 MoeSaved& s);
 // dx: gradient of the residual stream, own rows; on entry that of the output, on exit the sublayer's part is
 // added.
 void mla_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, const Tensor& dx);
@@ -122,10 +164,10 @@ void gqa_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, 
 void ffn_backward(const Pass& p, const BlockParams& b, const FfnSaved& s, const Tensor& dx);
 void moe_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& dx);
 
-// norm, attention, norm, router, dispatch, experts, combine. Returns the new residual stream (own rows): in
-// place of x, or when training a new one in the arena.
-Tensor block_forward(const Pass& p, int64_t layer, const BlockParams& b, const Tensor& x, const Tensor& kv,
-                     BlockSaved& s);
+// norm, attention, norm, router, dispatch, experts, combine. The residual stream is x + delta on entry; on
+// return it is the result + p.update.
+Tensor block_forward(const Pass& p, int64_t layer, const BlockParams& b, Tensor x, const Tensor& delta,
+                     const Tensor& kv, BlockSaved& s);
 void block_backward(const Pass& p, int64_t layer, const BlockParams& b, const BlockSaved& s,
                     const Tensor& dx);
 

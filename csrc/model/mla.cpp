@@ -27,32 +27,35 @@ MlaDims dims(const Pass& p) {
           m.kv_lora_rank + m.qk_rope_head_dim};
 }
 
-// The rotated part of each head, from one head layout to another.
-void copy_rope_part(const Pass& p, const MlaDims& d, const Tensor& from, int64_t from_stride,
-                    int64_t from_offset, const Tensor& to, int64_t to_stride, int64_t to_offset) {
-  for (int64_t h = 0; h < d.heads; ++h) {
-    const int64_t a = h * from_stride + from_offset, b = h * to_stride + to_offset;
-    copy(p, from.col_range(a, a + d.rope), to.col_range(b, b + d.rope));
-  }
+// Rotates the rope part of every head of the query, from one layout of heads to another or in place.
+void rotate_heads(const Pass& p, const MlaDims& d, const Tensor& x, int64_t x_stride, int64_t x_offset,
+                  const Tensor& y, int64_t y_stride, int64_t y_offset, bool inverse) {
+  p.ops.rope(p.exec, {.x = x,
+                      .x_heads = {.count = d.heads, .stride = x_stride, .offset = x_offset},
+                      .y = y,
+                      .y_heads = {.count = d.heads, .stride = y_stride, .offset = y_offset},
+                      .positions = p.device.positions,
+                      .table = p.rope_table,
+                      .inverse = inverse});
 }
-
-RopeArgs rope_args(const Pass& p, const Tensor& x, const int32_t* positions, int64_t heads, int64_t stride,
-                   int64_t offset, bool inverse) {
-  return {.x = x,
-          .x_heads = {.count = heads, .stride = stride, .offset = offset},
-          .positions = positions,
-          .table = p.rope_table,
-          .interleaved = true,
-          .inverse = inverse};
+// The one rope key of each own row, between two tensors of latents.
+void rotate_key(const Pass& p, const MlaDims& d, const Tensor& x, const Tensor& y, bool inverse) {
+  p.ops.rope(p.exec, {.x = x,
+                      .x_heads = {.offset = d.kv_end()},
+                      .y = y,
+                      .y_heads = {.offset = d.kv_end()},
+                      .positions = p.own_positions(),
+                      .table = p.rope_table,
+                      .inverse = inverse});
 }
 
 AttentionArgs attention_args(const Pass& p, const AttentionSaved& s, const AttentionShape& shape) {
   return {.shape = shape,
           .q = s.q_attn,
           .kv = s.kv,
-          .seqs = p.batch.seqs.data(),
+          .seqs = p.device.seqs,
           .num_seqs = int64_t(p.batch.seqs.size()),
-          .page_ids = p.batch.page_ids.data(),
+          .page_ids = p.device.page_ids,
           .o = s.o_attn,
           .lse = s.lse};
 }
@@ -61,9 +64,9 @@ AttentionBwdArgs attention_bwd_args(const Pass& p, const AttentionSaved& s, cons
   return {.shape = shape,
           .q = s.q_attn,
           .kv = s.kv,
-          .seqs = p.batch.seqs.data(),
+          .seqs = p.device.seqs,
           .num_seqs = int64_t(p.batch.seqs.size()),
-          .page_ids = p.batch.page_ids.data(),
+          .page_ids = p.device.page_ids,
           .o = s.o_attn,
           .lse = s.lse,
           .dout = dout,
@@ -72,55 +75,59 @@ AttentionBwdArgs attention_bwd_args(const Pass& p, const AttentionSaved& s, cons
           .head_slices = p.slices};
 }
 
-// From s.q (rotated) and the cache to s.o.
+// From s.q (before RoPE) and the cache to s.o.
 void attend_absorbed(const Pass& p, const BlockParams& b, const MlaDims& d, AttentionSaved& s) {
-  s.q_attn = p.keep().f32(p.rows, d.heads * d.q_attn);
+  s.q_attn = p.act(p.keep(), p.rows, d.heads * d.q_attn);
   p.ops.heads_linear(p.exec, {.x = s.q,
                               .x_stride = d.q,
                               .w = p.w.view(b.w_uk),
                               .y = s.q_attn,
                               .y_stride = d.q_attn,
                               .transposed = true});
-  copy_rope_part(p, d, s.q, d.q, d.nope, s.q_attn, d.q_attn, d.latent);
-  p.ops.scatter_rows(p.exec, {.x = s.latents_all.col_range(d.q_lora, d.kv_end() + d.rope),
-                              .index = p.batch.cache_rows.data(),
-                              .y = s.kv});
-  s.o_attn = p.keep().f32(p.rows, d.heads * d.latent);
+  rotate_heads(p, d, s.q, d.q, d.nope, s.q_attn, d.q_attn, d.latent, false);
+  p.ops.scatter_rows(
+      p.exec,
+      {.x = s.latents_all.col_range(d.q_lora, d.kv_end() + d.rope), .index = p.device.cache_rows, .y = s.kv});
+  s.o_attn = p.act(p.keep(), p.rows, d.heads * d.latent);
   s.lse = p.keep().f32(p.rows, d.heads);
   p.ops.attention(p.exec, attention_args(p, s, p.attention));
-  s.o = p.keep().f32(p.rows, d.heads * d.v);
+  s.o = p.act(p.keep(), p.rows, d.heads * d.v);
   p.ops.heads_linear(p.exec,
                      {.x = s.o_attn, .x_stride = d.latent, .w = p.w.view(b.w_uv), .y = s.o, .y_stride = d.v});
 }
 
-// From d_o to dq (of the rotated query) and the gradient of the [latent | rope key] columns of dlatents_all.
+// From d_o to dq (before RoPE) and the gradient of the [latent | rope key] columns of dlatents_all.
 void attend_absorbed_backward(const Pass& p, const BlockParams& b, const MlaDims& d, const AttentionSaved& s,
                               const Tensor& d_o, const Tensor& dq, const Tensor& dkey) {
   Arena& temp = p.temp();
-  const RowSegments leaves = p.group_leaves();
-  const Tensor d_o_attn = temp.f32(p.rows, s.o_attn.cols);
+  const RowSegments& leaves = p.group_leaves;
+  const Tensor d_o_attn = p.act(temp, p.rows, s.o_attn.cols);
   p.ops.heads_linear(p.exec, {.x = d_o,
                               .x_stride = d.v,
                               .w = p.w.view(b.w_uv),
                               .y = d_o_attn,
                               .y_stride = d.latent,
                               .transposed = true});
-  for (int64_t h = 0; h < d.heads; ++h)
-    p.ops.linear_wgrad(p.exec, {.dy = d_o.col_range(h * d.v, (h + 1) * d.v),
-                                .x = s.o_attn.col_range(h * d.latent, (h + 1) * d.latent),
-                                .dw = p.w.grad(b.w_uv).row_range(h * d.v, (h + 1) * d.v),
-                                .segments = leaves});
-  const Tensor dq_attn = temp.f32(p.rows, s.q_attn.cols), dkv = temp.f32(s.kv.rows, s.kv.cols);
+  p.ops.heads_wgrad(p.exec, {.dy = d_o,
+                             .dy_stride = d.v,
+                             .x = s.o_attn,
+                             .x_stride = d.latent,
+                             .dw = p.w.grad(b.w_uv),
+                             .num_heads = d.heads,
+                             .segments = leaves});
+  const Tensor dq_attn = p.act(temp, p.rows, s.q_attn.cols), dkv = p.partial(temp, s.kv.rows, s.kv.cols);
   p.ops.attention_bwd(p.exec, attention_bwd_args(p, s, p.attention, d_o_attn, dq_attn, dkv));
-  p.ops.gather_rows(p.exec, {.x = dkv, .index = p.batch.cache_rows.data(), .y = dkey});
+  p.ops.gather_rows(p.exec, {.x = dkv, .index = p.device.cache_rows, .y = dkey});
   p.ops.heads_linear(p.exec,
                      {.x = dq_attn, .x_stride = d.q_attn, .w = p.w.view(b.w_uk), .y = dq, .y_stride = d.q});
-  copy_rope_part(p, d, dq_attn, d.q_attn, d.latent, dq, d.q, d.nope);
-  for (int64_t h = 0; h < d.heads; ++h)
-    p.ops.linear_wgrad(p.exec, {.dy = s.q.col_range(h * d.q, h * d.q + d.nope),
-                                .x = dq_attn.col_range(h * d.q_attn, h * d.q_attn + d.latent),
-                                .dw = p.w.grad(b.w_uk).row_range(h * d.nope, (h + 1) * d.nope),
-                                .segments = leaves});
+  rotate_heads(p, d, dq_attn, d.q_attn, d.latent, dq, d.q, d.nope, true);
+  p.ops.heads_wgrad(p.exec, {.dy = s.q,
+                             .dy_stride = d.q,
+                             .x = dq_attn,
+                             .x_stride = d.q_attn,
+                             .dw = p.w.grad(b.w_uk),
+                             .num_heads = d.heads,
+                             .segments = leaves});
 }
 
 AttentionShape expanded_shape(const Pass& p, const MlaDims& d) {
@@ -136,25 +143,28 @@ AttentionShape expanded_shape(const Pass& p, const MlaDims& d) {
 // Keys and values of every head, in cache rows of their own.
 void attend_expanded(const Pass& p, const BlockParams& b, const MlaDims& d, AttentionSaved& s) {
   const AttentionShape shape = expanded_shape(p, d);
-  const Tensor rows = p.temp().f32(p.rows, shape.row_width),
+  const Tensor rows = p.act(p.temp(), p.rows, shape.row_width),
                latent = s.latents_all.col_range(d.q_lora, d.kv_end());
   p.ops.heads_linear(p.exec, {.x = latent,
                               .x_stride = 0,
                               .w = p.w.view(b.w_uk),
                               .y = rows.col_range(0, shape.v_offset),
                               .y_stride = d.q});
-  for (int64_t h = 0; h < d.heads; ++h)
-    copy(p, s.latents_all.col_range(d.kv_end(), d.kv_end() + d.rope),
-         rows.col_range(h * d.q + d.nope, (h + 1) * d.q));
+  p.ops.copy_heads(p.exec, {.x = s.latents_all,
+                            .x_heads = {.count = d.heads, .offset = d.kv_end()},
+                            .y = rows,
+                            .y_heads = {.count = d.heads, .stride = d.q, .offset = d.nope},
+                            .width = d.rope});
   p.ops.heads_linear(p.exec, {.x = latent,
                               .x_stride = 0,
                               .w = p.w.view(b.w_uv),
                               .y = rows.col_range(shape.v_offset, shape.row_width),
                               .y_stride = d.v});
-  s.kv = p.keep().f32(s.kv.rows, shape.row_width);
-  p.ops.scatter_rows(p.exec, {.x = rows, .index = p.batch.cache_rows.data(), .y = s.kv});
+  s.kv = p.act(p.keep(), s.kv.rows, shape.row_width);
+  p.ops.scatter_rows(p.exec, {.x = rows, .index = p.device.cache_rows, .y = s.kv});
+  rotate_heads(p, d, s.q, d.q, d.nope, {}, 0, 0, false);
   s.q_attn = s.q;
-  s.o = s.o_attn = p.keep().f32(p.rows, d.heads * d.v);
+  s.o = s.o_attn = p.act(p.keep(), p.rows, d.heads * d.v);
   s.lse = p.keep().f32(p.rows, d.heads);
   p.ops.attention(p.exec, attention_args(p, s, shape));
 }
@@ -162,18 +172,18 @@ void attend_expanded(const Pass& p, const BlockParams& b, const MlaDims& d, Atte
 void attend_expanded_backward(const Pass& p, const BlockParams& b, const MlaDims& d, const AttentionSaved& s,
                               const Tensor& d_o, const Tensor& dq, const Tensor& dkey) {
   Arena& temp = p.temp();
-  const RowSegments leaves = p.group_leaves();
+  const RowSegments& leaves = p.group_leaves;
   const AttentionShape shape = expanded_shape(p, d);
-  const Tensor dkv = temp.f32(s.kv.rows, s.kv.cols), rows = temp.f32(p.rows, s.kv.cols);
+  const Tensor dkv = p.act(temp, s.kv.rows, s.kv.cols), rows = p.act(temp, p.rows, s.kv.cols);
   p.ops.attention_bwd(p.exec, attention_bwd_args(p, s, shape, d_o, dq, dkv));
-  p.ops.gather_rows(p.exec, {.x = dkv, .index = p.batch.cache_rows.data(), .y = rows});
-  const Tensor latent = s.latents_all.col_range(d.q_lora, d.kv_end());
+  p.ops.gather_rows(p.exec, {.x = dkv, .index = p.device.cache_rows, .y = rows});
+  rotate_heads(p, d, dq, d.q, d.nope, {}, 0, 0, true);
+  const Tensor latent = s.latents_all.col_range(d.q_lora, d.kv_end()), rope_sum = p.act(temp, p.rows, d.rope);
   // The latent and the rope key serve all heads: their gradients are sums over heads, in head order.
   for (int64_t h = 0; h < d.heads; ++h) {
     const Tensor dk = rows.col_range(h * d.q, h * d.q + d.nope),
                  dv = rows.col_range(shape.v_offset + h * d.v, shape.v_offset + (h + 1) * d.v);
-    const Tensor drope = rows.col_range(h * d.q + d.nope, (h + 1) * d.q),
-                 rope_sum = dkey.col_range(d.latent, d.latent + d.rope);
+    const Tensor drope = rows.col_range(h * d.q + d.nope, (h + 1) * d.q);
     p.ops.linear_dgrad(
         p.exec,
         {.dy = dk, .w = p.w.view(b.w_uk).group(h), .dx = dkey.col_range(0, d.latent), .accumulate = h > 0});
@@ -190,37 +200,38 @@ void attend_expanded_backward(const Pass& p, const BlockParams& b, const MlaDims
                                 .dw = p.w.grad(b.w_uv).row_range(h * d.v, (h + 1) * d.v),
                                 .segments = leaves});
   }
+  copy(p, rope_sum, dkey.col_range(d.latent, d.latent + d.rope));
 }
 
 }  // namespace
 
-Tensor mla_forward(const Pass& p, const BlockParams& b, const Tensor& x, const Tensor& kv,
+Tensor mla_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor& delta, const Tensor& kv,
                    AttentionSaved& s) {
   const TraceScope trace("attention");
   const MlaDims d = dims(p);
-  s.x = x;
   s.kv = kv;
-  s.y = norm(p, p.keep(true), x, {}, b.attn_norm, &s.rstd);
+  s.y = add_norm(p, p.keep(true), x, delta, b.attn_norm, &s.rstd);
+  s.x = x;
 
   // Token-wise: both down-projections, their norms, the rope key. Then every tp rank gets the latents of all
   // rows.
-  s.latents = linear(p, p.keep(), s.y, b.qkv_a);
-  const Tensor normed = (p.batch.counts.size() == 1 ? p.keep() : p.temp()).f32(p.own, s.latents.cols);
   const int64_t kv_end = d.kv_end();
+  s.latents = linear(p, p.act(p.keep(), p.own, kv_end + d.rope), s.y, b.qkv_a);
+  const Tensor normed = p.act(p.alone() ? p.keep() : p.temp(), p.own, s.latents.cols);
   if (d.q_lora > 0)
-    norm_into(p, s.latents.col_range(0, d.q_lora), {}, b.q_a_norm, normed.col_range(0, d.q_lora), &s.q_rstd);
-  norm_into(p, s.latents.col_range(d.q_lora, kv_end), {}, b.kv_a_norm, normed.col_range(d.q_lora, kv_end),
+    norm_into(p, s.latents.col_range(0, d.q_lora), b.q_a_norm, normed.col_range(0, d.q_lora), &s.q_rstd);
+  norm_into(p, s.latents.col_range(d.q_lora, kv_end), b.kv_a_norm, normed.col_range(d.q_lora, kv_end),
             &s.kv_rstd);
-  copy(p, s.latents.col_range(kv_end, kv_end + d.rope), normed.col_range(kv_end, kv_end + d.rope));
-  p.ops.rope(p.exec, rope_args(p, normed, p.own_positions(), 1, normed.cols, kv_end, false));
+  rotate_key(p, d, s.latents, normed, false);
   s.latents_all = gather_rows(p, p.keep(), normed);
 
   // This rank's heads.
   if (d.q_lora == 0) s.y_all = gather_rows(p, p.keep(), s.y);
-  s.q = linear(p, p.keep(), d.q_lora > 0 ? s.latents_all.col_range(0, d.q_lora) : s.y_all, b.q_b);
-  p.ops.rope(p.exec, rope_args(p, s.q, p.batch.positions.data(), d.heads, d.q, d.nope, false));
+  s.q = linear(p, p.act(p.keep(), p.rows, d.heads * d.q),
+               d.q_lora > 0 ? s.latents_all.col_range(0, d.q_lora) : s.y_all, b.q_b);
   p.expanded ? attend_expanded(p, b, d, s) : attend_absorbed(p, b, d, s);
-  return reduce_rows(p, p.temp(), linear(p, p.temp(), s.o, b.o, p.slices));
+  const Tensor out = linear(p, p.partial(p.temp(), p.rows, p.m.hidden_size), s.o, b.o, p.slices);
+  return reduce_rows(p, p.temp(), out);
 }
 
 void mla_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, const Tensor& dx) {
@@ -228,41 +239,39 @@ void mla_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, 
   const ArenaScope scope(p.temp());
   Arena& temp = p.temp();
   const MlaDims d = dims(p);
-  const RowSegments leaves = p.group_leaves();
+  const RowSegments& leaves = p.group_leaves;
   const int64_t kv_end = d.kv_end();
 
   const Tensor dout = gather_rows(p, temp, dx);
-  const Tensor d_o = temp.f32(p.rows, s.o.cols);
+  const Tensor d_o = p.act(temp, p.rows, s.o.cols);
   linear_backward(p, dout, s.o, b.o, d_o, leaves);
-  const Tensor dq = temp.f32(p.rows, s.q.cols), dlatents_all = temp.f32(p.rows, kv_end + d.rope);
+  const Tensor dq = p.act(temp, p.rows, s.q.cols), dlatents_all = p.partial(temp, p.rows, kv_end + d.rope);
   const Tensor dkey = dlatents_all.col_range(d.q_lora, kv_end + d.rope);
   p.expanded ? attend_expanded_backward(p, b, d, s, d_o, dq, dkey)
              : attend_absorbed_backward(p, b, d, s, d_o, dq, dkey);
-  p.ops.rope(p.exec, rope_args(p, dq, p.batch.positions.data(), d.heads, d.q, d.nope, true));
 
-  const Tensor y = p.recompute == Recompute::kSelective ? norm(p, temp, s.x, {}, b.attn_norm, nullptr) : s.y;
+  const Tensor y = p.recompute == Recompute::kSelective ? norm(p, temp, s.x, b.attn_norm, nullptr) : s.y;
   Tensor dy_q;
   if (d.q_lora > 0) {
     linear_backward(p, dq, s.latents_all.col_range(0, d.q_lora), b.q_b, dlatents_all.col_range(0, d.q_lora),
                     leaves, p.slices);
   } else {
-    const Tensor dy_all = temp.f32(p.rows, p.m.hidden_size);
-    linear_backward(p, dq, p.batch.counts.size() == 1 ? y : s.y_all, b.q_b, dy_all, leaves, p.slices);
+    const Tensor dy_all = p.partial(temp, p.rows, p.m.hidden_size);
+    linear_backward(p, dq, p.alone() ? y : s.y_all, b.q_b, dy_all, leaves, p.slices);
     dy_q = reduce_rows(p, temp, dy_all);
   }
 
   const Tensor dnormed = reduce_rows(p, temp, dlatents_all);
-  p.ops.rope(p.exec, rope_args(p, dnormed, p.own_positions(), 1, dnormed.cols, kv_end, true));
-  const Tensor dlatents = temp.f32(p.own, s.latents.cols), dy = temp.f32(p.own, p.m.hidden_size);
+  const Tensor dlatents = p.act(temp, p.own, s.latents.cols), dy = p.act(temp, p.own, p.m.hidden_size);
+  rotate_key(p, d, dnormed, dlatents, true);
   if (d.q_lora > 0)
     norm_backward(p, dnormed.col_range(0, d.q_lora), s.latents.col_range(0, d.q_lora), s.q_rstd, b.q_a_norm,
-                  dlatents.col_range(0, d.q_lora), false, p.own_leaves());
+                  dlatents.col_range(0, d.q_lora), false, p.own_leaves);
   norm_backward(p, dnormed.col_range(d.q_lora, kv_end), s.latents.col_range(d.q_lora, kv_end), s.kv_rstd,
-                b.kv_a_norm, dlatents.col_range(d.q_lora, kv_end), false, p.own_leaves());
-  copy(p, dnormed.col_range(kv_end, kv_end + d.rope), dlatents.col_range(kv_end, kv_end + d.rope));
-  linear_backward(p, dlatents, y, b.qkv_a, dy, p.own_leaves());
+                b.kv_a_norm, dlatents.col_range(d.q_lora, kv_end), false, p.own_leaves);
+  linear_backward(p, dlatents, y, b.qkv_a, dy, p.own_leaves);
   if (dy_q) p.ops.add(p.exec, {.a = dy, .b = dy_q, .y = dy});
-  norm_backward(p, dy, s.x, s.rstd, b.attn_norm, dx, true, p.own_leaves());
+  norm_backward(p, dy, s.x, s.rstd, b.attn_norm, dx, true, p.own_leaves);
 }
 
 }  // namespace contender

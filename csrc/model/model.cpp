@@ -1,25 +1,33 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "model/layers.h"
+#include "model/sizes.h"
 
 namespace contender {
+namespace {
 
-// Rows that predict a token, and what the head made of them.
-struct HeadRows {
-  std::vector<int32_t> rows, targets;
-  Tensor h;  // [rows, H] normed
-  std::vector<HeadStats> stats;
-};
+// Segments of one leaf for each slot: rows [offsets[s], offsets[s + 1]).
+std::vector<RowSegment> slot_leaves(const std::vector<int32_t>& offsets) {
+  std::vector<RowSegment> leaves;
+  for (int32_t s = 0; s + 1 < std::ssize(offsets); ++s) leaves.push_back({offsets[s], offsets[s + 1], 0, s});
+  return leaves;
+}
+RowSegments as_segments(const RowSegment* device, int64_t count) {
+  return {device, static_cast<int32_t>(count), static_cast<int32_t>(count)};
+}
+
+}  // namespace
 
 // What one training forward keeps.
 struct SavedPass {
   const PackedBatch* batch = nullptr;
+  std::optional<Pass> pass;
   int64_t arena_mark = 0;
   std::vector<BlockSaved> blocks;
   Tensor x_final, rstd_final;  // residual stream before the final norm (own)
-  HeadRows head;
   float inv_temperature = 1;
 };
 
@@ -28,7 +36,7 @@ struct Model::Impl {
   const ModelConfig& m;
   Runtime rt;
   WeightStore* w;
-  std::vector<float> rope_values;
+  Buffer rope_buffer, counts;  // counts: [layers][experts] tokens routed since the last bias update, overflow
   Tensor rope_table;
   std::vector<BlockParams> blocks;
   int embed, head, final_norm;
@@ -36,13 +44,16 @@ struct Model::Impl {
   bool tied;
   int32_t slices;  // local virtual slices
   SavedPass train;
-  std::vector<std::vector<int64_t>> load;  // [layers][experts] tokens routed since the last bias update
+  Readback::Place<int32_t> counts_place;
 
   Impl(const RunConfig& c, const Runtime& r, WeightStore* weights)
       : config(c), m(c.model), rt(r), w(weights) {
-    rope_values = contender::rope_table(rope_config(m), m.max_position_embeddings);
-    const int64_t dim = rope_config(m).dim;
-    rope_table = f32_tensor(rope_values.data(), m.max_position_embeddings, dim);
+    const std::vector<float> values = contender::rope_table(rope_config(m), m.max_position_embeddings);
+    rope_buffer = Buffer(rt.device, std::ssize(values) * 4, "RoPE table");
+    rt.device->upload(rt.exec.stream, rope_buffer.data(), values.data(), rope_buffer.bytes());
+    rope_table = f32_tensor(rope_buffer.f32(), m.max_position_embeddings, rope_config(m).dim);
+    counts = Buffer(rt.device, (load_counts() + 1) * 4, "expert counts");
+    rt.device->zero(rt.exec.stream, counts.data(), counts.bytes());
     for (int64_t l = 0; l < m.num_hidden_layers; ++l)
       blocks.push_back(find_block(*w, fmt::format("layers.{}", l)));
     embed = w->find("embed");
@@ -51,13 +62,17 @@ struct Model::Impl {
     final_norm = w->find("final_norm");
     if (m.num_nextn_predict_layers > 0) mtp_block = find_block(*w, "mtp.block");
     slices = static_cast<int32_t>(div_exact(virtual_slices(m), rt.mesh->shape().tp));
-    load.assign(m.num_hidden_layers, std::vector<int64_t>(m.n_routed_experts));
   }
 
   int64_t tp_rank() const { return rt.mesh->tp().rank(); }
   int64_t vocab_begin() const { return tp_rank() * (m.vocab_size / rt.mesh->shape().tp); }
+  int64_t load_counts() const {
+    return (m.num_hidden_layers + m.num_nextn_predict_layers) * m.n_routed_experts;
+  }
+  int32_t* load() const { return static_cast<int32_t*>(counts.data()); }
 
-  Pass make_pass(const TokenBatch& batch, bool training) const {
+  // Everything about a batch but its place on the device.
+  Pass make_host_pass(const TokenBatch& batch, bool training) const {
     Pass p{.m = m,
            .mesh_config = config.mesh,
            .rt = rt,
@@ -72,28 +87,72 @@ struct Model::Impl {
     p.slices = slices;
     p.attention = attention_shape(m, rt.mesh->shape().tp, kAttentionBlock);
     p.train = training;
-    const int64_t slots = config.mesh.data_slots / rt.mesh->size();
-    p.max_own = std::max(slots * config.train.token_budget, config.rollout.max_tokens_per_step);
-    p.own_slots = {0, static_cast<int32_t>(p.own)};
-    CHECK(p.own <= p.max_own, "{} own tokens, at most {}", p.own, p.max_own);
+    p.overflow = load() + load_counts();
+    if (training) p.load = load();
     if (training && config.train.recompute != "none")
       p.recompute = config.train.recompute == "full" ? Recompute::kFull : Recompute::kSelective;
     return p;
   }
 
+  // Sends the batch, its leaves and its head rows to the device, in one copy.
+  void send(Pass& p, const std::vector<int32_t>& own_slots, const std::vector<int32_t>& group_slots,
+            const std::vector<int32_t>& head_rows, const std::vector<int32_t>& targets) const {
+    const TokenBatch& b = p.batch;
+    const std::vector<RowSegment> own = slot_leaves(own_slots), group = slot_leaves(group_slots),
+                                  of_head = slot_leaves(head_offsets(head_rows, group_slots));
+    Upload up;
+    const auto tokens = up.add(b.tokens), positions = up.add(b.positions), cache_rows = up.add(b.cache_rows),
+               page_ids = up.add(b.page_ids), slot_begin = up.add(own_slots), rows = up.add(head_rows),
+               wanted = up.add(targets);
+    const auto seqs = up.add(b.seqs);
+    const auto own_place = up.add(own), group_place = up.add(group), head_place = up.add(of_head);
+    up.send(*rt.device, rt.exec.stream, p.arena());
+    p.device = {.tokens = up.at(tokens),
+                .positions = up.at(positions),
+                .cache_rows = up.at(cache_rows),
+                .seqs = up.at(seqs),
+                .page_ids = up.at(page_ids),
+                .slot_begin = up.at(slot_begin)};
+    p.own_slots = std::ssize(own);
+    p.own_leaves = as_segments(up.at(own_place), std::ssize(own));
+    p.group_leaves = as_segments(up.at(group_place), std::ssize(group));
+    p.head = {.count = std::ssize(head_rows),
+              .rows = up.at(rows),
+              .targets = up.at(wanted),
+              .leaves = as_segments(up.at(head_place), std::ssize(of_head))};
+    p.update = p.act(p.arena(), p.own, m.hidden_size);
+  }
+
+  // Where the rows of each slot begin among ascending head rows.
+  static std::vector<int32_t> head_offsets(const std::vector<int32_t>& head_rows,
+                                           const std::vector<int32_t>& slots) {
+    std::vector<int32_t> offsets;
+    for (const int32_t row : slots)
+      offsets.push_back(static_cast<int32_t>(std::ranges::lower_bound(head_rows, row) - head_rows.begin()));
+    return offsets;
+  }
+
+  // A pass over the tokens of a rollout: no leaves.
+  Pass make_rollout_pass(const TokenBatch& batch, int64_t page_size, const std::vector<int32_t>& rows) const {
+    Pass p = make_host_pass(batch, false);
+    p.attention.page_size = page_size;
+    p.max_own = config.rollout.max_tokens_per_step;
+    CHECK(p.own <= p.max_own, "{} own tokens, at most {}", p.own, p.max_own);
+    send(p, {0, static_cast<int32_t>(p.own)}, {0}, rows, {});
+    return p;
+  }
+
   // A pass over packed slots: which rows are which leaf of the canonical sums.
   Pass make_packed_pass(const PackedBatch& batch, bool training) const {
-    Pass p = make_pass(batch.tokens, training);
-    const auto& offsets = batch.slot_offsets;
-    const int64_t group_slots = static_cast<int64_t>(offsets.size()) - 1,
-                  own_slots = group_slots / rt.mesh->shape().tp;
-    const int64_t first = tp_rank() * own_slots;
+    Pass p = make_host_pass(batch.tokens, training);
+    const std::vector<int32_t>& offsets = batch.slot_offsets;
+    const int64_t own_slots = (std::ssize(offsets) - 1) / rt.mesh->shape().tp, first = tp_rank() * own_slots;
     p.expanded = m.mla() && m.mla_form == "expanded";
-    p.own_slots.clear();
-    for (int64_t s = 0; s <= own_slots; ++s) p.own_slots.push_back(offsets[first + s] - offsets[first]);
-    for (int32_t s = 0; s < own_slots; ++s)
-      p.own_segments.push_back({p.own_slots[s], p.own_slots[s + 1], 0, s});
-    for (int32_t s = 0; s < group_slots; ++s) p.group_segments.push_back({offsets[s], offsets[s + 1], 0, s});
+    p.max_own = own_slots * config.train.token_budget;
+    CHECK(p.own <= p.max_own, "{} own tokens, at most {}", p.own, p.max_own);
+    std::vector<int32_t> own;
+    for (int64_t s = 0; s <= own_slots; ++s) own.push_back(offsets[first + s] - offsets[first]);
+    send(p, own, offsets, batch.head_rows, batch.targets);
     return p;
   }
 
@@ -102,96 +161,89 @@ struct Model::Impl {
   int head_use(int use) const { return tied ? 2 * use + 1 : use; }
 
   // Embedding of the own rows.
-  Tensor embed_forward(const Pass& p, const std::vector<int32_t>& tokens) const {
-    const Tensor x = p.arena().f32(p.rows, m.hidden_size);
-    p.ops.embedding(
-        p.exec, {.tokens = tokens.data(), .table = w->master(embed), .vocab_begin = vocab_begin(), .y = x});
+  Tensor embed_forward(const Pass& p, const int32_t* tokens) const {
+    const Tensor x = p.partial(p.arena(), p.rows, m.hidden_size);
+    p.ops.embedding(p.exec,
+                    {.tokens = tokens, .table = w->master(embed), .vocab_begin = vocab_begin(), .y = x});
     return reduce_rows(p, p.arena(), x);
   }
-  void embed_backward(const Pass& p, const std::vector<int32_t>& tokens, const Tensor& dx, int use) const {
-    p.ops.embedding_bwd(p.exec, {.tokens = tokens.data(),
+  void embed_backward(const Pass& p, const int32_t* tokens, const Tensor& dx, int use) const {
+    p.ops.embedding_bwd(p.exec, {.tokens = tokens,
                                  .dy = gather_rows(p, p.temp(), dx),
                                  .vocab_begin = vocab_begin(),
                                  .dtable = w->grad(embed, embed_use(use)),
-                                 .segments = p.group_leaves()});
+                                 .segments = p.group_leaves});
   }
 
-  // Norm of the own rows, then the given rows of the whole group.
-  Tensor head_input(const Pass& p, const Tensor& x, int norm_param, const std::vector<int32_t>& rows,
+  // Norm of the own rows of x + delta, then the head rows of the whole group. x becomes the sum.
+  Tensor head_input(const Pass& p, Tensor& x, const Tensor& delta, int norm_param, const HeadRows& r,
                     Tensor* rstd) const {
-    const Tensor y = norm(p, p.arena(), x, {}, norm_param, rstd);
-    const Tensor all = gather_rows(p, p.arena(), y);
-    const Tensor selected = p.arena().f32(static_cast<int64_t>(rows.size()), m.hidden_size);
-    p.ops.gather_rows(p.exec, {.x = all, .index = rows.data(), .y = selected});
+    const Tensor all = gather_rows(p, p.arena(), add_norm(p, p.arena(), x, delta, norm_param, rstd));
+    const Tensor selected = p.act(p.arena(), r.count, m.hidden_size);
+    p.ops.gather_rows(p.exec, {.x = all, .index = r.rows, .y = selected});
     return selected;
   }
 
-  void count_load(const Pass& p, int64_t layer, const MoeSaved& s) {
-    if (!p.m.moe_layer(layer)) return;
-    const int32_t* expert = s.expert.i32();
-    for (int64_t i = 0; i < s.expert.numel(); ++i) ++load[layer][expert[i]];
-  }
-
-  std::vector<HeadStats> head_stats(const Pass& p, const Tensor& h, const std::vector<int32_t>& targets,
-                                    float inv_temperature) const {
-    const int64_t rows = h.rows, tp = rt.mesh->shape().tp;
-    std::vector<HeadStats> stats(rows);
-    if (rows == 0 && tp == 1) return stats;
-    std::vector<HeadPartial> mine(rows * slices), all(rows * slices * tp);
-    p.ops.head_partial(p.exec, {.h = h,
+  HeadStats* head_stats(const Pass& p, const HeadRows& r, float inv_temperature) const {
+    const int64_t tp = rt.mesh->shape().tp;
+    constexpr int64_t kWords = sizeof(HeadPartial) / sizeof(float);
+    auto* stats = static_cast<HeadStats*>(p.arena().bytes(r.count * int64_t{sizeof(HeadStats)}));
+    const ArenaScope scope(p.temp());
+    const Tensor mine = p.temp().f32(r.count, slices * kWords);
+    p.ops.head_partial(p.exec, {.h = r.h,
                                 .w = w->view(head),
                                 .vocab_begin = vocab_begin(),
-                                .targets = targets.data(),
+                                .targets = r.targets,
                                 .inv_temperature = inv_temperature,
                                 .slices = slices,
-                                .partials = mine.data()});
-    if (tp == 1) {
-      all = mine;
-    } else {  // [tp][rows][slices] -> [rows][tp * slices]
-      constexpr int64_t kWords = sizeof(HeadPartial) / sizeof(float);
-      std::vector<HeadPartial> blocks(all.size());
-      const std::vector<int64_t> counts(tp, rows);
-      rt.mesh->tp()
-          .all_gather_rows("tp_head", f32_tensor(&mine.data()->max, rows, slices * kWords),
-                           f32_tensor(&blocks.data()->max, tp * rows, slices * kWords), counts.data())
-          .wait();
+                                .partials = static_cast<HeadPartial*>(mine.data)});
+    Tensor all = mine;
+    if (tp > 1) {  // [tp][rows][slices] -> [rows][tp * slices]
+      const Tensor blocks = p.temp().f32(tp * r.count, mine.cols);
+      const std::vector<int64_t> counts(tp, r.count);
+      rt.mesh->tp().all_gather_rows("tp_head", mine, blocks, counts.data()).wait();
+      all = p.temp().f32(r.count, tp * mine.cols);
       for (int64_t t = 0; t < tp; ++t)
-        for (int64_t r = 0; r < rows; ++r)
-          std::copy_n(&blocks[(t * rows + r) * slices], slices, &all[(r * tp + t) * slices]);
+        copy(p, blocks.row_range(t * r.count, (t + 1) * r.count),
+             all.col_range(t * mine.cols, (t + 1) * mine.cols));
     }
-    p.ops.head_finish(p.exec, {.partials = all.data(),
-                               .rows = rows,
+    p.ops.head_finish(p.exec, {.partials = static_cast<HeadPartial*>(all.data),
+                               .rows = r.count,
                                .slices = static_cast<int32_t>(slices * tp),
-                               .stats = stats.data()});
+                               .stats = stats});
     return stats;
   }
 
   // Gradient of the normed own rows from those of the head rows' log-probs. Rows of a slot are a leaf.
-  Tensor head_backward(const Pass& p, const PackedBatch& batch, const HeadRows& r, float inv_temperature,
-                       const std::vector<float>& dlogp, const std::vector<float>& dentropy, int use) const {
-    std::vector<RowSegment> leaves;
-    auto first_at = [&](int32_t row) {
-      return static_cast<int32_t>(std::lower_bound(r.rows.begin(), r.rows.end(), row) - r.rows.begin());
-    };
-    for (int32_t slot = 0; slot + 1 < static_cast<int32_t>(batch.slot_offsets.size()); ++slot)
-      leaves.push_back({first_at(batch.slot_offsets[slot]), first_at(batch.slot_offsets[slot + 1]), 0, slot});
-    const Tensor dh = p.temp().f32(r.h.rows, m.hidden_size);
+  Tensor head_backward(const Pass& p, const HeadRows& r, float inv_temperature, const float* dlogp,
+                       const float* dentropy, int use) const {
+    const Tensor dy = p.partial(p.temp(), p.rows, m.hidden_size),
+                 dh = p.temp().tensor(dy.dtype, r.count, m.hidden_size);
     p.ops.head_bwd(p.exec, {.h = r.h,
                             .w = w->view(head),
                             .vocab_begin = vocab_begin(),
-                            .targets = r.targets.data(),
+                            .targets = r.targets,
                             .inv_temperature = inv_temperature,
                             .slices = slices,
-                            .stats = r.stats.data(),
-                            .dlogp = dlogp.data(),
-                            .dentropy = dentropy.empty() ? nullptr : dentropy.data(),
+                            .stats = r.stats,
+                            .dlogp = dlogp,
+                            .dentropy = dentropy,
                             .dh = dh,
                             .dw = w->grad(head, head_use(use)),
-                            .segments = {leaves.data(), int32_t(leaves.size()), int32_t(leaves.size())}});
-    const Tensor dy = p.temp().f32(p.rows, m.hidden_size);
-    p.rt.device->zero(p.exec.stream, dy.data, dy.numel() * 4);
-    p.ops.scatter_rows(p.exec, {.x = dh, .index = r.rows.data(), .y = dy});
+                            .segments = r.leaves});
+    p.rt.device->zero(p.exec.stream, dy.data, dy.numel() * dtype_size(dy.dtype));
+    p.ops.scatter_rows(p.exec, {.x = dh, .index = r.rows, .y = dy});
     return reduce_rows(p, p.temp(), dy);
+  }
+
+  // The MTP module predicts token i + 2 from row i: head row i + 1's target. Consecutive head rows are of one
+  // sequence.
+  static void mtp_rows(const PackedBatch& batch, std::vector<int32_t>& rows, std::vector<int32_t>& targets) {
+    for (size_t i = 0; i + 1 < batch.head_rows.size(); ++i) {
+      if (batch.head_rows[i + 1] != batch.head_rows[i] + 1) continue;
+      rows.push_back(batch.head_rows[i]);
+      targets.push_back(batch.targets[i + 1]);
+    }
   }
 
   // Multi-token prediction (DeepSeek-V3, section 2.2), forward and backward at once: from the main model's
@@ -203,52 +255,49 @@ struct Model::Impl {
     const int64_t h = m.hidden_size;
     const int hidden_norm = w->find("mtp.hidden_norm"), embed_norm = w->find("mtp.embed_norm"),
               proj = w->find("mtp.proj"), last_norm = w->find("mtp.final_norm");
-    // Row i sees token i + 1 and predicts token i + 2: head row i + 1's target. Consecutive head rows are of
-    // one sequence.
-    std::vector<int32_t> next =
-        batch.tokens
-            .tokens;  // shifted by one; the last row of a sequence gets a stranger, and predicts nothing
-    if (!next.empty()) std::rotate(next.begin(), next.begin() + 1, next.end());
-    HeadRows r;
-    for (size_t i = 0; i + 1 < batch.head_rows.size(); ++i) {
-      if (batch.head_rows[i + 1] != batch.head_rows[i] + 1) continue;
-      r.rows.push_back(batch.head_rows[i]);
-      r.targets.push_back(batch.targets[i + 1]);
-    }
+    std::vector<int32_t> shifted = batch.tokens.tokens;  // the last row of a sequence gets a stranger, and
+    if (!shifted.empty())
+      std::rotate(shifted.begin(), shifted.begin() + 1, shifted.end());  // predicts nothing
+    std::vector<int32_t> rows, targets;
+    mtp_rows(batch, rows, targets);
+    const std::vector<float> weights(rows.size(), -loss.weight / static_cast<float>(total_targets));
+    const std::vector<RowSegment> leaves = slot_leaves(head_offsets(rows, batch.slot_offsets));
+    Upload up;
+    const auto next_place = up.add(shifted), rows_place = up.add(rows), targets_place = up.add(targets);
+    const auto dlogp = up.add(weights);
+    const auto leaves_place = up.add(leaves);
+    up.send(*rt.device, rt.exec.stream, p.arena());
+    const int32_t* next = up.at(next_place);
+    HeadRows r = {.count = std::ssize(rows),
+                  .rows = up.at(rows_place),
+                  .targets = up.at(targets_place),
+                  .leaves = as_segments(up.at(leaves_place), std::ssize(leaves))};
 
     Tensor rstd_h, rstd_e, rstd_last;
-    const Tensor e = embed_forward(p, next), both = p.arena().f32(p.own, 2 * h);
-    norm_into(p, e, {}, embed_norm, both.col_range(0, h), &rstd_e);
-    norm_into(p, x, {}, hidden_norm, both.col_range(h, 2 * h), &rstd_h);
+    const Tensor e = embed_forward(p, next), both = p.act(p.arena(), p.own, 2 * h);
+    norm_into(p, e, embed_norm, both.col_range(0, h), &rstd_e);
+    norm_into(p, x, hidden_norm, both.col_range(h, 2 * h), &rstd_h);
     BlockSaved saved;
-    const Tensor kv = p.arena().f32(cache_rows(batch.tokens), p.attention.row_width);
-    const Tensor z =
-        block_forward(p, m.num_hidden_layers, mtp_block, linear(p, p.arena(), both, proj), kv, saved);
-    r.h = head_input(p, z, last_norm, r.rows, &rstd_last);
-    r.stats = head_stats(p, r.h, r.targets, 1.0f);
-    for (const HeadStats& s : r.stats) loss.sum.add(-s.logp), ++loss.count;
+    Tensor z = block_forward(p, m.num_hidden_layers, mtp_block,
+                             linear(p, p.act(p.arena(), p.own, h), both, proj), {}, new_kv(p), saved);
+    r.h = head_input(p, z, p.update, last_norm, r, &rstd_last);
+    r.stats = head_stats(p, r, 1.0f);
+    if (loss.results) loss.places.push_back(loss.results->add(r.stats, r.count));
 
-    const std::vector<float> dlogp(r.rows.size(), -loss.weight / static_cast<float>(total_targets));
-    const Tensor dz = p.temp().f32(p.own, h), dboth = p.temp().f32(p.own, 2 * h), de = p.temp().f32(p.own, h);
-    norm_backward(p, head_backward(p, batch, r, 1.0f, dlogp, {}, 1), z, rstd_last, last_norm, dz, false,
-                  p.own_leaves());
+    const Tensor dz = p.act(p.temp(), p.own, h), dboth = p.act(p.temp(), p.own, 2 * h),
+                 de = p.act(p.temp(), p.own, h);
+    norm_backward(p, head_backward(p, r, 1.0f, up.at(dlogp), nullptr, 1), z, rstd_last, last_norm, dz, false,
+                  p.own_leaves);
     block_backward(p, m.num_hidden_layers, mtp_block, saved, dz);
-    linear_backward(p, dz, both, proj, dboth, p.own_leaves());
-    norm_backward(p, dboth.col_range(0, h), e, rstd_e, embed_norm, de, false, p.own_leaves());
-    norm_backward(p, dboth.col_range(h, 2 * h), x, rstd_h, hidden_norm, dx, true, p.own_leaves());
+    linear_backward(p, dz, both, proj, dboth, p.own_leaves);
+    norm_backward(p, dboth.col_range(0, h), e, rstd_e, embed_norm, de, false, p.own_leaves);
+    norm_backward(p, dboth.col_range(h, 2 * h), x, rstd_h, hidden_norm, dx, true, p.own_leaves);
     embed_backward(p, next, de, 1);
   }
 
-  Tensor run_blocks(const Pass& p, Tensor x, const KvCache& cache) {
-    for (int64_t l = 0; l < m.num_hidden_layers; ++l) {
-      BlockSaved s;
-      x = block_forward(p, l, blocks[l], x, cache.layer(l), s);
-    }
-    return x;
-  }
-
-  int64_t cache_rows(const TokenBatch& b) const {
-    return static_cast<int64_t>(b.page_ids.size()) * kAttentionBlock;
+  // Cache rows of a pass over full sequences: those of one layer.
+  Tensor new_kv(const Pass& p) const {
+    return p.act(p.arena(), std::ssize(p.batch.page_ids) * kAttentionBlock, p.attention.row_width);
   }
 };
 
@@ -262,18 +311,20 @@ WeightStore& Model::weights() const { return *impl_->w; }
 Tensor Model::forward_logits(const TokenBatch& batch, const KvCache& cache,
                              const std::vector<int32_t>& rows) {
   Impl& s = *impl_;
-  Pass p = s.make_pass(batch, false);
-  p.attention.page_size = cache.page_size();
   const int64_t tp = s.rt.mesh->shape().tp, count = static_cast<int64_t>(rows.size()), vocab = s.m.vocab_size;
-  const Tensor logits = p.arena().f32(count, vocab);
-  const ArenaScope scope(p.arena());
-  const Tensor x = s.run_blocks(p, s.embed_forward(p, batch.tokens), cache);
-  const Tensor h = s.head_input(p, x, s.final_norm, rows, nullptr);
-  if (tp == 1) {
-    p.ops.linear(p.exec, {.x = h, .w = s.w->view(s.head), .y = logits});
-    return logits;
+  const Tensor logits = s.rt.arena->f32(count, vocab);
+  const ArenaScope scope(*s.rt.arena);
+  Pass p = s.make_rollout_pass(batch, cache.page_size(), rows);
+  Tensor x = s.embed_forward(p, p.device.tokens), delta;
+  for (int64_t l = 0; l < s.m.num_hidden_layers; ++l) {
+    BlockSaved saved;
+    x = block_forward(p, l, s.blocks[l], x, delta, cache.layer(l), saved);
+    delta = p.update;
   }
-  const Tensor mine = linear(p, p.arena(), h, s.head), blocks = p.arena().f32(tp * count, vocab / tp);
+  const Tensor h = s.head_input(p, x, delta, s.final_norm, p.head, nullptr);
+  if (tp == 1) return linear(p, logits, h, s.head);
+  const Tensor mine = linear(p, p.arena().f32(count, vocab / tp), h, s.head),
+               blocks = p.arena().f32(tp * count, vocab / tp);
   const std::vector<int64_t> counts(tp, count);
   s.rt.mesh->tp().all_gather_rows("tp_logits", mine, blocks, counts.data()).wait();
   for (int64_t t = 0; t < tp; ++t)
@@ -282,110 +333,140 @@ Tensor Model::forward_logits(const TokenBatch& batch, const KvCache& cache,
   return logits;
 }
 
-std::vector<HeadStats> Model::forward_logp(const PackedBatch& batch, float inv_temperature) {
+Readback::Place<HeadStats> Model::forward_logp(const PackedBatch& batch, float inv_temperature,
+                                               Readback& results) {
   Impl& s = *impl_;
-  const Pass p = s.make_packed_pass(batch, false);
-  const ArenaScope scope(p.arena());
-  Tensor x = s.embed_forward(p, batch.tokens.tokens);
-  const Tensor kv = p.arena().f32(s.cache_rows(batch.tokens), p.attention.row_width);
+  const ArenaScope scope(*s.rt.arena);
+  Pass p = s.make_packed_pass(batch, false);
+  Tensor x = s.embed_forward(p, p.device.tokens), delta;
+  const Tensor kv = s.new_kv(p);
   for (int64_t l = 0; l < s.m.num_hidden_layers; ++l) {
     BlockSaved saved;
-    x = block_forward(p, l, s.blocks[l], x, kv, saved);
+    x = block_forward(p, l, s.blocks[l], x, delta, kv, saved);
+    delta = p.update;
   }
-  return s.head_stats(p, s.head_input(p, x, s.final_norm, batch.head_rows, nullptr), batch.targets,
-                      inv_temperature);
+  p.head.h = s.head_input(p, x, delta, s.final_norm, p.head, nullptr);
+  return results.add(s.head_stats(p, p.head, inv_temperature), p.head.count);
 }
 
-const std::vector<HeadStats>& Model::forward_train(const PackedBatch& batch, float inv_temperature) {
+std::vector<HeadStats> Model::forward_logp(const PackedBatch& batch, float inv_temperature) {
+  Readback results(impl_->rt.device, impl_->rt.exec.stream);
+  const auto place = forward_logp(batch, inv_temperature, results);
+  results.download();
+  return {results.at(place), results.at(place) + place.count};
+}
+
+const HeadStats* Model::forward_train(const PackedBatch& batch, float inv_temperature) {
   Impl& s = *impl_;
   SavedPass& t = s.train;
-  CHECK(t.batch == nullptr, "forward_train without a backward in between");
-  const Pass p = s.make_packed_pass(batch, true);
+  CHECK(!t.pass, "forward_train without a backward in between");
+  t.arena_mark = s.rt.arena->mark();
   t.batch = &batch;
   t.inv_temperature = inv_temperature;
-  t.arena_mark = p.arena().mark();
   t.blocks.assign(s.m.num_hidden_layers, {});
-  Tensor x = s.embed_forward(p, batch.tokens.tokens);
+  Pass& p = t.pass.emplace(s.make_packed_pass(batch, true));
+  Tensor x = s.embed_forward(p, p.device.tokens), delta;
   for (int64_t l = 0; l < s.m.num_hidden_layers; ++l) {
     if (p.recompute != Recompute::kFull) {
-      const Tensor kv = p.arena().f32(s.cache_rows(batch.tokens), p.attention.row_width);
-      x = block_forward(p, l, s.blocks[l], x, kv, t.blocks[l]);
-      s.count_load(p, l, t.blocks[l].moe);
+      x = block_forward(p, l, s.blocks[l], x, delta, s.new_kv(p), t.blocks[l]);
+      delta = p.update;
       continue;
     }
     // Full recompute keeps the block's input only: its output is made in the place after it.
     t.blocks[l].input = x;
-    const Tensor y = p.arena().f32(p.own, s.m.hidden_size);
+    const Tensor y = p.act(p.arena(), p.own, s.m.hidden_size);
     const ArenaScope scope(p.arena());
-    const Tensor kv = p.arena().f32(s.cache_rows(batch.tokens), p.attention.row_width);
     BlockSaved saved;
-    copy(p, block_forward(p, l, s.blocks[l], x, kv, saved), y);
-    s.count_load(p, l, saved.moe);
+    p.ops.add(p.exec,
+              {.a = block_forward(p, l, s.blocks[l], x, {}, s.new_kv(p), saved), .b = p.update, .y = y});
     x = y;
   }
+  p.head.h = s.head_input(p, x, delta, s.final_norm, p.head, &t.rstd_final);
   t.x_final = x;
-  t.head = {
-      batch.head_rows, batch.targets, s.head_input(p, x, s.final_norm, batch.head_rows, &t.rstd_final), {}};
-  t.head.stats = s.head_stats(p, t.head.h, batch.targets, inv_temperature);
-  return t.head.stats;
+  return p.head.stats = s.head_stats(p, p.head, inv_temperature);
 }
 
 void Model::backward(const std::vector<float>& dlogp, const std::vector<float>& dentropy, MtpLoss* mtp,
                      int64_t total_targets) {
   Impl& s = *impl_;
-  SavedPass& t = s.train;
-  CHECK(t.batch != nullptr && dlogp.size() == t.head.stats.size(), "{} gradients for {} head rows",
-        dlogp.size(), t.head.stats.size());
-  const PackedBatch& batch = *t.batch;
-  const Pass p = s.make_packed_pass(batch, true);
-  const ArenaScope scope(p.temp());
-  const Tensor dx = p.temp().f32(p.own, s.m.hidden_size);
-  norm_backward(p, s.head_backward(p, batch, t.head, t.inv_temperature, dlogp, dentropy, 0), t.x_final,
-                t.rstd_final, s.final_norm, dx, false, p.own_leaves());
-  if (mtp && mtp->weight > 0 && s.m.num_nextn_predict_layers > 0) {
-    s.mtp_step(p, batch, t.x_final, dx, *mtp, total_targets);
-    s.w->reduce_layer(s.m.num_hidden_layers + 1);
-  }
-  s.w->reduce_layer(s.m.num_hidden_layers);
-
-  for (int64_t l = s.m.num_hidden_layers - 1; l >= 0; --l) {
-    if (p.recompute == Recompute::kFull) {
-      const ArenaScope again(p.arena());
-      const Tensor kv = p.arena().f32(s.cache_rows(batch.tokens), p.attention.row_width);
-      BlockSaved saved;
-      block_forward(p, l, s.blocks[l], t.blocks[l].input, kv, saved);
-      block_backward(p, l, s.blocks[l], saved, dx);
-    } else {
-      block_backward(p, l, s.blocks[l], t.blocks[l], dx);
-    }
-    s.w->reduce_layer(l);
-  }
-  s.embed_backward(p, batch.tokens.tokens, dx, 0);
-  s.w->reduce_layer(-1);
-  p.arena().release(t.arena_mark);
-  t.batch = nullptr;
+  const int64_t rows = s.train.pass ? s.train.pass->head.count : -1;
+  CHECK(std::ssize(dlogp) == rows && (dentropy.empty() || std::ssize(dentropy) == rows),
+        "{} gradients for {} head rows", dlogp.size(), rows);
+  Upload up;
+  const auto a = up.add(dlogp), b = up.add(dentropy);
+  up.send(*s.rt.device, s.rt.exec.stream, *s.rt.arena);
+  backward(up.at(a), dentropy.empty() ? nullptr : up.at(b), mtp, total_targets);
 }
 
-double Model::update_router_bias(double speed) {
+void Model::backward(const float* dlogp, const float* dentropy, MtpLoss* mtp, int64_t total_targets) {
   Impl& s = *impl_;
+  SavedPass& t = s.train;
+  CHECK(t.pass.has_value(), "backward without a forward_train");
+  const Pass& p = *t.pass;
+  {
+    const ArenaScope scope(p.temp());
+    const Tensor dx = p.act(p.temp(), p.own, s.m.hidden_size);
+    norm_backward(p, s.head_backward(p, p.head, t.inv_temperature, dlogp, dentropy, 0), t.x_final,
+                  t.rstd_final, s.final_norm, dx, false, p.own_leaves);
+    if (mtp && mtp->weight > 0 && s.m.num_nextn_predict_layers > 0) {
+      s.mtp_step(p, *t.batch, t.x_final, dx, *mtp, total_targets);
+      s.w->reduce_layer(s.m.num_hidden_layers + 1);
+    }
+    s.w->reduce_layer(s.m.num_hidden_layers);
+
+    for (int64_t l = s.m.num_hidden_layers - 1; l >= 0; --l) {
+      if (p.recompute == Recompute::kFull) {
+        const ArenaScope again(p.arena());
+        Pass second = p;
+        second.load = nullptr;  // counted in the first forward
+        BlockSaved saved;
+        block_forward(second, l, s.blocks[l], t.blocks[l].input, {}, s.new_kv(p), saved);
+        block_backward(p, l, s.blocks[l], saved, dx);
+      } else {
+        block_backward(p, l, s.blocks[l], t.blocks[l], dx);
+      }
+      s.w->reduce_layer(l);
+    }
+    s.embed_backward(p, p.device.tokens, dx, 0);
+    s.w->reduce_layer(-1);
+  }
+  p.arena().release(t.arena_mark);
+  t.pass.reset();
+}
+
+void Model::read_counts(Readback& results) {
+  impl_->counts_place = results.add(impl_->load(), impl_->load_counts() + 1);
+}
+
+void Model::check_counts(const Readback& results) const {
+  check_dispatch_overflow(results.at(impl_->counts_place)[impl_->load_counts()]);
+}
+
+double Model::update_router_bias(const Readback& results, double speed) {
+  Impl& s = *impl_;
+  const int64_t experts = s.m.n_routed_experts;
+  const int32_t* counted = results.at(s.counts_place);
   double worst = 1;
   for (int64_t l = 0; l < s.m.num_hidden_layers; ++l) {
     if (!s.m.moe_layer(l)) continue;
-    std::vector<int64_t>& load = s.load[l];
-    s.rt.mesh->world().all_reduce_sum("expert_load", load.data(), static_cast<int64_t>(load.size()));
+    std::vector<int64_t> load(counted + l * experts, counted + (l + 1) * experts);
+    s.rt.mesh->world().all_reduce_sum("expert_load", load.data(), experts);
     int64_t total = 0, most = 0;
     for (int64_t n : load) total += n, most = std::max(most, n);
-    const int64_t experts = static_cast<int64_t>(load.size());
     if (total > 0) worst = std::max(worst, double(most) * double(experts) / double(total));
-    if (s.blocks[l].router_bias >= 0 && speed > 0) {
-      float* bias = s.w->master(s.blocks[l].router_bias).f32();
-      for (int64_t e = 0; e < experts; ++e) {
-        const int64_t excess = load[e] * experts - total;
-        if (excess != 0) bias[e] += static_cast<float>(excess > 0 ? -speed : speed);
-      }
+    if (s.blocks[l].router_bias < 0 || speed <= 0) continue;
+    std::vector<float> step(experts, 0.0f);
+    for (int64_t e = 0; e < experts; ++e) {
+      const int64_t excess = load[e] * experts - total;
+      if (excess != 0) step[e] = static_cast<float>(excess > 0 ? -speed : speed);
     }
-    std::fill(load.begin(), load.end(), 0);
+    const ArenaScope scope(*s.rt.temp);
+    const Tensor bias = f32_tensor(s.w->master(s.blocks[l].router_bias).f32(), 1, experts),
+                 delta = s.rt.temp->f32(1, experts);
+    s.rt.device->upload(s.rt.exec.stream, delta.data, step.data(), experts * 4);
+    s.rt.ops->add(s.rt.exec, {.a = bias, .b = delta, .y = bias});
   }
+  s.rt.device->zero(s.rt.exec.stream, s.counts.data(), s.counts.bytes());
   return worst;
 }
 

@@ -14,6 +14,7 @@
 #include "base/config.h"
 #include "base/exact_sum.h"
 #include "device/device.h"
+#include "device/transfer.h"
 #include "model/kv_cache.h"
 #include "model/weights.h"
 #include "mpi/mesh.h"
@@ -66,12 +67,11 @@ struct TrainSequence {
 // numbers of slots.
 PackedBatch make_packed_batch(const std::vector<std::vector<const TrainSequence*>>& slots, int tp);
 
-// The MTP module's loss in SFT and RL: weight of its mean cross-entropy, and the number of targets it is the
-// mean over.
+// The MTP module's loss in SFT and RL: weight of its mean cross-entropy.
 struct MtpLoss {
   float weight = 0;
-  ExactSum sum;       // out: += cross-entropies of this rank's tp group
-  int64_t count = 0;  // out: += its targets
+  Readback* results = nullptr;                     // takes the statistics at its targets
+  std::vector<Readback::Place<HeadStats>> places;  // out: one more for each backward
 };
 
 class Model {
@@ -87,18 +87,25 @@ class Model {
 
   // log p(target), entropy of every head row, by a full-sequence forward that keeps nothing. The same on
   // every rank of the tp group.
-  std::vector<HeadStats> forward_logp(const PackedBatch& batch, float inv_temperature);
-  // The same, keeping what `backward` needs. The batch must live until then.
-  const std::vector<HeadStats>& forward_train(const PackedBatch& batch, float inv_temperature);
-  // Fills the gradient planes from dL/dlogp and dL/dentropy (or empty) of the head rows and starts the
-  // reduction of each layer as it is complete (WeightStore::finish_reduce ends it). `mtp`: adds the MTP loss,
-  // `mtp->weight / total_targets` per target.
+  Readback::Place<HeadStats> forward_logp(const PackedBatch& batch, float inv_temperature, Readback& results);
+  std::vector<HeadStats> forward_logp(const PackedBatch& batch, float inv_temperature);  // waits
+  // The same, keeping what `backward` needs: [head rows] in device memory, until then. The batch must live
+  // until then.
+  const HeadStats* forward_train(const PackedBatch& batch, float inv_temperature);
+  // Fills the gradient planes from dL/dlogp and dL/dentropy (or null) of the head rows, in device memory, and
+  // starts the reduction of each layer as it is complete (WeightStore::finish_reduce ends it). `mtp`: adds
+  // the MTP loss, `mtp->weight / total_targets` per target.
+  void backward(const float* dlogp, const float* dentropy, MtpLoss* mtp = nullptr, int64_t total_targets = 0);
   void backward(const std::vector<float>& dlogp, const std::vector<float>& dentropy, MtpLoss* mtp = nullptr,
                 int64_t total_targets = 0);
 
+  // The counts of the passes since the last update of the bias: `results` takes them; after its download the
+  // expert exchange is checked (exit 1 where a rank had no room for its rows), and the bias can be updated.
+  void read_counts(Readback& results);
+  void check_counts(const Readback& results) const;
   // Aux-loss-free balancing: moves the selection bias of every MoE layer by the sign of (mean load - load)
   // over all ranks' tokens since the last call. Returns max load / mean load of the worst layer.
-  double update_router_bias(double speed);
+  double update_router_bias(const Readback& results, double speed);
 
   const ModelConfig& config() const;
   const Runtime& runtime() const;

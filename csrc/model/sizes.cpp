@@ -10,14 +10,18 @@ namespace contender {
 namespace {
 
 // Column counts of one rank, once for all formulas below. Tensors are listed in the order in which the layers
-// make them.
+// make them; a formula gives bytes, `a` of them for an element of an activation, 4 for statistics and
+// indices.
 struct Widths {
   const ModelConfig& m;
-  int64_t h, heads, vocab, slots, own, rows, kv_rows, received, sent, ffn, expert_i, shared_i, recv_buffer;
+  int64_t a, h, heads, vocab, slots, own, rows, kv_rows, ffn, expert_i, shared_i;
+  DispatchShape dispatch;
+  int64_t sent, sorted;  // rows of the blocked buffers of all chunks, and of the sorted ones
   AttentionShape attention;
-  bool sharded;  // tp > 1: gathered copies exist beside the own rows
+  bool sharded;  // tp > 1: gathered copies exist beside the own rows, and partial sums in FP32
 
   Widths(const RunConfig& c, const MeshShape& mesh) : m(c.model) {
+    a = dtype_size(activation_dtype(c));
     h = m.hidden_size;
     heads = m.num_attention_heads / mesh.tp;
     vocab = m.vocab_size / mesh.tp;
@@ -30,49 +34,54 @@ struct Widths {
     ffn = m.intermediate_size / mesh.tp;
     expert_i = m.moe_intermediate_size;
     shared_i = m.n_shared_experts * expert_i;
-    sent = own * m.num_experts_per_tok;
-    const int64_t local = std::max<int64_t>(1, m.n_routed_experts / mesh.ep),
-                  per_peer = std::min(m.num_experts_per_tok, local);
-    received = std::min(own * mesh.ep * per_peer, 2 * sent + 256);  // at most twice the balanced load
-    recv_buffer = mesh.ep * (ceil_div(own, c.mesh.moe_chunks) * per_peer) * h;
+    dispatch = dispatch_shape(m, c.mesh, mesh.ep, own, own, slots);
+    sent = dispatch.chunks * dispatch.ep * dispatch.capacity;
+    sorted = dispatch.chunks * dispatch_room(dispatch, own, own);
   }
 
+  int64_t partial() const { return sharded ? 4 : a; }
+  int64_t latents() const { return m.q_lora_rank + m.kv_lora_rank + m.qk_rope_head_dim; }
+  int64_t q_dim() const { return m.qk_nope_head_dim + m.qk_rope_head_dim; }
+  int64_t kv_bytes() const { return a * kv_rows * attention.row_width; }
+
   int64_t attention_saved(bool selective) const {
-    const int64_t cheap = selective ? 0 : 1;
+    const int64_t cheap = selective ? 0 : a;
     if (m.mla()) {
-      const int64_t latents = m.q_lora_rank + m.kv_lora_rank + m.qk_rope_head_dim,
-                    q = m.qk_nope_head_dim + m.qk_rope_head_dim;
-      return own * (cheap * h + 3 + 2 * latents) +
-             rows * ((sharded ? latents : 0) + (m.q_lora_rank == 0 && sharded ? h : 0)) +
-             rows * heads * (q + attention.d_qk + attention.d_v + 1 + m.v_head_dim) +
-             kv_rows * attention.row_width;
+      return own * (cheap * h + 12 + 2 * a * latents()) +
+             a * rows * ((sharded ? latents() : 0) + (m.q_lora_rank == 0 && sharded ? h : 0)) +
+             rows * heads * (a * (q_dim() + attention.d_qk + attention.d_v + m.v_head_dim) + 4) + kv_bytes();
     }
     const int64_t kv = 2 * attention.num_kv_heads * attention.d_v, q = heads * attention.d_qk;
-    return own * (cheap * h + 1) +
-           rows * (cheap * (sharded ? h : 0) + (m.qk_norm ? q + kv + heads * 2 : 0) + 2 * q + heads) +
-           kv_rows * attention.row_width;
+    return own * (cheap * h + 4) +
+           rows * (cheap * (sharded ? h : 0) + (m.qk_norm ? a * (q + kv) + heads * 8 : 0) + 2 * a * q +
+                   4 * heads) +
+           kv_bytes();
+  }
+  int64_t plan_bytes() const {
+    const int64_t header = dispatch.ep * dispatch.chunks * dispatch.experts * dispatch.slots;
+    return 4 * (sent + sorted + 8 * header + dispatch.chunks * (2 * dispatch.ep + dispatch.experts + 2));
   }
   int64_t ffn_saved(bool moe, bool selective) const {
-    const int64_t cheap = selective ? 0 : 1;
-    if (!moe) return own * (cheap * h + 1) + rows * (cheap * (sharded ? h : 0) + 2 * ffn + cheap * ffn);
-    return own * (cheap * h + 1 + m.n_routed_experts + 3 * m.num_experts_per_tok + 2 * shared_i +
+    const int64_t cheap = selective ? 0 : a;
+    if (!moe) return own * (cheap * h + 4) + rows * (cheap * (sharded ? h : 0) + 2 * a * ffn + cheap * ffn);
+    return own * (cheap * h + 4 + 4 * m.n_routed_experts + 12 * m.num_experts_per_tok + 2 * a * shared_i +
                   cheap * shared_i) +
-           sent * h + received * (h + 2 * expert_i + cheap * expert_i);
+           plan_bytes() + a * sent * h + sorted * (a * (h + 2 * expert_i) + cheap * expert_i);
   }
   int64_t attention_scratch() const {
     if (m.mla()) {
-      const int64_t latents = m.q_lora_rank + m.kv_lora_rank + m.qk_rope_head_dim,
-                    q = m.qk_nope_head_dim + m.qk_rope_head_dim;
-      return rows * (3 * h + heads * (m.v_head_dim + attention.d_v + attention.d_qk + q) + latents) +
-             kv_rows * attention.row_width + own * (4 * h + 3 * latents);
+      const int64_t per_head = m.v_head_dim + attention.d_v + attention.d_qk + q_dim();
+      return rows * (a * (2 * h + heads * per_head) + partial() * (h + latents())) +
+             partial() * kv_rows * attention.row_width + a * own * (4 * h + 3 * latents());
     }
     const int64_t kv = 2 * attention.num_kv_heads * attention.d_v, q = heads * attention.d_qk;
-    return rows * (4 * h + 3 * (q + kv)) + kv_rows * attention.row_width + own * 3 * h;
+    return rows * ((3 * a + partial()) * h + 3 * a * (q + kv)) + kv_bytes() + a * own * 3 * h;
   }
-  int64_t ffn_scratch(bool moe, int64_t chunks) const {
-    if (!moe) return rows * (3 * h + 5 * ffn) + own * 3 * h;
-    return own * (4 * h + 2 * m.n_routed_experts + 3 * m.num_experts_per_tok + 4 * shared_i) + 2 * sent * h +
-           received * (2 * h + 5 * expert_i + h) + 2 * chunks * recv_buffer;
+  int64_t ffn_scratch(bool moe) const {
+    if (!moe) return rows * ((2 * a + partial()) * h + 5 * a * ffn) + a * own * 3 * h;
+    const int64_t tokens = own * (a * (4 * h + m.n_routed_experts + 4 * shared_i) + 4 * m.n_routed_experts +
+                                  12 * m.num_experts_per_tok);
+    return tokens + a * (4 * sent * h + sorted * (2 * h + 5 * expert_i + h));
   }
 };
 
@@ -94,6 +103,40 @@ int64_t max_own_tokens(const RunConfig& c, int np) {
                   c.rollout.max_tokens_per_step);
 }
 
+DType activation_dtype(const RunConfig& c) { return c.device == "cuda" ? DType::kBF16 : DType::kF32; }
+WeightFormat weight_format(const RunConfig& c) { return c.device == "cuda" ? kCudaWeights : kCpuWeights; }
+
+DispatchShape dispatch_shape(const ModelConfig& m, const MeshConfig& mesh, int64_t ep, int64_t own,
+                             int64_t max_own, int64_t slots) {
+  DispatchShape s{
+      .ep = ep, .experts = m.n_routed_experts / ep, .top_k = m.num_experts_per_tok, .slots = slots};
+  if (ep == 1) {  // nothing travels
+    s.capacity = own * s.top_k;
+    return s;
+  }
+  s.chunks = mesh.moe_chunks;
+  const int64_t tokens = ceil_div(max_own, s.chunks);
+  s.capacity = tokens * std::min(s.top_k, s.experts);
+  if (mesh.capacity_factor > 0)
+    s.capacity = std::min(
+        s.capacity, static_cast<int64_t>(mesh.capacity_factor * double(tokens * s.top_k) / double(ep)) + 1);
+  return s;
+}
+
+int64_t dispatch_room(const DispatchShape& s, int64_t own, int64_t max_own) {
+  if (s.ep == 1) return own * s.top_k;
+  return std::min(s.ep * s.capacity, 2 * ceil_div(max_own, s.chunks) * s.top_k + 256);
+}
+
+void check_dispatch_overflow(int32_t wanted) {
+  if (wanted > 0)
+    fail(ExitCode::kInternal,
+         "expert exchange: {} rows of a chunk wanted a place where there are fewer; raise "
+         "mesh.capacity_factor "
+         "(0: worst case), or balance the router (model.bias_update_speed)",
+         wanted);
+}
+
 int64_t max_group_rows(const RunConfig& c, const MeshShape& mesh) {
   return std::max(std::max<int64_t>(1, c.mesh.data_slots / mesh.dp) * c.train.token_budget,
                   c.rollout.max_tokens_per_step);
@@ -105,15 +148,16 @@ int64_t activation_bytes(const RunConfig& c, const MeshShape& mesh) {
   int64_t blocks = 0, largest = 0;
   for (int64_t l = 0; l < w.m.num_hidden_layers + w.m.num_nextn_predict_layers; ++l) {
     const int64_t saved =
-        2 * w.own * w.h + w.attention_saved(selective) + w.ffn_saved(w.m.moe_layer(l), selective);
+        w.a * 2 * w.own * w.h + w.attention_saved(selective) + w.ffn_saved(w.m.moe_layer(l), selective);
     largest = std::max(largest, saved);
-    blocks += full ? w.own * w.h : saved;
+    blocks += full ? w.a * w.own * w.h : saved;
   }
   if (full) blocks += largest;
-  // Embedding, final norm, head rows, and the rollout's logits.
-  const int64_t ends = (w.rows + 6 * w.own) * w.h + 3 * w.rows * w.h;
-  const int64_t rollout = 3 * c.rollout.max_sequences * w.m.vocab_size;
-  return 4 * (blocks + ends + rollout) + kSlack;
+  // Embedding, final norm, head rows, what is sent of a batch and its loss, and the rollout's logits.
+  const int64_t ends =
+      w.partial() * w.rows * w.h + w.a * (7 * w.own + 3 * w.rows) * w.h + 4 * 32 * (w.rows + w.slots);
+  const int64_t rollout = 4 * 3 * c.rollout.max_sequences * w.m.vocab_size;
+  return blocks + ends + rollout + kSlack;
 }
 
 int64_t scratch_bytes(const RunConfig& c, const MeshShape& mesh) {
@@ -121,9 +165,9 @@ int64_t scratch_bytes(const RunConfig& c, const MeshShape& mesh) {
   int64_t forward = w.attention_saved(false) + w.attention_scratch(), backward = w.attention_scratch();
   int64_t ffn = 0;
   for (int64_t l = 0; l < w.m.num_hidden_layers; ++l)
-    ffn = std::max(ffn,
-                   w.ffn_saved(w.m.moe_layer(l), false) + w.ffn_scratch(w.m.moe_layer(l), c.mesh.moe_chunks));
-  return 4 * (std::max(forward, backward) + ffn + 4 * w.rows * w.h) + kSlack;
+    ffn = std::max(ffn, w.ffn_saved(w.m.moe_layer(l), false) + w.ffn_scratch(w.m.moe_layer(l)));
+  // The two ends: gradients of head rows and of the gathered stream; in tp, sums of partials.
+  return std::max(forward, backward) + ffn + (2 * w.a + 2 * w.partial()) * w.rows * w.h + kSlack;
 }
 
 int64_t workspace_bytes(const RunConfig& c, const MeshShape& mesh) {
@@ -135,11 +179,12 @@ int64_t workspace_bytes(const RunConfig& c, const MeshShape& mesh) {
   int64_t bytes = 1 << 16;
   auto need = [&](int64_t b) { bytes = std::max(bytes, b); };
   for (const ParamSpec& s : param_specs(c.model, {mesh.tp, 0, mesh.ep, 0})) {
-    const int64_t m = std::max(w.rows, w.received);
+    const int64_t m = std::max(w.rows, w.sorted);
     if (s.packed)
       need(linear_workspace_bytes(m, s.n, s.k, slices)), need(linear_workspace_bytes(m, s.k, s.n, slices));
     if (s.packed) need(linear_wgrad_workspace_bytes(m, s.n, s.k, leaves));
     if (s.ones) need(rms_norm_bwd_workspace_bytes(w.rows, s.k, leaves));
+    if (s.ones && s.uses > 1) need(head_norm_bwd_workspace_bytes(w.rows, s.k, s.uses, leaves));
     if (s.k == 1) need(column_sum_workspace_bytes(s.n, leaves));
   }
   const int64_t longest = w.m.max_position_embeddings;
@@ -147,8 +192,10 @@ int64_t workspace_bytes(const RunConfig& c, const MeshShape& mesh) {
   need(attention_bwd_workspace_bytes(w.attention, longest, slices));
   need(embedding_bwd_workspace_bytes(w.vocab, w.h, leaves));
   need(head_workspace_bytes(w.h, w.vocab, slices));
-  need(head_bwd_workspace_bytes(w.h, w.vocab, slices, leaves));
+  need(head_bwd_workspace_bytes(w.rows, w.h, w.vocab, slices, leaves));
   need(sample_workspace_bytes(w.m.vocab_size));
+  need(send_plan_workspace_bytes(w.own, w.dispatch));
+  need(arrival_plan_workspace_bytes(w.dispatch));
   return bytes;
 }
 

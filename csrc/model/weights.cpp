@@ -7,6 +7,7 @@
 
 #include "base/philox.h"
 #include "base/timer.h"
+#include "model/sizes.h"
 
 namespace contender {
 namespace {
@@ -42,11 +43,17 @@ bool needs_backward_form(const ParamSpec& s, StoreRole role) {
   return s.packed && (role == StoreRole::kTrain || s.forward_transposed);
 }
 
-int64_t packed_bytes(const ParamSpec& s, StoreRole role) {
+int64_t packed_bytes(const ParamSpec& s, StoreRole role, const WeightFormat& f) {
   if (!s.packed) return 0;
-  return s.groups * (packed_forward_bytes(s.n, s.k) +
-                     (needs_backward_form(s, role) ? packed_backward_bytes(s.n, s.k) : 0));
+  return s.groups * (packed_forward_bytes(s.n, s.k, f) +
+                     (needs_backward_form(s, role) ? packed_backward_bytes(s.n, s.k, f) : 0));
 }
+
+// Scalars of the optimizer in device memory.
+struct Scalars {
+  ExactSum square_sum;
+  float grad_scale = 1;
+};
 
 uint16_t float_to_bf16(float f) {  // values come from BF16 memory: exact
   uint32_t bits;
@@ -66,8 +73,8 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   for (const ParamSpec& s : specs_) {
     forward_offset_.push_back(s.packed ? packed : -1);
     backward_offset_.push_back(
-        needs_backward_form(s, role) ? packed + s.groups * packed_forward_bytes(s.n, s.k) : -1);
-    packed += packed_bytes(s, role);
+        needs_backward_form(s, role) ? packed + s.groups * packed_forward_bytes(s.n, s.k, ops->weights) : -1);
+    packed += packed_bytes(s, role, ops->weights);
   }
   const char* what = role == StoreRole::kTrain ? "weights" : "reference weights";
   master_ = Buffer(device, master_numel_ * 4, what);
@@ -80,6 +87,7 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   int64_t planes = 0;
   for (const Bucket& b : buckets_) planes += b.uses * b.shard_n;
   scratch_ = Buffer(device, planes * 4, "gradient shards");
+  scalars_ = Buffer(device, sizeof(Scalars), "optimizer");
   for (Buffer* b : {&grad_, &grad_shard_, &moment_m_, &moment_v_})
     device->zero(exec.stream, b->data(), b->bytes());
 }
@@ -148,16 +156,17 @@ WeightView WeightStore::view(int p) const {
           .backward = backward_offset_[p] < 0 ? nullptr : base + backward_offset_[p],
           .n = s.n,
           .k = s.k,
-          .num_groups = s.groups};
+          .num_groups = s.groups,
+          .format = ops_->weights};
 }
 
 void WeightStore::initialize(uint64_t seed) {
   const float std_dev = static_cast<float>(config_->model.initializer_range);
   for (int p = 0; p < static_cast<int>(specs_.size()); ++p) {
     const ParamSpec& s = specs_[p];
-    const Tensor w = master(p);
+    std::vector<float> values(s.numel(), s.ones ? 1.0f : 0.0f);
     if (s.ones || s.zeros) {
-      std::fill_n(w.f32(), w.numel(), s.ones ? 1.0f : 0.0f);
+      set_master(p, 0, values);
       continue;
     }
     // An element is a function of its tensor's name and of its place in the whole tensor: the same in every
@@ -165,7 +174,7 @@ void WeightStore::initialize(uint64_t seed) {
     for (const ParamPiece& piece : s.pieces) {
       const uint64_t key = fnv1a(piece.hf_name);
       for (int64_t r = 0; r < piece.rows; ++r) {
-        float* row = w.row(piece.local_row + r);
+        float* row = values.data() + (piece.local_row + r) * s.k;
         for (int64_t c = 0; c < piece.cols; ++c) {
           const uint64_t at = static_cast<uint64_t>((piece.hf_row + r) * piece.hf_cols + piece.hf_col + c);
           const PhiloxBlock x = philox(seed, RandomStream::kInit, key, static_cast<uint32_t>(at),
@@ -174,8 +183,24 @@ void WeightStore::initialize(uint64_t seed) {
         }
       }
     }
+    set_master(p, 0, values);
   }
   repack();
+}
+
+void WeightStore::set_master(int p, int64_t row, const std::vector<float>& values) {
+  const Tensor w = master(p);
+  CHECK(row * w.cols + std::ssize(values) <= w.numel(), "{}: {} values from row {} on", specs_[p].name,
+        values.size(), row);
+  device_->upload(exec_.stream, w.row(row), values.data(), std::ssize(values) * 4);
+}
+
+Tensor WeightStore::host_view(const Tensor& t, std::vector<char>& memory) const {
+  if (device_->host_memory()) return t;
+  CHECK(t.contiguous());
+  memory.resize(t.numel() * dtype_size(t.dtype));
+  device_->download(exec_.stream, memory.data(), t.data, std::ssize(memory));
+  return {memory.data(), t.dtype, t.rows, t.cols};
 }
 
 void WeightStore::repack() {
@@ -238,15 +263,17 @@ void WeightStore::finish_reduce() {
   in_flight_.clear();
 }
 
-ExactSum WeightStore::grad_square_sum(const Exec& exec) {
-  ExactSum sum;
+Readback::Place<ExactSum> WeightStore::grad_square_sum(Readback& results) {
+  auto* sum = &static_cast<Scalars*>(scalars_.data())->square_sum;
+  device_->zero(exec_.stream, sum, sizeof(ExactSum));
   for (const Bucket& b : buckets_)
-    ops_->square_sum(exec, {.x = grad_shard_.f32() + b.shard_offset, .n = b.shard_n, .sum = &sum});
-  mesh_->world().all_reduce_sum("grad_norm", sum);
-  return sum;
+    ops_->square_sum(exec_, {.x = grad_shard_.f32() + b.shard_offset, .n = b.shard_n, .sum = sum});
+  return results.add(sum, 1);
 }
 
 void WeightStore::adamw_step(const AdamwStep& step) {
+  float* grad_scale = &static_cast<Scalars*>(scalars_.data())->grad_scale;
+  device_->upload(exec_.stream, grad_scale, &step.grad_scale, sizeof(float));
   std::vector<Pending> gathers;
   for (const Bucket& b : buckets_) {
     int64_t place = 0;
@@ -264,7 +291,7 @@ void WeightStore::adamw_step(const AdamwStep& step) {
            .m = static_cast<char*>(moment_m_.data()) + s * dtype_size(moment_dtype_),
            .v = static_cast<char*>(moment_v_.data()) + s * dtype_size(moment_dtype_),
            .moment_dtype = moment_dtype_,
-           .grad_scale = &step.grad_scale,
+           .grad_scale = grad_scale,
            .lr = step.lr,
            .beta1 = step.beta1,
            .beta2 = step.beta2,
@@ -282,11 +309,13 @@ void WeightStore::adamw_step(const AdamwStep& step) {
 }
 
 void WeightStore::set_moments(bool first, int64_t at, const std::vector<float>& values) {
-  const Buffer& b = first ? moment_m_ : moment_v_;
+  const Tensor t = first ? moment_m(at, 1, std::ssize(values)) : moment_v(at, 1, std::ssize(values));
   if (moment_dtype_ == DType::kF32) {
-    std::copy(values.begin(), values.end(), b.f32() + at);
+    device_->upload(exec_.stream, t.data, values.data(), t.numel() * 4);
   } else {
-    std::transform(values.begin(), values.end(), static_cast<uint16_t*>(b.data()) + at, float_to_bf16);
+    std::vector<uint16_t> bf16(values.size());
+    std::ranges::transform(values, bf16.begin(), float_to_bf16);
+    device_->upload(exec_.stream, t.data, bf16.data(), t.numel() * 2);
   }
 }
 
@@ -297,9 +326,10 @@ uint64_t WeightStore::fingerprint() const {
     return x ^ (x >> 31);
   };
   uint64_t sum = 0;
+  std::vector<char> memory;
   for (int p = 0; p < static_cast<int>(specs_.size()); ++p) {
     if (group_of(specs_[p].kind).rank() != 0) continue;  // each element once
-    const Tensor w = master(p);
+    const Tensor w = host_view(master(p), memory);
     for (const ParamPiece& piece : specs_[p].pieces) {
       const uint64_t key = fnv1a(piece.hf_name);
       for (int64_t r = 0; r < piece.rows; ++r)
@@ -318,7 +348,7 @@ int64_t WeightStore::bytes(const std::vector<ParamSpec>& specs, const RunConfig&
                            const MeshShape& mesh) {
   const int64_t moment = config.train.moment_dtype == "bf16" ? 2 : 4;
   int64_t total = 0;
-  for (const ParamSpec& s : specs) total += packed_bytes(s, role);
+  for (const ParamSpec& s : specs) total += packed_bytes(s, role, weight_format(config));
   for (const Bucket& b : make_buckets(specs)) {
     total += 4 * round_up(b.n, 16);
     if (role == StoreRole::kReference) continue;

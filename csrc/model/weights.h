@@ -10,6 +10,7 @@
 
 #include "base/config.h"
 #include "device/device.h"
+#include "device/transfer.h"
 #include "model/params.h"
 #include "mpi/mesh.h"
 #include "ops/ops.h"
@@ -59,7 +60,8 @@ class WeightStore {
   void begin_round();                // gradient planes := 0
   void reduce_layer(int64_t layer);  // starts the reduction of the layer's buckets
   void finish_reduce();
-  ExactSum grad_square_sum(const Exec& exec);  // over all ranks, each parameter once
+  // Sum of the squares of this rank's gradient shards, each parameter once over all ranks.
+  Readback::Place<ExactSum> grad_square_sum(Readback& results);
   struct AdamwStep {
     float lr, beta1, beta2, eps, weight_decay, grad_scale;
     int64_t t;  // 1-based count of updates, for bias correction
@@ -73,6 +75,10 @@ class WeightStore {
   Tensor moment_m(int64_t at, int64_t rows, int64_t cols) const { return moment(moment_m_, at, rows, cols); }
   Tensor moment_v(int64_t at, int64_t rows, int64_t cols) const { return moment(moment_v_, at, rows, cols); }
   void set_moments(bool first, int64_t at, const std::vector<float>& values);
+  // Elements of a parameter, from host memory: rows [row, ...) of its master. `repack` comes later.
+  void set_master(int param, int64_t row, const std::vector<float>& values);
+  // Any of the tensors above where the host can read it: itself, or a copy in `memory` (waits).
+  Tensor host_view(const Tensor& t, std::vector<char>& memory) const;
 
   // A hash of every weight that does not depend on the layout. Collective.
   uint64_t fingerprint() const;
@@ -97,7 +103,7 @@ class WeightStore {
   std::vector<int64_t> param_offset_, param_bucket_,
       param_place_;  // element offsets in master; bucket; place in the bucket
   std::vector<int64_t> forward_offset_, backward_offset_;  // bytes in packed_, -1 when not packed
-  Buffer master_, grad_, grad_shard_, moment_m_, moment_v_, packed_, scratch_;
+  Buffer master_, grad_, grad_shard_, moment_m_, moment_v_, packed_, scratch_, scalars_;
   int64_t master_numel_ = 0, grad_numel_ = 0, shard_numel_ = 0;
   int64_t version_ = 0;
   DType moment_dtype_ = DType::kF32;

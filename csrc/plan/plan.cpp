@@ -30,8 +30,8 @@ void weight_items(const RunConfig& c, const MeshShape& mesh, std::vector<MemoryI
   for (const ParamSpec& s : specs) {
     masters += 4 * s.numel();
     if (s.packed) {
-      forward += s.groups * packed_forward_bytes(s.n, s.k);
-      backward += s.groups * packed_backward_bytes(s.n, s.k);
+      forward += s.groups * packed_forward_bytes(s.n, s.k, weight_format(c));
+      backward += s.groups * packed_backward_bytes(s.n, s.k, weight_format(c));
     }
     optimizer += 2 * moment * ceil_div(s.numel(), sharers(s.kind, mesh));
   }
@@ -58,8 +58,10 @@ std::vector<MemoryItem> memory_items(const RunConfig& c, const MeshShape& mesh) 
   items.push_back(
       {"scratch of a sublayer", scratch_bytes(c, mesh), "train.token_budget, rollout.max_tokens_per_step"});
   items.push_back({"workspace of operators", workspace_bytes(c, mesh), "mesh.data_slots"});
-  items.push_back({"KV cache", KvCache::bytes(c.model, mesh.tp, rollout_kv_pages(c), c.rollout.page_size),
-                   "rollout.max_sequences, rollout.kv_pages"});
+  items.push_back(
+      {"KV cache",
+       KvCache::bytes(c.model, mesh.tp, rollout_kv_pages(c), c.rollout.page_size, activation_dtype(c)),
+       "rollout.max_sequences, rollout.kv_pages"});
   return items;
 }
 

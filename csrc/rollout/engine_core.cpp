@@ -37,9 +37,11 @@ EngineCore::EngineCore(const RunConfig& config, int tp, const Runtime& runtime, 
       slices_(static_cast<int32_t>(virtual_slices(config.model))),
       version_(version),
       scheduler_(limits_of(config)),
-      cache_(runtime.device, config.model, tp, rollout_kv_pages(config), config.rollout.page_size),
+      cache_(runtime.device, config.model, tp, rollout_kv_pages(config), config.rollout.page_size,
+             runtime.ops->activation),
       num_layers_(config.model.num_hidden_layers),
-      shared_rows_(std::min<int64_t>(64, config.rollout.max_sequences)) {}
+      shared_rows_(std::min<int64_t>(64, config.rollout.max_sequences)),
+      results_(runtime.device, runtime.exec.stream) {}
 
 bool EngineCore::step() {
   if (!policy_->any_rank_has_work(!scheduler_.idle())) return false;
@@ -91,12 +93,22 @@ void EngineCore::draw(const StepPlan& plan, const Tensor& logits) {
                      .sample = static_cast<uint32_t>(c.sample),
                      .position = static_cast<uint32_t>(c.tokens.size())});
   }
+  results_.clear();
+  drawn_.clear();
   if (plan.num_single > 0) sample(logits.row_range(0, plan.num_single), 0);
   for (int64_t first = plan.num_single; first < count; first += shared_rows_) {
     const ArenaScope scope(*runtime_.arena);
-    const Tensor copies = runtime_.arena->f32(std::min(count - first, shared_rows_), logits.cols);
-    runtime_.ops->gather_rows(runtime_.exec, {.x = logits, .index = logits_row_.data() + first, .y = copies});
+    const int64_t rows = std::min(count - first, shared_rows_);
+    const Tensor copies = runtime_.arena->f32(rows, logits.cols), index = runtime_.arena->i32(1, rows);
+    runtime_.device->upload(runtime_.exec.stream, index.data, logits_row_.data() + first, rows * 4);
+    runtime_.ops->gather_rows(runtime_.exec, {.x = logits, .index = index.i32(), .y = copies});
     sample(copies, first);
+  }
+  if (!drawn_.empty()) results_.download();  // the one wait of a step
+  for (const Drawn& d : drawn_) {
+    std::copy_n(results_.at(d.token), d.token.count, token_.begin() + d.first);
+    std::copy_n(results_.at(d.logp), d.logp.count, logp_.begin() + d.first);
+    std::copy_n(results_.at(d.logp_sampled), d.logp_sampled.count, logp_sampled_.begin() + d.first);
   }
 }
 
@@ -104,21 +116,21 @@ void EngineCore::sample(const Tensor& logits, int64_t first_draw) {
   Arena& arena = *runtime_.arena;
   const ArenaScope scope(arena);
   const int64_t n = logits.rows;
+  Upload up;
+  const auto params = up.add(params_.data() + first_draw, n);
+  const auto keys = up.add(keys_.data() + first_draw, n);
+  up.send(*runtime_.device, runtime_.exec.stream, arena);
   const Tensor token = arena.i32(n, 1), logp = arena.f32(n, 1), logp_sampled = arena.f32(n, 1);
   runtime_.ops->sample(runtime_.exec, {.logits = logits,
-                                       .params = params_.data() + first_draw,
-                                       .keys = keys_.data() + first_draw,
+                                       .params = up.at(params),
+                                       .keys = up.at(keys),
                                        .slices = slices_,
                                        .vocab_limit = vocab_limit_,
                                        .token = token.i32(),
                                        .logp = logp.f32(),
                                        .logp_sampled = logp_sampled.f32()});
-  Device& device = *runtime_.device;
-  Stream* stream = runtime_.exec.stream;
-  device.copy(stream, token_.data() + first_draw, token.data, n * dtype_size(DType::kI32));
-  device.copy(stream, logp_.data() + first_draw, logp.data, n * dtype_size(DType::kF32));
-  device.copy(stream, logp_sampled_.data() + first_draw, logp_sampled.data, n * dtype_size(DType::kF32));
-  device.synchronize(stream);
+  drawn_.push_back({first_draw, results_.add(token.i32(), n), results_.add(logp.f32(), n),
+                    results_.add(logp_sampled.f32(), n)});
 }
 
 }  // namespace contender

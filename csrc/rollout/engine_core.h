@@ -53,6 +53,13 @@ class EngineCore {
   std::vector<SampleKey> keys_;
   std::vector<int32_t> token_;
   std::vector<float> logp_, logp_sampled_;
+  struct Drawn {
+    int64_t first;
+    Readback::Place<int32_t> token;
+    Readback::Place<float> logp, logp_sampled;
+  };
+  std::vector<Drawn> drawn_;
+  Readback results_;
 };
 
 }  // namespace contender

@@ -300,11 +300,14 @@ TEST_P(AlgorithmLoss, EqualsThePapersFormulaWithItsGradient) {
       for (double logp : group[i].logp) head.push_back({.logp = static_cast<float>(logp)});
     }
   }
-  columns.finish(head);
-  cpu_ops().token_loss({}, columns.args(algorithm, rl));
+  const std::unique_ptr<Device> device = make_cpu_device();
+  Arena arena(device.get(), 1 << 20, "test arena", "nothing");
+  const Runtime runtime = {.device = device.get(), .ops = &cpu_ops(), .arena = &arena};
+  const TokenLossArgs results = columns.send(runtime, head.data(), algorithm, rl);
+  cpu_ops().token_loss({}, results);
 
   const auto objective = GetParam().objective;
-  const double loss = std::accumulate(columns.loss.begin(), columns.loss.end(), 0.0);
+  const double loss = std::accumulate(results.loss, results.loss + results.num_tokens, 0.0);
   EXPECT_NEAR(loss, -objective(batch, batch), 2e-6);
   const Batch at = batch;
   size_t token = 0;
@@ -318,10 +321,11 @@ TEST_P(AlgorithmLoss, EqualsThePapersFormulaWithItsGradient) {
         logp = here - kStep;
         const double down = objective(batch, at);
         logp = here;
-        EXPECT_NEAR(columns.dlogp[token], -(up - down) / (2 * kStep), 2e-6) << "token " << token;
+        EXPECT_NEAR(results.dlogp[token], -(up - down) / (2 * kStep), 2e-6) << "token " << token;
         ++token;
       }
-  EXPECT_GT(std::accumulate(columns.clipped.begin(), columns.clipped.end(), 0.0), 0) << "nothing was clipped";
+  EXPECT_GT(std::accumulate(results.clipped, results.clipped + results.num_tokens, 0.0), 0)
+      << "nothing was clipped";
 }
 
 INSTANTIATE_TEST_SUITE_P(Papers, AlgorithmLoss,

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "grpo/token_columns.h"
 #include "tests/model/tiny_model.h"
 
 namespace contender {
@@ -39,7 +40,7 @@ TEST_P(ModelGradient, EveryParameterAgreesWithFiniteDifferences) {
 
   t.weights.begin_step();
   t.weights.begin_round();
-  const auto stats = t.model.forward_train(batch, 0.8f);
+  const HeadStats* stats = t.model.forward_train(batch, 0.8f);
   const auto again = t.model.forward_logp(batch, 0.8f);
   for (size_t i = 0; i < again.size(); ++i) EXPECT_EQ(stats[i].logp, again[i].logp) << i;
   t.model.backward(c, {});
@@ -80,11 +81,15 @@ double mtp_sum(TinyModel& t, const PackedBatch& batch) {
   t.weights.begin_step();
   t.weights.begin_round();
   t.model.forward_train(batch, 1.0f);
-  MtpLoss mtp{.weight = 1};
+  Readback results(t.machine.device.get(), nullptr);
+  MtpLoss mtp{.weight = 1, .results = &results};
   t.model.backward(std::vector<float>(batch.head_rows.size(), 0.0f), {}, &mtp, 1);
   t.weights.finish_reduce();
-  EXPECT_GT(mtp.count, 0);
-  return mtp.sum.value();
+  results.download();
+  TokenSums sums;
+  sums.add_mtp(mtp, results);
+  EXPECT_GT(sums.mtp_count, 0);
+  return sums.mtp.value();
 }
 
 TEST(ModelMtp, GradientsReachModuleEmbeddingHeadAndModel) {

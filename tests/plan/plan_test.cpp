@@ -122,10 +122,11 @@ TEST(Plan, MemoryIsWhatTheRunAllocates) {
     c.mesh.ep = np;
     const MeshShape mesh = mesh_shape(c, np);
     const std::vector<ParamSpec> specs = param_specs(c.model, {mesh.tp, 0, mesh.ep, 0});
-    const int64_t expected = WeightStore::bytes(specs, c, StoreRole::kTrain, mesh) +
-                             WeightStore::bytes(specs, c, StoreRole::kReference, mesh) +
-                             activation_bytes(c, mesh) + scratch_bytes(c, mesh) + workspace_bytes(c, mesh) +
-                             KvCache::bytes(c.model, mesh.tp, rollout_kv_pages(c), c.rollout.page_size);
+    const int64_t expected =
+        WeightStore::bytes(specs, c, StoreRole::kTrain, mesh) +
+        WeightStore::bytes(specs, c, StoreRole::kReference, mesh) + activation_bytes(c, mesh) +
+        scratch_bytes(c, mesh) + workspace_bytes(c, mesh) +
+        KvCache::bytes(c.model, mesh.tp, rollout_kv_pages(c), c.rollout.page_size, DType::kF32);
     const Plan plan = plan_of(c, np);
     EXPECT_EQ(plan.memory_bytes(), expected);
     for (const MemoryItem& i : plan.memory) {
