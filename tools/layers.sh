@@ -20,7 +20,7 @@ rollout:    base device ops mpi model data reward
 checkpoint: base device ops mpi model
 plan:       base device ops mpi model rollout checkpoint
 grpo:       base device ops mpi model data reward report rollout checkpoint plan
-cli:        base device ops mpi model data reward report rollout checkpoint plan grpo cpu
+cli:        base device ops mpi model data reward report rollout checkpoint plan grpo cpu cuda
 '
 
 roots=()

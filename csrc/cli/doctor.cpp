@@ -1,5 +1,6 @@
 // `contender doctor` and `contender plan`: what this machine is, and what a config would do here.
 #include "base/error.h"
+#include "cli/backend.h"
 #include "cli/cli.h"
 #include "cpu/machine_peak.h"
 #include "report/metrics.h"
@@ -14,8 +15,18 @@ Hardware this_cpu(const MachineFacts& facts, int np) {
           facts.memory_bytes / np};
 }
 
+// What run.device = "auto" comes to here.
+std::string device_text(const DeviceChoice& c) {
+  if (c.device == "cpu") return fmt::format("CPU, because {}", c.why_not_cuda);
+  std::string names;
+  for (const cuda::Gpu& g : c.found.gpus)
+    names += fmt::format("{}{} {}", names.empty() ? "" : ", ", g.name, gib(g.memory_bytes));
+  return fmt::format("CUDA {}.{} on {}", c.found.runtime / 1000, c.found.runtime % 1000 / 10, names);
+}
+
 // Config, checked for its ranks, and its plan.
-std::string config_text(const Command& command, const RunConfig& config) {
+std::string config_text(const Command& command, RunConfig config) {
+  config.device = command.plan.hardware == "cpu" ? "cpu" : "cuda";  // sizes follow from it
   const int np = plan_ranks(config, command.plan);
   const Hardware hardware = command.plan.hardware == "cpu" ? this_cpu(read_machine_facts(), np)
                                                            : gpu_hardware(command.plan.hardware);
@@ -70,7 +81,8 @@ std::string doctor_text(const Command& command, const std::string& program) {
       {"container", f.container.empty() ? "no" : f.container},
       {"MPI", fmt::format("{}; {}", f.mpi, shared)},
       {"GPU", f.gpu},
-      {"device", "the CPU runs everything in this build"},
+      {"NCCL", f.nccl},
+      {"device", device_text(choose_device("auto"))},
       {"run", mpirun_line(f, np, example)},
   };
   std::string text;

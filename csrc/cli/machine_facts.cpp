@@ -120,6 +120,18 @@ class CudaDriver {
   void* handle_;
 };
 
+// NCCL carries collectives between GPUs; without it they go through the host.
+std::string nccl_version() {
+  void* handle = ::dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+  if (!handle) return "none: libnccl.so.2 is not installed; ranks on GPUs exchange through host memory";
+  const auto version = reinterpret_cast<int (*)(int*)>(::dlsym(handle, "ncclGetVersion"));
+  int v = 0;
+  const bool known = version && version(&v) == 0;
+  ::dlclose(handle);
+  return known ? fmt::format("{}.{}.{}", v / 10000, v / 100 % 100, v % 100)
+               : "libnccl.so.2 without a version";
+}
+
 }  // namespace
 
 MachineFacts read_machine_facts() {
@@ -136,6 +148,7 @@ MachineFacts read_machine_facts() {
   f.seccomp = !seccomp.empty() && seccomp[0] != '0';
   f.root = ::geteuid() == 0;
   f.gpu = CudaDriver().describe();
+  f.nccl = nccl_version();
   return f;
 }
 

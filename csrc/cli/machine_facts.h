@@ -17,7 +17,8 @@ struct MachineFacts {
   std::string container;        // what says so, "" outside of one
   bool seccomp = false;         // ranks may not read each other's memory (CMA)
   bool root = false;
-  std::string gpu;  // names and driver, or why there is none
+  std::string gpu;   // names and driver, or why there is none
+  std::string nccl;  // version, or that there is none
 };
 MachineFacts read_machine_facts();
 

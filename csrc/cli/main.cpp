@@ -1,5 +1,4 @@
-// contender: parse, check everything, start ranks, run, end with a documented exit code. The only place that
-// names a backend.
+// contender: parse, check everything, choose the device, start ranks, run, end with a documented exit code.
 #include <unistd.h>
 
 #include <chrono>
@@ -11,9 +10,8 @@
 #include "base/error.h"
 #include "base/job.h"
 #include "base/log.h"
+#include "cli/backend.h"
 #include "cli/cli.h"
-#include "cpu/cpu_ops.h"
-#include "cpu/machine_peak.h"
 #include "mpi/mesh.h"
 #include "report/metrics.h"
 #include "reward/reward.h"
@@ -25,12 +23,7 @@ bool g_ranks_started = false;
 
 // Before the ranks talk to each other everyone finds the same problem: the first rank of each machine says
 // it.
-bool speaks_before_start() {
-  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}) {
-    if (const char* local_rank = std::getenv(name)) return std::string(local_rank) == "0";
-  }
-  return launcher_info().rank == 0;
-}
+bool speaks_before_start() { return local_rank() == 0; }
 
 std::string host_name() {
   char name[256] = "";
@@ -86,10 +79,6 @@ RunConfig checked_config(const Command& command) {
     const Error refusal = config_refusal(command, e, launcher_info().size);
     end_with(refusal.code(), refusal.what(), /*lines=*/true);
   }
-  if (config.device == "cuda") {
-    fail(ExitCode::kConfig, "{}: run.device: cuda, but this build runs on the CPU; use auto or cpu",
-         command.config);
-  }
   if (config.stages.empty()) {
     fail(ExitCode::kConfig, "{}: nothing to do: set sft.steps or rl.steps, or write a [[stage]]",
          command.config);
@@ -123,12 +112,15 @@ int run_application(const Command& command, const RunConfig& config) {
 
 int run_on_ranks(Command command, int argc, char** argv) {
   for (const std::string& fault : command.faults) add_fault(fault);
-  const RunConfig config = checked_config(command);
-  command.run.backend = {&cpu_ops(), make_cpu_device, cpu::measured_matrix_gflops};
-  if (uses_command_reward(config)) start_worker_server();  // its processes must know nothing of MPI
+  RunConfig config = checked_config(command);
+  if (uses_command_reward(config)) start_worker_server();  // its processes must know nothing of MPI and CUDA
+  const std::string asked = config.device;
+  const DeviceChoice choice = choose_device(asked);
   init_mpi(&argc, &argv);
   g_ranks_started = true;
   end_on_memory_errors(name_of_this_rank());
+  command.run.backend = make_backend(choice, asked);
+  config.device = choice.device;  // every size of the run follows from it
   const int code = run_application(command, config);
   finalize_mpi();
   return code;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,8 +18,10 @@ namespace contender {
 // What only cli/ may name: the kernels, their device, and how fast it is.
 struct Backend {
   const Ops* ops = nullptr;
-  std::unique_ptr<Device> (*make_device)() = nullptr;
-  double (*matrix_gflops)() = nullptr;  // measured, of one rank: the denominator of "% of the matrix rate"
+  std::function<std::unique_ptr<Device>()> make_device;
+  std::function<double()> matrix_gflops;  // of one rank: the denominator of "% of the matrix rate"
+  std::string asked = "auto";             // run.device as the user wrote it
+  std::string why_not_cuda;               // where "auto" came to the CPU
 };
 
 enum class ResumeMode : uint8_t {

@@ -100,7 +100,12 @@ Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
     : config_(config), options_(options) {
   ::signal(SIGUSR1, on_stop);
   if (launcher_info().rank == 0) check_prompt_files(config_);  // before any work; one rank says it
-  machine_ = std::make_unique<Machine>(config_, *options.backend.ops, options.backend.make_device());
+  std::unique_ptr<Device> device = options.backend.make_device();
+  const std::string device_name = device->name();
+  const Plan plan = make_plan(config_, {.np = launcher_info().size},
+                              {.name = device_name, .memory_bytes = device->memory_bytes()});
+  if (purpose == Purpose::kTrain) require_memory(plan);
+  machine_ = std::make_unique<Machine>(config_, *options.backend.ops, std::move(device));
   std::string checkpoint = options.checkpoint;
   if (checkpoint.empty() && options.resume != ResumeMode::kNever) checkpoint = newest_checkpoint();
   if (checkpoint.empty() && options.resume == ResumeMode::kRequired)
@@ -110,6 +115,11 @@ Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
   machine_->mesh->world().all_reduce_max("matrix_rate", &rate, 1);
   matrix_gflops_ = rate * machine_->mesh->size();
   trainer_ = std::make_unique<Trainer>(config_, *machine_);
+  if (leader()) {
+    const std::string& why = options.backend.why_not_cuda;
+    log_info("device: {}{}", device_name, why.empty() ? "" : ", because " + why);
+    if (purpose == Purpose::kTrain) log_info("{}", format_table(memory_table(plan).rows));
+  }
   if (purpose == Purpose::kSample) {
     if (!checkpoint.empty()) load_weights(Checkpoint(checkpoint));
     return;
@@ -146,7 +156,9 @@ void Run::open_directory(ResumeMode resume) {
           config_.dir, first_difference(read_file(mark), fingerprint));
     } else {
       replace_file(mark, fingerprint);
-      replace_file(dir / "config.toml", config_text(config_));
+      RunConfig as_asked = config_;
+      as_asked.device = options_.backend.asked;
+      replace_file(dir / "config.toml", config_text(as_asked));
     }
   }
   for (const std::string& p : machine_->mesh->world().all_gather_bytes("run_dir", problem))

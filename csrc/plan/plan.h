@@ -86,6 +86,10 @@ struct PlanTable {
   std::string title;
   std::vector<std::vector<std::string>> rows;  // the first is the header; may be empty
 };
+PlanTable memory_table(const Plan& plan);
+// Exit 19 when the memory does not fit the hardware: how much is missing, the largest items, and the settings
+// that lower them. Hardware of 0 bytes is not known and has room for all.
+void require_memory(const Plan& plan);
 std::vector<PlanTable> plan_tables(const RunConfig& config, const PlanOptions& options, const Plan& plan);
 
 }  // namespace contender

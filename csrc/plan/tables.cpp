@@ -6,6 +6,7 @@
 #include <cmath>
 #include <set>
 
+#include "base/error.h"
 #include "plan/plan.h"
 
 namespace contender {
@@ -53,22 +54,6 @@ PlanTable overview(const RunConfig& c, const PlanOptions& o, const Plan& p) {
   return {"Plan", rows};
 }
 
-PlanTable memory_table(const Plan& p) {
-  Rows rows = {{"of one rank", "size", "share", "lowered by"}};
-  const double total = static_cast<double>(p.memory_bytes());
-  for (const MemoryItem& i : p.memory) {
-    const double bytes = static_cast<double>(i.bytes);
-    rows.push_back({i.name, bytes_text(bytes), fmt::format("{:.0f}%", 100 * bytes / total), i.lowered_by});
-  }
-  const double available = static_cast<double>(p.hardware.memory_bytes);
-  const std::string fits =
-      available == 0
-          ? ""
-          : fmt::format("{} {}", total <= available ? "of" : "DOES NOT FIT in", bytes_text(available));
-  rows.push_back({"total", bytes_text(total), "", fits});
-  return {"Memory", rows};
-}
-
 PlanTable traffic_table(const StagePlan& s) {
   Rows rows = {{"phase", "collective", "group", "ranks", "times", "sent by a rank"}};
   double total = 0;
@@ -104,6 +89,39 @@ PlanTable cost_table(const Plan& p) {
 }
 
 }  // namespace
+
+PlanTable memory_table(const Plan& p) {
+  Rows rows = {{"of one rank", "size", "share", "lowered by"}};
+  const double total = static_cast<double>(p.memory_bytes());
+  for (const MemoryItem& i : p.memory) {
+    const double bytes = static_cast<double>(i.bytes);
+    rows.push_back({i.name, bytes_text(bytes), fmt::format("{:.0f}%", 100 * bytes / total), i.lowered_by});
+  }
+  const double available = static_cast<double>(p.hardware.memory_bytes);
+  const std::string fits =
+      available == 0
+          ? ""
+          : fmt::format("{} {}", total <= available ? "of" : "DOES NOT FIT in", bytes_text(available));
+  rows.push_back({"total", bytes_text(total), "", fits});
+  return {"Memory", rows};
+}
+
+void require_memory(const Plan& p) {
+  const int64_t needed = p.memory_bytes(), available = p.hardware.memory_bytes;
+  if (available == 0 || needed <= available) return;
+  std::vector<MemoryItem> items = p.memory;
+  std::stable_sort(items.begin(), items.end(),
+                   [](const MemoryItem& a, const MemoryItem& b) { return a.bytes > b.bytes; });
+  std::string largest;
+  for (size_t i = 0; i < std::min<size_t>(3, items.size()); ++i) {
+    largest += fmt::format("{}{} {} (lowered by {})", i ? "; " : "", items[i].name,
+                           bytes_text(static_cast<double>(items[i].bytes)), items[i].lowered_by);
+  }
+  fail(ExitCode::kOutOfMemory,
+       "out of memory: a rank needs {}, {} has {} for it; the largest: {}; contender plan shows all",
+       bytes_text(static_cast<double>(needed)), p.hardware.name, bytes_text(static_cast<double>(available)),
+       largest);
+}
 
 std::vector<PlanTable> plan_tables(const RunConfig& config, const PlanOptions& options, const Plan& plan) {
   std::vector<PlanTable> tables = {overview(config, options, plan), memory_table(plan)};
