@@ -5,6 +5,7 @@
 #include "cuda/attention/tensor_core.cuh"
 #include "cuda/common/device_check.cuh"
 #include "cuda/common/rows.cuh"
+#include "cuda/common/shared_memory.h"
 #include "ops/attention.h"
 
 namespace contender::cuda {
@@ -33,27 +34,14 @@ __host__ __device__ inline bool values_in_keys(const AttentionShape& s) {
          s.v_offset + s.d_v <= s.d_qk;
 }
 
-// Bytes of shared memory that a block of the kernel may have, asked of the device once.
-template <auto kKernel>
-int64_t shared_memory_limit() {
-  static const int limit = [] {
-    int device = 0, bytes = 0;
-    CUDA_CHECK(cudaGetDevice(&device));
-    CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    CUDA_CHECK(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    return bytes;
-  }();
-  return limit;
-}
-
 // One block for each (tile, kv head) with `bytes` of shared memory.
 template <auto kKernel, class Params>
 void launch_tiles(cudaStream_t stream, int64_t blocks, const AttentionShape& s, int64_t bytes,
                   const Params& params) {
-  const int64_t limit = shared_memory_limit<kKernel>();
-  if (bytes > limit)
+  if (bytes > kMaxSharedMemory)
     fail(ExitCode::kConfig, "attention with heads of {} and {}: {} bytes of shared memory, there are {}",
-         s.d_qk, s.d_v, bytes, limit);
+         s.d_qk, s.d_v, bytes, kMaxSharedMemory);
+  allow_shared_memory<kKernel>();
   const dim3 grid(static_cast<unsigned>(narrow<int>(blocks)), static_cast<unsigned>(s.num_kv_heads));
   kKernel<<<grid, kThreads, static_cast<size_t>(bytes), stream>>>(params);
   CUDA_CHECK_LAUNCH();

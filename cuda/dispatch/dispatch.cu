@@ -20,6 +20,7 @@
 #include "cuda/common/device_check.cuh"
 #include "cuda/common/grid.h"
 #include "cuda/common/rows.cuh"
+#include "cuda/common/shared_memory.h"
 #include "cuda/common/stream.h"
 #include "cuda/ops.h"
 #include "ops/dispatch.h"
@@ -89,9 +90,10 @@ struct SendSmem {
 
   __device__ Ranks* ranks(int experts) { return reinterpret_cast<Ranks*>(bits + experts); }
 };
-constexpr int send_smem_bytes(int64_t experts) {
-  return static_cast<int>(sizeof(SendSmem)) + static_cast<int>(experts * (sizeof(Bits) + sizeof(Ranks)));
+constexpr size_t send_smem_bytes(int64_t experts) {
+  return sizeof(SendSmem) + static_cast<size_t>(experts) * (sizeof(Bits) + sizeof(Ranks));
 }
+static_assert(send_smem_bytes(kMaxExperts) <= kMaxSharedMemory);
 
 // The chunk's tokens, and those of this block.
 struct Share {
@@ -401,12 +403,7 @@ void send_plan(const Exec& exec, const SendPlanArgs& a) {
   const DispatchShape& s = a.shape;
   CHECK(exec.workspace_bytes >= send_plan_workspace_bytes(a.expert.rows, s), "workspace of {} bytes",
         exec.workspace_bytes);
-  static const bool configured = [] {
-    CUDA_CHECK(cudaFuncSetAttribute(send_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    send_smem_bytes(kMaxExperts)));
-    return true;
-  }();
-  static_cast<void>(configured);
+  allow_shared_memory<send_kernel>();
   const int64_t per_chunk = ceil_div(a.expert.rows, s.chunks);
   const auto parts = static_cast<unsigned>(std::min<int64_t>(
       std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(ceil_div(per_chunk, kTokensPerBlock), 1))),
@@ -414,13 +411,12 @@ void send_plan(const Exec& exec, const SendPlanArgs& a) {
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {parts, 1, 1};
-  const cudaLaunchConfig_t config = {
-      .gridDim = dim3(parts, static_cast<unsigned>(s.chunks)),
-      .blockDim = kThreads,
-      .dynamicSmemBytes = static_cast<size_t>(send_smem_bytes(s.ep * s.experts)),
-      .stream = stream_of(exec),
-      .attrs = &cluster,
-      .numAttrs = 1};
+  const cudaLaunchConfig_t config = {.gridDim = dim3(parts, static_cast<unsigned>(s.chunks)),
+                                     .blockDim = kThreads,
+                                     .dynamicSmemBytes = send_smem_bytes(s.ep * s.experts),
+                                     .stream = stream_of(exec),
+                                     .attrs = &cluster,
+                                     .numAttrs = 1};
   CUDA_CHECK(cudaLaunchKernelEx(&config, send_kernel, a, static_cast<int*>(exec.workspace)));
 }
 

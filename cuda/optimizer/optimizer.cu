@@ -2,7 +2,7 @@
 // Math: g = grad * scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //       w -= lr * weight_decay * w;  w -= lr * (m / bias_correction1) / (sqrt(v / bias_correction2) + eps)
 //       square_sum: sum += x^2, exactly, into the digits of an ExactSum.
-// Shapes: flat arrays of n; n = 0 is legal.
+// Shapes: flat arrays of n; n = 0 is legal. The clip factor and the skip flag are read from device memory.
 // Layouts: four elements at a time where every array is aligned to 16 bytes, single elements elsewhere.
 // Precision: AdamW in FP32, each operation rounded once as on the CPU, so both give the same bits; BF16
 //   moments are rounded to nearest even after their use. square_sum rounds nothing: a float is mantissa
@@ -15,7 +15,7 @@
 // Roofline: AdamW 28 bytes (BF16 moments: 20) and 17 flops an element: memory-bound everywhere.
 //   square_sum 4 bytes and about 15 integer instructions an element: near the balance of 64 integer
 //   lanes per SM on both H800 and H200.
-// Limits: `sum` is device memory here; at most 2^30 terms in all.
+// Limits: at most 2^30 terms in all.
 // Source: Loshchilov & Hutter, arXiv 1711.05101; Kulisch accumulator (base/exact_sum.h).
 #include <cstddef>
 

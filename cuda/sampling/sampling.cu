@@ -27,6 +27,7 @@
 #include "cuda/common/order.cuh"
 #include "cuda/common/philox.cuh"
 #include "cuda/common/rows.cuh"
+#include "cuda/common/shared_memory.h"
 #include "cuda/common/softmax_slice.cuh"
 #include "cuda/common/stream.h"
 #include "cuda/ops.h"
@@ -458,9 +459,9 @@ void sample(const Exec& exec, const SampleArgs& args) {
                                     args.slices * ceil_div(width, kSoftmaxBlock) *
                                         static_cast<int64_t>(sizeof(SoftmaxPartial)));
   with_access(in_pieces(args.logits) && width % 4 == 0, [&](auto access) {
-    const auto kernel = sample_kernel<access()>;
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    kernel<<<grid_size(args.logits.rows, 1), kThreads, static_cast<size_t>(bytes), stream_of(exec)>>>(launch);
+    allow_shared_memory<sample_kernel<access()>>();
+    sample_kernel<access()>
+        <<<grid_size(args.logits.rows, 1), kThreads, static_cast<size_t>(bytes), stream_of(exec)>>>(launch);
   });
   CUDA_CHECK_LAUNCH();
 }

@@ -156,6 +156,19 @@ TEST(CudaAdamw, SkipLeavesEverything) {
   EXPECT_TRUE(same_bits(got.w, start.w) && same_bits(got.m, start.m) && same_bits(got.v, start.v));
 }
 
+// Without a factor and a flag: as with 1 and 0.
+TEST(CudaAdamw, ScalarsAreOptional) {
+  const Shard start = random_shard(9);
+  const std::vector<float> grad = test::random_values(9, 4);
+  DeviceArray<float> w(start.w), g(grad), m(start.m), v(start.v);
+  AdamwArgs a = at_step(2);
+  a.n = 9, a.master = w.data(), a.grad = g.data(), a.m = m.data(), a.v = v.data();
+  cuda::adamw({}, a);
+  const Shard want = run_adamw<float>(start, grad, at_step(2), 0, {.grad_scale = 1});
+  EXPECT_TRUE(same_bits(w.download(), want.w) && same_bits(m.download(), want.m) &&
+              same_bits(v.download(), want.v));
+}
+
 TEST(CudaAdamw, NanGradientStaysVisible) {
   const Shard got = run_adamw<uint16_t>(random_shard(9), test::poisoned(9), at_step(1), 0, {});
   for (int i = 0; i < 9; ++i)

@@ -204,11 +204,33 @@ TEST(CudaRouter, ExcludedGroupsStayOut) {
             (std::vector<int32_t>{0, 1}));
 }
 
+// Whatever the logits hold, a token's experts exist and are distinct: the plans of the exchange and the
+// gathers index with them.
 TEST(CudaRouter, NonFiniteLogitsStillGiveDistinctExperts) {
-  const RouterShape shape = {.num_experts = 8, .top_k = 3, .n_group = 2, .topk_group = 1};
-  const std::vector<int32_t> got = route(shape, DType::kF32, Matrix::poisoned(1, 8), {}).expert;
-  EXPECT_EQ(std::set<int32_t>(got.begin(), got.end()).size(), 3u);
-  for (int32_t e : got) EXPECT_TRUE(0 <= e && e < 8);
+  const RouterShape shapes[] = {{.num_experts = 8, .top_k = 3, .n_group = 2, .topk_group = 1},
+                                {.num_experts = 19, .top_k = 19, .score_func = ScoreFunc::kSoftmax},
+                                {.num_experts = 256, .top_k = 8, .n_group = 8, .topk_group = 4},
+                                {.num_experts = 160,
+                                 .top_k = 20,
+                                 .n_group = 8,
+                                 .topk_group = 1,
+                                 .score_func = ScoreFunc::kSoftmax,
+                                 .group_score = GroupScore::kMax}};
+  for (const RouterShape& shape : shapes) {
+    Matrix logits = Matrix::random(5, shape.num_experts, 12);
+    const float bad[] = {NAN, NAN, NAN, INFINITY, -INFINITY};  // row t: every (t + 1)th logit
+    for (int64_t t = 0; t < logits.rows; ++t) {
+      for (int64_t e = 0; e < shape.num_experts; e += t + 1) logits.at(t, e) = bad[t];
+    }
+    const Routed r = route(shape, DType::kF32, logits, {});
+    for (int64_t t = 0; t < logits.rows; ++t) {
+      const std::set<int32_t> got(r.expert.begin() + t * shape.top_k,
+                                  r.expert.begin() + (t + 1) * shape.top_k);
+      EXPECT_EQ(std::ssize(got), shape.top_k) << t;
+      EXPECT_TRUE(0 <= *got.begin() && *got.rbegin() < shape.num_experts) << t;
+    }
+    backward(shape, DType::kF32, r, Matrix::random(5, shape.top_k, 13));
+  }
 }
 
 // One token at a time, and all again: the same bits.
@@ -237,7 +259,9 @@ TEST(CudaRouter, BatchDoesNotMatter) {
 
 TEST(CudaRouter, NoTokensAndImpossibleShapes) {
   const Matrix logits = Matrix::random(1, 8, 9);
-  EXPECT_TRUE(route({.num_experts = 8, .top_k = 2}, DType::kF32, Matrix::random(0, 8, 9), {}).expert.empty());
+  const Routed none = route({.num_experts = 8, .top_k = 2}, DType::kF32, Matrix::random(0, 8, 9), {});
+  EXPECT_TRUE(none.expert.empty());
+  EXPECT_EQ(backward({.num_experts = 8, .top_k = 2}, DType::kBF16, none, Matrix::random(0, 2, 10)).rows, 0);
   const auto refused = [&](const RouterShape& s) { EXPECT_THROW(route(s, DType::kF32, logits, {}), Error); };
   refused({.num_experts = 8, .top_k = 3, .n_group = 4, .topk_group = 1});
   refused({.num_experts = 8, .top_k = 2, .n_group = 3});
