@@ -112,19 +112,25 @@ struct Operands {
   std::vector<double> query(int64_t t, int64_t head) const { return q.block(t, 1, head * s.d_qk, s.d_qk); }
 };
 
-// One (query, head) in double.
+// One (query, head) in double. Keys and values come page by page: single rows would take long.
 struct Reference {
   std::vector<double> p, o;
   std::vector<std::vector<double>> keys, values;
   double lse = 0;
   Reference(const Operands& a, int64_t i, int64_t query, int64_t head) : o(static_cast<size_t>(a.s.d_v)) {
-    const int64_t visible = a.s.kv_len - a.s.q_len + query + 1;
+    const int64_t visible = a.s.kv_len - a.s.q_len + query + 1, page = a.shape.page_size;
     const std::vector<double> q = a.query(i * a.s.q_len + query, head);
-    for (int64_t j = 0; j < visible; ++j) {
-      keys.push_back(a.key(i, j, head));
-      values.push_back(a.value(i, j, head));
-      p.push_back(dot(q, keys.back()) * a.shape.scale);
+    const auto rows = [&](std::vector<std::vector<double>>& out, int64_t first, int64_t column,
+                          int64_t width) {
+      const int64_t count = std::min(page, visible - first);
+      const std::vector<double> all = a.kv.block(a.cache_row(i, first), count, column, width);
+      for (int64_t j = 0; j < count; ++j) out.emplace_back(&all[j * width], &all[j * width] + width);
+    };
+    for (int64_t first = 0; first < visible; first += page) {
+      rows(keys, first, a.kv_head(head) * a.shape.k_stride, a.s.d_qk);
+      rows(values, first, a.shape.v_offset + a.kv_head(head) * a.shape.v_stride, a.s.d_v);
     }
+    for (const std::vector<double>& k : keys) p.push_back(dot(q, k) * a.shape.scale);
     const double max = *std::max_element(p.begin(), p.end());
     double sum = 0;
     for (double& x : p) sum += x = std::exp(x - max);
@@ -190,8 +196,8 @@ struct Gradients {
     std::vector<double> want(got.size());
     double size = 0;
     for (size_t j = 0; j < ref.p.size(); ++j) {
-      const double ds = ref.p[j] * (dot(g, ref.values[j]) - delta) * a.shape.scale;
-      size += std::abs(ds);
+      const double dp = dot(g, ref.values[j]), ds = ref.p[j] * (dp - delta) * a.shape.scale;
+      size += ref.p[j] * (std::abs(dp) + std::abs(delta)) * a.shape.scale;
       for (size_t c = 0; c < want.size(); ++c) want[c] += ds * ref.keys[j][c];
     }
     for (size_t c = 0; c < want.size(); ++c)
@@ -206,11 +212,12 @@ struct Gradients {
       for (int64_t t = position; t < a.s.q_len; ++t) {
         const std::vector<double> q = a.query(t, head), g = dout.block(t, 1, head * a.s.d_v, a.s.d_v);
         const double delta = dot(g, a.o.block(t, 1, head * a.s.d_v, a.s.d_v)),
+                     dp = dot(g, a.value(0, position, head)),
                      p = std::exp(dot(q, a.key(0, position, head)) * a.shape.scale - a.lse.at(t, head)),
-                     ds = p * (dot(g, a.value(0, position, head)) - delta) * a.shape.scale;
+                     ds = p * (dp - delta) * a.shape.scale;
         for (size_t c = 0; c < dk.size(); ++c) dk[c] += ds * q[c];
         for (size_t c = 0; c < dv.size(); ++c) dv[c] += p * g[c];
-        size += p + std::abs(ds);
+        size += p + p * (std::abs(dp) + std::abs(delta)) * a.shape.scale;
       }
     }
     const std::vector<double> got = dkv.row(a.cache_row(0, position));

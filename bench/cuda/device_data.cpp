@@ -10,21 +10,15 @@
 namespace contender::bench {
 namespace {
 
-double value_of(DType dtype, const uint8_t* at) {
-  uint32_t bits = 0;
-  std::memcpy(&bits, at, static_cast<size_t>(dtype_size(dtype)));
-  switch (dtype) {
-    case DType::kF32:
-      return std::bit_cast<float>(bits);
-    case DType::kBF16:
-      return std::bit_cast<float>(bits << 16);
-    case DType::kI32:
-      return static_cast<int32_t>(bits);
-    case DType::kE4M3:
-      return e4m3_to_float(static_cast<uint8_t>(bits));
-    default:
-      fail(ExitCode::kInternal, "values of {}", dtype_name(dtype));
+template <class T, class F>
+std::vector<double> converted(const std::vector<uint8_t>& bytes, const F& value) {
+  std::vector<double> values(bytes.size() / sizeof(T));
+  for (size_t i = 0; i < values.size(); ++i) {
+    T bits;
+    std::memcpy(&bits, &bytes[i * sizeof(T)], sizeof(T));
+    values[i] = value(bits);
   }
+  return values;
 }
 
 std::vector<RowSegment> equal_segments(int64_t rows, int32_t leaves, int32_t groups) {
@@ -60,9 +54,18 @@ std::vector<double> DeviceData::block(int64_t r, int64_t rows, int64_t c, int64_
   CUDA_CHECK(cudaMemcpy2D(bytes.data(), width, as<char>() + (r * cols_ + c) * static_cast<int64_t>(size),
                           static_cast<size_t>(cols_) * size, width, static_cast<size_t>(rows),
                           cudaMemcpyDeviceToHost));
-  std::vector<double> values;
-  for (size_t i = 0; i < bytes.size(); i += size) values.push_back(value_of(dtype_, &bytes[i]));
-  return values;
+  switch (dtype_) {
+    case DType::kF32:
+      return converted<float>(bytes, [](float v) { return v; });
+    case DType::kBF16:
+      return converted<uint16_t>(bytes, [](uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); });
+    case DType::kI32:
+      return converted<int32_t>(bytes, [](int32_t v) { return v; });
+    case DType::kE4M3:
+      return converted<uint8_t>(bytes, [](uint8_t v) { return e4m3_to_float(v); });
+    default:
+      fail(ExitCode::kInternal, "values of {}", dtype_name(dtype_));
+  }
 }
 std::vector<double> DeviceData::row(int64_t r) const { return block(r, 1, 0, cols_); }
 std::vector<double> DeviceData::column(int64_t c) const { return block(0, rows_, c, 1); }

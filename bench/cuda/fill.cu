@@ -17,7 +17,8 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(T* data, int64_t n, uint
     const uint4 words = cuda::philox_words(seed, RandomStream::kTest, static_cast<uint64_t>(i), 0, 0);
     const uint32_t word[4] = {words.x, words.y, words.z, words.w};
     for (int k = 0; k < 4 && i * 4 + k < n; ++k)
-      data[i * 4 + k] = static_cast<T>((static_cast<float>(static_cast<int32_t>(word[k])) * 0x1p-31f) * scale);
+      data[i * 4 + k] =
+          static_cast<T>((static_cast<float>(static_cast<int32_t>(word[k])) * 0x1p-31f) * scale);
   }
 }
 

@@ -282,7 +282,11 @@ void run_table(int argc, char** argv) {
                                  [row](benchmark::State& s) {
                                    state = &s;
                                    row_name = row.name;
-                                   row.run();
+                                   try {
+                                     row.run();
+                                   } catch (const std::exception& e) {
+                                     s.SkipWithError(e.what());
+                                   }
                                  })
         ->Iterations(1)
         ->UseManualTime();

@@ -4,6 +4,7 @@
 
 #include "bench/cuda/cublas.h"
 #include "bench/cuda/gpu_bench.h"
+#include "bench/cuda/weight.h"
 #include "cuda/ops.h"
 #include "ops/linear.h"
 #include "ops/permute.h"
@@ -41,37 +42,6 @@ struct HeadProduct {
 const std::vector<HeadProduct> kHeads = {{4096, 128, 128, 512}, {4096, 16, 128, 512}, {128, 128, 128, 512}};
 constexpr HeadProduct kSmallHeads = {40, 2, 32, 64};
 
-// A weight of `groups` matrices [n, k] in both forms.
-struct Weight {
-  int64_t n, k, groups;
-  DeviceData master, forward, backward;
-  Weight(int64_t n, int64_t k, int64_t groups)
-      : n(n),
-        k(k),
-        groups(groups),
-        master(DeviceData::random(DType::kF32, groups * n, k, 3)),
-        forward(DType::kU8, groups, packed_forward_bytes(n, k, kCudaWeights)),
-        backward(DType::kU8, groups, packed_backward_bytes(n, k, kCudaWeights)) {
-    cuda::pack_weight({}, pack());
-  }
-  PackWeightArgs pack() const {
-    return {.master = master.tensor(),
-            .forward = forward.as<void>(),
-            .backward = backward.as<void>(),
-            .n = n,
-            .k = k,
-            .num_groups = groups};
-  }
-  WeightView view() const {
-    return {.forward = forward.as<void>(),
-            .backward = backward.as<void>(),
-            .n = n,
-            .k = k,
-            .num_groups = groups,
-            .format = kCudaWeights};
-  }
-};
-
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0;
   for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
@@ -96,17 +66,8 @@ struct Operands {
           for (int64_t g = 0; g <= p.groups; ++g) list.push_back(narrow<int32_t>(g * p.m));
           return list;
         }())) {}
-  // The weight as the products read it: rounded to BF16.
-  DeviceData rounded_weight() const {
-    DeviceData b(DType::kBF16, p.groups * p.n, p.k);
-    for (int64_t g = 0; g < p.groups; ++g) {
-      CUDA_CHECK(cudaMemcpy(b.as<uint16_t>() + g * p.n * p.k, w.view().group(g).forward,
-                            static_cast<size_t>(2 * p.n * p.k), cudaMemcpyDeviceToDevice));
-    }
-    return b;
-  }
   void check_forward(Check& check) const {
-    const DeviceData b = rounded_weight();
+    const DeviceData b = w.rounded();
     for (const int64_t r : samples(p.rows(), 8)) {
       const std::vector<double> x_row = x.row(r);
       for (const int64_t c : samples(p.n, 8))
@@ -114,7 +75,7 @@ struct Operands {
     }
   }
   void check_dgrad(Check& check) const {
-    const DeviceData b = rounded_weight();
+    const DeviceData b = w.rounded();
     for (const int64_t r : samples(p.rows(), 8)) {
       const std::vector<double> dy_row = dy.row(r);
       for (const int64_t c : samples(p.k, 4))
@@ -261,14 +222,13 @@ void heads_linear(const HeadProduct& p, bool transposed) {
                    },
                .check =
                    [&](Check& check) {
+                     const DeviceData b = w.rounded();
                      for (const int64_t h : samples(p.heads, 3)) {
-                       DeviceData b(DType::kBF16, p.n, p.k);
-                       CUDA_CHECK(cudaMemcpy(b.as<void>(), w.view().group(h).forward,
-                                             static_cast<size_t>(2 * p.n * p.k), cudaMemcpyDeviceToDevice));
                        for (const int64_t r : samples(p.m, 4)) {
                          for (const int64_t c : samples(out, 4)) {
                            const double want =
-                               dot(x.block(r, 1, h * in, in), transposed ? b.column(c) : b.row(c));
+                               dot(x.block(r, 1, h * in, in),
+                                   transposed ? b.block(h * p.n, p.n, c, 1) : b.row(h * p.n + c));
                            Operands::expect(check, y.at(r, h * out + c), want, in);
                          }
                        }
