@@ -32,7 +32,7 @@ export PTXSIM_LIBDIR := $(CURDIR)/$(B)/ptxsim
 # --- sources: found, never listed ---
 cpp         = $(sort $(shell find $(wildcard $1) -name '*.cpp' 2>/dev/null))
 LIB_SRCS   := $(filter-out csrc/cli/main.cpp,$(call cpp,csrc mpi))
-TEST_SRCS  := $(filter-out tests/e2e/% tests/ptxsim/% tests/cuda/%,$(call cpp,tests))
+TEST_SRCS  := $(filter-out tests/e2e/% tests/ptxsim/% tests/cuda/% tests/nccl/% tests/mpi/cuda/%,$(call cpp,tests))
 MPI_MAIN   := $(filter-out %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
 REF_SRCS   := $(filter-out %_test.cpp tests/mpi/%,$(TEST_SRCS))
 MPI_TESTS  := $(filter %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
