@@ -38,7 +38,7 @@ void send_plan(const Exec& exec, const SendPlanArgs& a) {
     std::fill_n(next, all_experts, 0);
     for (int64_t t = begin; t < end; ++t) {
       for (int64_t j = 0; j < s.top_k; ++j) {
-        const int32_t e = a.expert.i32()[t * a.expert.ld + j];
+        const int32_t e = a.expert.i32()[t * s.top_k + j];
         CHECK(0 <= e && e < all_experts, "expert {} of {} for token {}", e, all_experts, t);
         ++next[e];
         if (a.load) ++a.load[e];
@@ -49,9 +49,9 @@ void send_plan(const Exec& exec, const SendPlanArgs& a) {
     for (int64_t t = begin; t < end; ++t) {
       while (slot + 1 < s.slots && t >= a.slot_begin[slot + 1]) ++slot;
       for (int64_t j = 0; j < s.top_k; ++j) {
-        const int64_t e = a.expert.i32()[t * a.expert.ld + j], peer = e / s.experts, place = next[e]++,
+        const int64_t e = a.expert.i32()[t * s.top_k + j], peer = e / s.experts, place = next[e]++,
                       block = (c * s.ep + peer) * s.capacity;
-        a.pos.i32()[t * a.pos.ld + j] = static_cast<int32_t>(block + std::min(place, s.capacity - 1));
+        a.pos.i32()[t * s.top_k + j] = static_cast<int32_t>(block + std::min(place, s.capacity - 1));
         if (place >= s.capacity) continue;
         a.source[block + place] = static_cast<int32_t>(t);
         ++a.header[((peer * s.chunks + c) * s.experts + e % s.experts) * s.slots + slot];

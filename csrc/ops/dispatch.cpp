@@ -30,8 +30,9 @@ int64_t arrival_plan_workspace_bytes(const DispatchShape& shape) {
 void check_send_plan(const SendPlanArgs& a) {
   check_shape(a.shape);
   CHECK(a.expert.dtype == DType::kI32 && a.pos.dtype == DType::kI32 && a.expert.cols == a.shape.top_k &&
-            a.pos.cols == a.shape.top_k && a.pos.rows == a.expert.rows,
-        "expert [{}, {}] {}, pos [{}, {}] {}, top {}", a.expert.rows, a.expert.cols,
+            a.pos.cols == a.shape.top_k && a.pos.rows == a.expert.rows && a.expert.contiguous() &&
+            a.pos.contiguous(),
+        "dense expert [{}, {}] {}, pos [{}, {}] {}, top {}", a.expert.rows, a.expert.cols,
         dtype_name(a.expert.dtype), a.pos.rows, a.pos.cols, dtype_name(a.pos.dtype), a.shape.top_k);
   CHECK(a.expert.rows == 0 || a.shape.capacity > 0, "{} tokens and blocks without rows", a.expert.rows);
   CHECK(a.slot_begin && a.source && a.counts && a.header && a.overflow, "a pointer is null");

@@ -28,10 +28,10 @@ struct DispatchShape {
 
 struct SendPlanArgs {
   DispatchShape shape;
-  Tensor expert;                        // [T, top_k] I32, distinct experts of [0, ep * experts) in each row
+  Tensor expert;  // [T, top_k] I32, dense, distinct experts of [0, ep * experts) in each row
   const int32_t* slot_begin = nullptr;  // [slots + 1] token rows of each slot, ascending, from 0 to T
-  Tensor pos;  // [T, top_k] I32 out: (chunk * ep + peer) * capacity + place in the block; rows without a
-               // place all name the last one
+  Tensor pos;  // [T, top_k] I32, dense, out: (chunk * ep + peer) * capacity + place in the block; rows
+               // without a place all name the last one
   int32_t* source = nullptr;    // [chunks, ep, capacity] out: token of each row, -1 where unused
   int32_t* counts = nullptr;    // [chunks, ep] out: used rows
   int32_t* header = nullptr;    // [ep, chunks, experts, slots] out: used rows of each; the part of peer p

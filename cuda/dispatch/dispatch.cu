@@ -2,7 +2,7 @@
 // Math: a stable counting sort of (token, choice) by expert for each chunk; exclusive sums of the counts
 //   that arrive, by (expert, slot) for each peer and by (expert, peer, slot).
 // Shapes: ops/dispatch.h; T tokens of top_k choices, A = ep * experts experts in all. No tokens are legal.
-// Layouts: row strides of expert and pos are free, everything else is dense.
+// Layouts: everything is dense.
 // Precision: integers; atomics only count or set bits, so that no order shows.
 // Schedule: one launch each. Sending: a cluster of up to 8 blocks for each chunk, a block has a share of its
 //   tokens. It counts its choices by expert, tells its counts to the others, and places its tokens 1,024 at
@@ -10,7 +10,7 @@
 //   expert is a count of bits, whatever thread asks. The rank at each slot's first token goes to the
 //   workspace, and the header is their differences. Arrival: every block sums the header of its chunk for
 //   itself (A * slots counts, from L2) and then writes the runs of its share of the (expert, peer) pairs.
-// Roofline: bytes: sending 16 T top_k (choices twice, pos, source), arrival 4 a row; but some 200 warp
+// Roofline: bytes: sending 16 T top_k (choices twice, pos, source), arrival 4 a row; but some 170 warp
 //   instructions for 32 choices on at most 8 SMs a chunk, and about six barriers a tile: bound by
 //   instructions and latency, some 20 us for a chunk of 16K tokens with 8 of 256 experts.
 // Limits: 1,024 experts in all. An expert out of range or a negative count traps with a line.
@@ -111,29 +111,22 @@ struct Divider {
   unsigned divisor, inverse;
   __device__ explicit Divider(int64_t d)
       : divisor(static_cast<unsigned>(d)), inverse(0xFFFFFFFFu / divisor + 1) {}
-  __device__ int operator()(unsigned x) const {
-    return static_cast<int>(divisor == 1 ? x : __umulhi(x, inverse));
-  }
+  __device__ unsigned operator()(unsigned x) const { return divisor == 1 ? x : __umulhi(x, inverse); }
 };
 
-// f(token, choice, expert) for the choices of tokens [begin, end), one a thread; reads run ahead.
+// f(index, expert) for the choices of tokens [begin, end), one a thread; reads run ahead.
 template <class F>
 __device__ void for_each_choice(const SendPlanArgs& a, int begin, int end, const F& f) {
   const int top_k = static_cast<int>(a.shape.top_k), count = (end - begin) * top_k;
-  const Divider by_top_k(top_k);
-  const auto* expert = static_cast<const int32_t*>(a.expert.data);
+  const int32_t* expert = static_cast<const int32_t*>(a.expert.data) + int64_t{begin} * top_k;
   for (int first = threadIdx.x; first < count; first += kAhead * kThreads) {
-    int token[kAhead], choice[kAhead], e[kAhead];
+    int e[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k)
+      e[k] = first + k * kThreads < count ? __ldg(expert + first + k * kThreads) : 0;
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
-      const int i = first + k * kThreads, row = by_top_k(static_cast<unsigned>(i));
-      token[k] = begin + row;
-      choice[k] = i - row * top_k;
-      e[k] = i < count ? __ldg(&expert[token[k] * a.expert.ld + choice[k]]) : 0;
-    }
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      if (first + k * kThreads < count) f(token[k], choice[k], e[k]);
+      if (first + k * kThreads < count) f(first + k * kThreads, e[k]);
     }
   }
 }
@@ -143,8 +136,9 @@ __device__ void count_choices(const SendPlanArgs& a, SendSmem& smem, const Share
   const int all = static_cast<int>(a.shape.ep * a.shape.experts);
   for (int e = threadIdx.x; e < all; e += kThreads) smem.next[e] = 0;
   __syncthreads();
-  for_each_choice(a, share.begin, share.end, [&](int token, int, int e) {
-    DEVICE_CHECK(0 <= e && e < all, "send_plan: expert %d of %d for token %d", e, all, token);
+  for_each_choice(a, share.begin, share.end, [&](int i, int e) {
+    DEVICE_CHECK(0 <= e && e < all, "send_plan: expert %d of %d for token %d", e, all,
+                 share.begin + i / static_cast<int>(a.shape.top_k));
     atomicAdd(&smem.next[e], 1);
   });
   __syncthreads();
@@ -186,12 +180,15 @@ __device__ void begin_experts(const SendPlanArgs& a, SendSmem& smem, const Share
   __syncthreads();
 }
 
-__device__ void mark_tile(const SendPlanArgs& a, Bits* bits, Ranks* ranks, int begin, int end) {
+// Bits of the tokens [begin, end), and the ranks of their words.
+__device__ void mark_tile(const SendPlanArgs& a, const Divider& by_top_k, Bits* bits, Ranks* ranks, int begin,
+                          int end) {
   const int all = static_cast<int>(a.shape.ep * a.shape.experts), lane = threadIdx.x % 32;
   for (int e = threadIdx.x / 32; e < all; e += kWarps) bits[e][lane] = 0;
   __syncthreads();
-  for_each_choice(a, begin, end, [&](int token, int, int e) {
-    atomicOr(&bits[e][(token - begin) / 32], 1u << (token - begin) % 32);
+  for_each_choice(a, begin, end, [&](int i, int e) {
+    const unsigned row = by_top_k(static_cast<unsigned>(i));
+    atomicOr(&bits[e][row / 32], 1u << row % 32);
   });
   __syncthreads();
   for (int e = threadIdx.x / 32; e < all; e += kWarps) {
@@ -207,28 +204,29 @@ __device__ void mark_tile(const SendPlanArgs& a, Bits* bits, Ranks* ranks, int b
 __device__ void place_choices(const SendPlanArgs& a, SendSmem& smem, const Share& share, int* cuts) {
   const DispatchShape& s = a.shape;
   const int all = static_cast<int>(s.ep * s.experts), capacity = static_cast<int>(s.capacity);
-  const Divider by_experts(s.experts);
+  const Divider by_top_k(s.top_k), by_experts(s.experts);
   Bits* bits = smem.bits;
   Ranks* ranks = smem.ranks(all);
   for (int begin = share.begin; begin < share.end; begin += kTileTokens) {
     const int end = min(begin + kTileTokens, share.end);
-    mark_tile(a, bits, ranks, begin, end);
-    const auto place_of = [&](int e, int token) {
-      const int word = (token - begin) / 32;
-      const uint32_t before = bits[e][word] & ((1u << (token - begin) % 32) - 1);
-      return smem.next[e] + ranks[e][word] + __popc(before);
+    mark_tile(a, by_top_k, bits, ranks, begin, end);
+    const auto place_of = [&](int e, unsigned row) {  // row: token of the tile
+      const uint32_t before = bits[e][row / 32] & ((1u << row % 32) - 1);
+      return smem.next[e] + ranks[e][row / 32] + __popc(before);
     };
-    for_each_choice(a, begin, end, [&](int token, int choice, int e) {
-      const int place = place_of(e, token),
-                block =
-                    (share.chunk * static_cast<int>(s.ep) + by_experts(static_cast<unsigned>(e))) * capacity;
-      static_cast<int32_t*>(a.pos.data)[token * a.pos.ld + choice] = block + min(place, capacity - 1);
-      if (place < capacity) a.source[block + place] = token;
+    int32_t* pos = static_cast<int32_t*>(a.pos.data) + begin * s.top_k;
+    for_each_choice(a, begin, end, [&](int i, int e) {
+      const unsigned row = by_top_k(static_cast<unsigned>(i));
+      const int place = place_of(e, row), peer = static_cast<int>(by_experts(static_cast<unsigned>(e))),
+                block = (share.chunk * static_cast<int>(s.ep) + peer) * capacity;
+      pos[i] = block + min(place, capacity - 1);
+      if (place < capacity) a.source[block + place] = begin + static_cast<int>(row);
     });
     for (int slot = 1; slot < s.slots; ++slot) {
       const int token = a.slot_begin[slot];
       if (token < begin || token >= end) continue;
-      for (int e = threadIdx.x; e < all; e += kThreads) cuts[slot * all + e] = place_of(e, token);
+      for (int e = threadIdx.x; e < all; e += kThreads)
+        cuts[slot * all + e] = place_of(e, static_cast<unsigned>(token - begin));
     }
     __syncthreads();
     for (int e = threadIdx.x; e < all; e += kThreads) smem.next[e] += ranks[e][kTileWords];
