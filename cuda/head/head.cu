@@ -20,7 +20,7 @@
 //   head_workspace_bytes asks for.
 // Roofline: 2 M V H flops; 2 (M H + V H) bytes and 32 M V / 128 for the partials. Memory-bound below M = 206
 //   (H200) and 295 (H800) rows.
-// Limits: F32 h; slices of 2,097,152 columns; 65,535 blocks of columns; 512 slices in all.
+// Limits: F32 h; slices of 4,190,208 columns; 65,535 blocks of columns; 512 slices in all.
 // Source: ops/head.h; PTX ISA, mma.m16n8k16.
 #include <bit>
 

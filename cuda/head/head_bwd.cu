@@ -14,8 +14,8 @@
 //   whole slices or a part of one. Three launches each: dlogits; dh, where a tile goes on with its chain from
 //   the last round; and the columns' rows of dw, which are complete with it. Chains and the tree's levels
 //   wait in the workspace as the accumulators of a tile lie.
-// Roofline: 6 M V H flops; 2 (2 M H + V H) + 4 V H bytes, and each round 4 M columns for dlogits, written
-//   and read twice, and 8 M H for the accumulators: compute-bound from 600 (H200) and 900 (H800) rows on.
+// Roofline: 6 M V H flops; 2 (2 M H + 2 V H) + 4 V H bytes, and each round 6 bytes a dlogit, written once and
+//   read twice, and 8 M H for the accumulators. Memory-bound below M = 275 (H200) and 394 (H800) rows.
 // Limits: F32 h; 64 leaves; 65,535 tiles of columns.
 // Source: ops/head.h; PTX ISA, mma.m16n8k16.
 #include "cuda/common/grid.h"

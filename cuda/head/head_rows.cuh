@@ -35,7 +35,7 @@ inline void check_head(const Tensor& h, const WeightView& w, int32_t slices) {
         "the weight is packed as {} in panels of {} columns; products on CUDA read rows of BF16",
         dtype_name(w.format.dtype), w.format.panel);
   CHECK(h.cols == w.k, "h {} x {} w {} x {}", h.rows, h.cols, w.n, w.k);
-  CHECK(slices >= 1 && std::has_single_bit(static_cast<uint32_t>(slices)) && w.n % slices == 0,
+  CHECK(w.n > 0 && slices >= 1 && std::has_single_bit(static_cast<uint32_t>(slices)) && w.n % slices == 0,
         "V {} slices {}", w.n, slices);
 }
 

@@ -362,6 +362,9 @@ TEST(CudaHeadInvariance, RowsWithoutGradient) {
   for (const int64_t r : {5, 18, 19}) {
     for (int64_t k = 0; k < 16; ++k) EXPECT_TRUE(same_bits(got.dh.at(r, k), 0.0f)) << r << " " << k;
   }
+  head.x.at(5, 2) = INFINITY;  // in no leaf, but in dh
+  const Matrix dh = head.backward(stats, {{0, 5, 0, 0}, {6, 20, 0, 0}}, {}).dh;
+  for (int64_t k = 0; k < 16; ++k) EXPECT_TRUE(same_bits(dh.at(5, k), 0.0f)) << k;
   head.dlogp[0] = head.dlogp[18] = 1;  // and where there is one, a NaN is not lost
   EXPECT_TRUE(std::isnan(head.backward(stats, {{0, 20, 0, 0}}, {}).dh.at(18, 0)));
 }
