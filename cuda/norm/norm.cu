@@ -2,7 +2,7 @@
 // Math: rstd = 1 / sqrt(mean(x^2) + eps);  y = (x * rstd) * gamma
 //       dx = rstd * (dy * gamma - xhat * mean(dy * gamma * xhat)), xhat = x * rstd
 //       dgamma = sum over rows of dy * xhat
-// Shapes: x, delta, y, dy, dx [M, H]; gamma, dgamma [1, H]; rstd [M].
+// Shapes: x, delta, sum, y, dy, dx [M, H]; gamma, dgamma [1, H]; rstd [M].
 // Layouts: row-major with any row stride. Rows that are whole 16-byte pieces at aligned addresses are read
 //   and written in such pieces, others element by element, with the same bits.
 // Precision: activations F32 or BF16, everything between in FP32. The residual stream and y are rounded
@@ -12,7 +12,8 @@
 //   over the warp, then the warps in order. Teams walk over rows, gamma stays in registers; of BF16 rows
 //   the next one is under way while one is worked on. dgamma is a second kernel: canonical sums over rows
 //   (column_sum.cuh), equal to the CPU backend's bit for bit.
-// Roofline: 4 M H flops for 2 M H elements of traffic (3 with delta, x written back too: 4): memory-bound
+// Roofline: 4 M H flops for 2 M H elements of traffic (with delta 4: it is read, the sum written):
+// memory-bound
 //   everywhere, floor bytes / 4.3 TB/s on H200, / 3.0 TB/s on H800. The backward reads dy and x twice, once
 //   for dx and once for dgamma, whose chains go down the columns: 5 M H elements against the 3 of cost().
 // Limits: H <= 16384; dgamma: those of column_sum.cuh.
@@ -106,7 +107,8 @@ __device__ void load_gamma(Vec<T> (&v)[kPieces], const float* row, int first, in
 
 // x += delta, as the residual stream keeps it.
 template <Access kAccess, class T, int kPieces>
-__device__ void add_delta(Vec<T> (&x)[kPieces], T* x_row, const T* delta_row, int first, int step, int cols) {
+__device__ void add_delta(Vec<T> (&x)[kPieces], T* sum_row, const T* delta_row, int first, int step,
+                          int cols) {
   Vec<T> delta[kPieces];
   load_row<kAccess>(delta, delta_row, first, step, cols);
 #pragma unroll
@@ -114,7 +116,7 @@ __device__ void add_delta(Vec<T> (&x)[kPieces], T* x_row, const T* delta_row, in
 #pragma unroll
     for (int k = 0; k < kVec<T>; ++k)
       x[p].v[k] = round_to(x[p].v[k] + delta[p].v[k], std::type_identity<T>());
-    store_piece<kAccess>(x_row, first + p * step, cols, x[p]);
+    store_piece<kAccess>(sum_row, first + p * step, cols, x[p]);
   }
 }
 
@@ -138,7 +140,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
     Vec<T> x[kPieces];
     ahead.get(x);
     if (r + stride < n.x.rows) ahead.ask(row_of<const T>(n.x, r + stride));
-    if (n.delta.data) add_delta<kAccess>(x, row_of<T>(n.x, r), row_of<const T>(n.delta, r), first, kStep, h);
+    if (n.delta.data)
+      add_delta<kAccess>(x, row_of<T>(n.sum, r), row_of<const T>(n.delta, r), first, kStep, h);
     float sum = 0;
 #pragma unroll
     for (int p = 0; p < kPieces; ++p) {
@@ -245,17 +248,22 @@ void check_norm(const RmsNormArgs& a) {
         a.gamma.rows, a.gamma.cols);
   CHECK(!a.delta || (a.delta.rows == a.x.rows && a.delta.cols == a.x.cols && a.delta.dtype == a.x.dtype),
         "x [{}, {}], delta [{}, {}]", a.x.rows, a.x.cols, a.delta.rows, a.delta.cols);
+  CHECK(!a.sum || (a.delta && a.sum.rows == a.x.rows && a.sum.cols == a.x.cols && a.sum.dtype == a.x.dtype),
+        "x [{}, {}], delta [{}, {}], sum [{}, {}]", a.x.rows, a.x.cols, a.delta.rows, a.delta.cols,
+        a.sum.rows, a.sum.cols);
   CHECK(!a.y || (a.y.rows == a.x.rows && a.y.cols == a.x.cols && a.y.dtype == a.x.dtype),
         "x [{}, {}], y [{}, {}]", a.x.rows, a.x.cols, a.y.rows, a.y.cols);
 }
 
-void launch_rms_norm(const Exec& exec, const RmsNormQuantizeArgs& a) {
-  const RmsNormArgs& n = a.norm;
-  check_norm(n);
-  if (n.x.rows == 0) return;
+void launch_rms_norm(const Exec& exec, const RmsNormQuantizeArgs& args) {
+  check_norm(args.norm);
+  if (args.norm.x.rows == 0) return;
+  RmsNormQuantizeArgs a = args;
+  RmsNormArgs& n = a.norm;
+  if (!n.sum) n.sum = n.x;
   const int64_t code_bytes = 16 / dtype_size(n.x.dtype);
-  const bool vector = in_pieces(n.x) && in_pieces(n.delta) && in_pieces(n.y) && in_pieces(n.gamma) &&
-                      in_pieces(a.q.data, code_bytes);
+  const bool vector = in_pieces(n.x) && in_pieces(n.delta) && in_pieces(n.sum) && in_pieces(n.y) &&
+                      in_pieces(n.gamma) && in_pieces(a.q.data, code_bytes);
   with_float_type(n.x.dtype, [&]<class T>(std::type_identity<T>) {
     with_shape(n.x.cols, [&]<class S>(S) {
       with_access(vector, [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {

@@ -75,6 +75,33 @@ TEST_P(CudaNorm, ForwardWithResidual) {
   EXPECT_TRUE(stream.padding_untouched() && got.padding_untouched() && got_plain.padding_untouched());
 }
 
+// With `sum` the stream goes there and x stays; the bits are those of the addition in place.
+TEST_P(CudaNorm, SumLeavesTheInput) {
+  const auto [m, h, padding] = shape();
+  const Matrix x = random(1), delta = random(2), gamma = Matrix::random(1, h, 3);
+  const DeviceTensor stream(dtype(), x), kept(dtype(), x), untouched(dtype(), x), ddelta(dtype(), delta),
+      dgamma(DType::kF32, gamma), sum = poison(), y = poison(), y_sum = poison();
+  const DeviceArray<float> rstd(m), rstd_sum(m);
+  RmsNormArgs args = {.x = stream.tensor(),
+                      .delta = ddelta.tensor(),
+                      .gamma = dgamma.tensor(),
+                      .y = y.tensor(),
+                      .rstd = rstd.data()};
+  cuda::rms_norm({}, args);
+  args.x = kept.tensor();
+  args.sum = sum.tensor();
+  args.y = y_sum.tensor();
+  args.rstd = rstd_sum.data();
+  cuda::rms_norm({}, args);
+  EXPECT_TRUE(kept.same_bytes(untouched) && y_sum.same_bytes(y));
+  EXPECT_TRUE(same_bits(rstd_sum.download(), rstd.download()));
+  const Matrix got = sum.download(), want = stream.download();
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t c = 0; c < h; ++c) ASSERT_TRUE(same_bits(got.at(r, c), want.at(r, c))) << r << " " << c;
+  }
+  EXPECT_TRUE(got.padding_untouched());
+}
+
 // Against the CPU backend on the same (rounded) inputs, whose own backward is checked by finite differences.
 // dgamma has the same bits.
 TEST_P(CudaNorm, Backward) {
