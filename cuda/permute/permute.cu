@@ -1,24 +1,29 @@
-// What: moving rows, and the weighted sum of a token's expert outputs with its backward.
+// What: moving rows and columns of heads, and the weighted sum of a token's expert outputs with its backward.
 // Math: gather: y[i] = x[index[i]], zeros for -1; scatter: y[index[i]] = x[i], -1 skips.
-//       combine: y[t] = sum_j weight[t, j] x[pos[t, j]], from 0 or from y.
+//       copy_heads: y_h = x_h.
+//       combine: y[t] = sum_j weight[t, j] x[pos[t, j]], from 0 or from y; without weights they are 1.
 //       combine_bwd: dx[pos[t, j]] = weight[t, j] dy[t];  dweight[t, j] = dy[t] . x[pos[t, j]].
 // Shapes: x [R, H], y and dy [T, H], pos and weight [T, k]; no rows and no columns are legal.
-// Layouts: row strides are free; rows that are whole numbers of aligned 16-byte pieces move in those,
-//   others by element. gather and scatter move bytes of any dtype; combine and its backward take F32 or
-//   BF16 rows, F32 weights.
-// Precision: FP32 between load and store. combine is one chain of fused multiply-adds, j ascending, as on
-//   the CPU; the dot product is a chain per lane over its columns and one tree over the lanes.
-// Schedule: gather, scatter: a warp moves up to 4 KB of one row, all loads before the stores. combine: a
-//   thread owns one piece of y and walks the k rows. combine_bwd: a block owns a token, keeps dy in shared
-//   memory, a warp takes every eighth j. Nothing depends on other tokens; no atomics.
-// Roofline: memory-bound everywhere. Bytes a column: gather, scatter 2 s; combine (k + 1) s; backward (2 k
-//   + 1) s, with s the size of an element.
-// Limits: combine_bwd: a row of dy fits the shared memory of a block (227 KB). An index outside its tensor
-//   traps.
+// Layouts: row strides are free; rows and heads that are whole numbers of aligned 16-byte pieces move in
+//   those, others by element. gather, scatter and copy_heads move bytes of any dtype; combine and its
+//   backward take F32 or BF16 rows, F32 weights. gather without an index also turns F32 into BF16 and back.
+// Precision: FP32 between load and store, to nearest even. combine is one chain of fused multiply-adds, j
+//   ascending, as on the CPU; the dot product is a chain per lane over its columns and one tree over the
+//   lanes.
+// Schedule: gather, scatter: a warp moves up to 4 KB of one row, all loads before the stores. copy_heads: a
+//   thread for each piece. Another dtype: a thread for four columns. combine: a thread owns one piece of y
+//   and walks the k rows. combine_bwd: a block owns a token, keeps dy in shared memory, a warp takes every
+//   eighth j. Nothing depends on other tokens; no atomics.
+// Roofline: memory-bound everywhere. Bytes a column: gather, scatter, copy_heads 2 s; combine (k + 1) s;
+//   backward (2 k + 1) s, with s the size of an element.
+// Limits: combine_bwd: a row of dy fits the shared memory of a block (227 KB). copy_heads and another dtype:
+//   fewer than 2^31 pieces. An index outside its tensor traps.
 // Source: ops/permute.h.
 #include "cuda/common/device_check.cuh"
 #include "cuda/common/grid.h"
+#include "cuda/common/heads.cuh"
 #include "cuda/common/rows.cuh"
+#include "cuda/common/shared_memory.h"
 #include "cuda/common/stream.h"
 #include "cuda/ops.h"
 #include "ops/permute.h"
@@ -68,6 +73,15 @@ __global__ __launch_bounds__(kThreads) void move_rows(const __grid_constant__ Ro
   }
 }
 
+// f(std::type_identity<Piece>()): 16 bytes where everything is aligned, else an element of `size` bytes.
+template <class F>
+void with_piece(bool vector, int64_t size, const F& f) {
+  if (vector) return f(std::type_identity<uint4>());
+  if (size == 4) return f(std::type_identity<uint32_t>());
+  if (size == 2) return f(std::type_identity<uint16_t>());
+  f(std::type_identity<uint8_t>());
+}
+
 template <Indexed indexed>
 void launch_move_rows(const Exec& exec, const Tensor& x, const int32_t* index, const Tensor& y) {
   CHECK(x.cols == y.cols && x.dtype == y.dtype, "x [{}, {}] {}, y [{}, {}] {}", x.rows, x.cols,
@@ -89,10 +103,48 @@ void launch_move_rows(const Exec& exec, const Tensor& x, const int32_t* index, c
     move_rows<Piece, indexed><<<grid, kThreads, 0, stream_of(exec)>>>(a);
     CUDA_CHECK_LAUNCH();
   };
-  if (in_pieces(x) && in_pieces(y)) return launch(std::type_identity<uint4>());
-  if (size == 4) return launch(std::type_identity<uint32_t>());
-  if (size == 2) return launch(std::type_identity<uint16_t>());
-  launch(std::type_identity<uint8_t>());
+  with_piece(in_pieces(x) && in_pieces(y), size, launch);
+}
+
+// --- copies: of heads, and to another dtype ---
+
+struct HeadCopy {
+  const char* x;
+  char* y;
+  Heads x_heads, y_heads;      // in bytes
+  int64_t x_stride, y_stride;  // bytes
+  int64_t rows;
+  unsigned pieces;  // of a head
+};
+
+Heads in_bytes(Heads heads, int64_t size) {
+  heads.offset *= size;
+  heads.stride *= size;
+  heads.slice_stride *= size;
+  return heads;
+}
+
+template <class Piece>
+__global__ __launch_bounds__(kThreads) void copy_heads_kernel(const __grid_constant__ HeadCopy a) {
+  const unsigned i = blockIdx.x * kThreads + threadIdx.x, piece = i % a.pieces, item = i / a.pieces;
+  const auto heads = static_cast<unsigned>(a.x_heads.count);
+  const unsigned h = item % heads;
+  const int64_t r = item / heads;
+  if (r >= a.rows) return;
+  const char* x = a.x + r * a.x_stride + head_column(a.x_heads, h);
+  char* y = a.y + r * a.y_stride + head_column(a.y_heads, h);
+  reinterpret_cast<Piece*>(y)[piece] = reinterpret_cast<const Piece*>(x)[piece];
+}
+
+template <class X, class Y, Access kAccess>
+__global__ __launch_bounds__(kThreads) void convert_rows(const __grid_constant__ GatherRowsArgs a) {
+  const int cols = static_cast<int>(a.y.cols);
+  const unsigned quads = (cols + 3) / 4, i = blockIdx.x * kThreads + threadIdx.x;
+  const int64_t r = i / quads;
+  const int c = static_cast<int>(i % quads) * 4;
+  if (r >= a.y.rows) return;
+  store_quad_piece<kAccess>(row_of<Y>(a.y, r), c, cols,
+                            load_quad_piece<kAccess>(row_of<const X>(a.x, r), c, cols));
 }
 
 // --- combine ---
@@ -121,7 +173,8 @@ __global__ __launch_bounds__(kThreads) void combine_kernel(const __grid_constant
   if (a.accumulate) sum = load_piece<kAccess>(y, c, cols);
   for (int first = 0; first < top_k; first += 32) {
     const int32_t lane_pos = lane_position(a.pos, t, first + lane, a.x.rows);
-    const float lane_weight = first + lane < top_k ? row_of<float>(a.weight, t)[first + lane] : 0.0f;
+    float lane_weight = 1;
+    if (a.weight.data && first + lane < top_k) lane_weight = row_of<float>(a.weight, t)[first + lane];
 #pragma unroll(kAccess == Access::kVector ? 8 : 2)
     for (int j = 0; j < min(top_k - first, 32); ++j) {
       const int32_t p = __shfl_sync(0xFFFFFFFFu, lane_pos, j);
@@ -178,7 +231,23 @@ __global__ __launch_bounds__(kThreads) void combine_bwd_kernel(const __grid_cons
 }  // namespace
 
 void gather_rows(const Exec& exec, const GatherRowsArgs& a) {
-  launch_move_rows<Indexed::kSource>(exec, a.x, a.index, a.y);
+  CHECK(a.index || a.y.rows <= a.x.rows, "x has {} rows, y {}", a.x.rows, a.y.rows);
+  if (a.index || a.x.dtype == a.y.dtype) return launch_move_rows<Indexed::kSource>(exec, a.x, a.index, a.y);
+  CHECK(a.x.rows == a.y.rows && a.x.cols == a.y.cols, "x [{}, {}], y [{}, {}]", a.x.rows, a.x.cols, a.y.rows,
+        a.y.cols);
+  if (a.y.numel() == 0) return;
+  const bool vector = in_pieces(a.x, 4 * dtype_size(a.x.dtype)) && in_pieces(a.y, 4 * dtype_size(a.y.dtype));
+  const unsigned blocks = grid_size(narrow<int32_t>(a.y.rows * ceil_div(a.y.cols, 4)), kThreads);
+  with_float_type(a.x.dtype, [&]<class X>(std::type_identity<X>) {
+    with_float_type(a.y.dtype, [&]<class Y>(std::type_identity<Y>) {
+      if constexpr (!std::is_same_v<X, Y>) {
+        with_access(vector, [&](auto access) {
+          convert_rows<X, Y, access()><<<blocks, kThreads, 0, stream_of(exec)>>>(a);
+        });
+      }
+    });
+  });
+  CUDA_CHECK_LAUNCH();
 }
 
 void scatter_rows(const Exec& exec, const ScatterRowsArgs& a) {
@@ -186,10 +255,33 @@ void scatter_rows(const Exec& exec, const ScatterRowsArgs& a) {
   launch_move_rows<Indexed::kDestination>(exec, a.x, a.index, a.y);
 }
 
+void copy_heads(const Exec& exec, const CopyHeadsArgs& a) {
+  check_copy_heads(a);
+  if (a.x.rows == 0 || a.width == 0) return;
+  const int64_t size = dtype_size(a.x.dtype);
+  HeadCopy copy = {.x = static_cast<const char*>(a.x.data),
+                   .y = static_cast<char*>(a.y.data),
+                   .x_heads = in_bytes(a.x_heads, size),
+                   .y_heads = in_bytes(a.y_heads, size),
+                   .x_stride = a.x.ld * size,
+                   .y_stride = a.y.ld * size,
+                   .rows = a.x.rows,
+                   .pieces = 0};
+  const bool vector = heads_in_pieces(a.x, a.x_heads, a.width) && heads_in_pieces(a.y, a.y_heads, a.width);
+  with_piece(vector, size, [&]<class Piece>(std::type_identity<Piece>) {
+    const int64_t pieces = a.width * size / static_cast<int64_t>(sizeof(Piece));
+    copy.pieces = static_cast<unsigned>(pieces);
+    const unsigned blocks = grid_size(narrow<int32_t>(a.x.rows * a.x_heads.count * pieces), kThreads);
+    copy_heads_kernel<Piece><<<blocks, kThreads, 0, stream_of(exec)>>>(copy);
+  });
+  CUDA_CHECK_LAUNCH();
+}
+
 void combine(const Exec& exec, const CombineArgs& a) {
-  CHECK(a.x.cols == a.y.cols && a.pos.rows == a.y.rows && a.weight.rows == a.y.rows &&
-            a.pos.cols == a.weight.cols && a.x.dtype == a.y.dtype && a.pos.dtype == DType::kI32 &&
-            a.weight.dtype == DType::kF32,
+  CHECK(a.x.cols == a.y.cols && a.pos.rows == a.y.rows && a.x.dtype == a.y.dtype &&
+            a.pos.dtype == DType::kI32 &&
+            (!a.weight ||
+             (a.weight.rows == a.y.rows && a.pos.cols == a.weight.cols && a.weight.dtype == DType::kF32)),
         "x [{}, {}] {}, pos [{}, {}], weight [{}, {}], y [{}, {}] {}", a.x.rows, a.x.cols,
         dtype_name(a.x.dtype), a.pos.rows, a.pos.cols, a.weight.rows, a.weight.cols, a.y.rows, a.y.cols,
         dtype_name(a.y.dtype));
@@ -218,9 +310,10 @@ void combine_bwd(const Exec& exec, const CombineBwdArgs& a) {
   if (a.dy.rows == 0) return;
   with_float_type(a.dy.dtype, [&]<class T>(std::type_identity<T>) {
     with_access(in_pieces(a.dy) && in_pieces(a.x) && in_pieces(a.dx), [&](auto access) {
-      const auto kernel = combine_bwd_kernel<T, access()>;
-      const int bytes = narrow<int32_t>(staged_bytes<T>(h));
-      CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+      constexpr auto kernel = combine_bwd_kernel<T, access()>;
+      const int64_t bytes = staged_bytes<T>(h);
+      CHECK(bytes <= kMaxSharedMemory, "a row of {} bytes, at most {}", bytes, kMaxSharedMemory);
+      allow_shared_memory<kernel>();
       kernel<<<grid_size(a.dy.rows, 1), kThreads, static_cast<size_t>(bytes), stream_of(exec)>>>(a);
     });
   });

@@ -54,6 +54,61 @@ TEST(CudaPermute, GatherWithoutAnIndexCopies) {
   }
 }
 
+// To nearest even, and back without loss; the CPU's bits.
+TEST(CudaPermute, GatherWithoutAnIndexConverts) {
+  for (const RowShape& s : kRowShapes) {
+    for (int64_t rows : {0, 1, 11}) {
+      const Matrix x = Matrix::random(rows, s.cols, 2, s.padding);
+      const DeviceTensor dx(DType::kF32, x), half(DType::kBF16, rows, s.cols, s.padding),
+          back(DType::kF32, rows, s.cols, 1);
+      cuda::gather_rows({}, {.x = dx.tensor(), .y = half.tensor()});
+      cuda::gather_rows({}, {.x = half.tensor(), .y = back.tensor()});
+      const Matrix got = half.download(), wide = back.download();
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t c = 0; c < s.cols; ++c) {
+          ASSERT_TRUE(same_bits(got.at(i, c), rounded(x.at(i, c), DType::kBF16))) << i << " " << c;
+          ASSERT_TRUE(same_bits(wide.at(i, c), got.at(i, c))) << i << " " << c;
+        }
+      }
+      EXPECT_TRUE(got.padding_untouched() && wide.padding_untouched());
+    }
+  }
+}
+
+// Heads in two slices to heads in a row, of any size of element, aligned or not; other columns are untouched.
+TEST(CudaPermute, CopyHeadsLeavesOtherColumns) {
+  struct Case {
+    int64_t width;
+    Heads from, to;
+  };
+  const Case cases[] = {{16, {4, 24, 8, 2, 64}, {4, 16, 0}},
+                        {24, {4, 24, 8, 4, 0}, {4, 32, 8, 1, 40}},
+                        {5, {3, 7, 2}, {3, 5, 1}},
+                        {64, {1, 0, 16}, {1, 0, 0}}};
+  for (DType dtype : kTypes) {
+    for (const Case& s : cases) {
+      for (int64_t rows : {0, 1, 70}) {
+        const int64_t from = round_up(s.from.column(s.from.count - 1) + s.width, 8),
+                      to = round_up(s.to.column(s.to.count - 1) + s.width, 8);
+        Matrix x = rounded(Matrix::random(rows, from, 5, 8), dtype), want = Matrix::poisoned(rows, to, 8);
+        const DeviceTensor dx(dtype, x), dy(dtype, rows, to, 8);
+        cuda::copy_heads(
+            {}, {.x = dx.tensor(), .x_heads = s.from, .y = dy.tensor(), .y_heads = s.to, .width = s.width});
+        cpu::copy_heads(
+            {}, {.x = x.tensor(), .x_heads = s.from, .y = want.tensor(), .y_heads = s.to, .width = s.width});
+        const Matrix y = dy.download();
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < to; ++c)
+            ASSERT_TRUE(same_bits(y.at(r, c), want.at(r, c)) ||
+                        (std::isnan(y.at(r, c)) && std::isnan(want.at(r, c))))
+                << r << " " << c;
+        }
+        EXPECT_TRUE(y.padding_untouched());
+      }
+    }
+  }
+}
+
 TEST(CudaPermute, ScatterSkipsMinusOneAndLeavesOtherRows) {
   const std::vector<int32_t> index = {3, -1, 0, 5};
   const DeviceArray<int32_t> device_index(index);
@@ -92,8 +147,27 @@ TEST(CudaPermute, NoRowsAndWrongShapes) {
       bf16(DType::kBF16, 2, 8);
   cuda::gather_rows({}, {.x = none.tensor(), .y = none.tensor()});
   cuda::scatter_rows({}, {.x = none.tensor(), .y = none.tensor()});
+  // Rows of a wider tensor, none of them; zeros where there is nothing to gather from.
+  const DeviceTensor wide(DType::kF32, 4, 24);
+  const DeviceArray<int32_t> nothing(2);
+  const Tensor strided = wide.tensor().col_range(8, 16);
+  cuda::gather_rows({}, {.x = strided, .y = strided.row_range(4, 4)});
+  cuda::scatter_rows({}, {.x = strided.row_range(2, 2), .y = strided});
+  cuda::scatter_rows({},
+                     {.x = strided.row_range(0, 2), .index = nothing.data(), .y = strided.row_range(4, 4)});
+  for (float v : wide.download().values) EXPECT_TRUE(std::isnan(v));
+  for (const Tensor& empty : {strided.row_range(0, 0), Tensor(nullptr, DType::kF32, 0, 8, 24)})
+    cuda::gather_rows({}, {.x = empty, .index = nothing.data(), .y = strided.row_range(1, 3)});
+  const Matrix zeros = wide.download();
+  for (int64_t r = 0; r < 4; ++r) {
+    for (int64_t c = 0; c < 24; ++c)
+      EXPECT_EQ(std::isnan(zeros.at(r, c)), !(1 <= r && r < 3 && 8 <= c && c < 16)) << r << " " << c;
+  }
+  EXPECT_THROW(cuda::gather_rows({}, {.x = none.tensor(), .y = some.tensor()}), Error);
   EXPECT_THROW(cuda::gather_rows({}, {.x = some.tensor(), .y = narrow.tensor()}), Error);
-  EXPECT_THROW(cuda::gather_rows({}, {.x = some.tensor(), .y = bf16.tensor()}), Error);
+  EXPECT_THROW(cuda::gather_rows({}, {.x = some.tensor(), .index = nothing.data(), .y = bf16.tensor()}),
+               Error);
+  EXPECT_THROW(cuda::gather_rows({}, {.x = some.tensor(), .y = bf16.tensor().row_range(0, 1)}), Error);
 }
 
 // A row that does not exist is the end of the job, not a stray access.
@@ -160,6 +234,14 @@ TEST_P(CudaCombine, ForwardAndBackward) {
                     .y = want_twice.tensor(),
                     .accumulate = true});
   const Matrix twice = y.download();
+
+  const DeviceTensor ones(DType::kF32,
+                          Matrix{std::vector<float>(tokens * top_k, 1.0f), tokens, top_k, top_k}),
+      by_ones(dtype, tokens, h), unweighted(dtype, tokens, h);
+  cuda::combine(
+      {}, {.x = device_x.tensor(), .pos = device_pos_t, .weight = ones.tensor(), .y = by_ones.tensor()});
+  cuda::combine({}, {.x = device_x.tensor(), .pos = device_pos_t, .y = unweighted.tensor()});
+  EXPECT_TRUE(unweighted.same_bytes(by_ones));
 
   const DeviceTensor device_dx(dtype, rows, h, 8), device_dweight(DType::kF32, tokens, top_k, 1);
   cuda::combine_bwd({}, {.dy = device_dy.tensor(),

@@ -128,10 +128,45 @@ TEST(CudaSwigluPlace, DoesNotMatter) {
   }
 }
 
+// A slice is a call of its own; quantised blocks of 128 columns may lie in several. Slices of whole pieces
+// and others, in rows that are aligned and in rows that are not.
+TEST(CudaSwigluSlices, AreCallsOfTheirOwn) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const auto& [width, slices, padding] : {std::tuple{16, 4, 0}, {32, 2, 8}, {17, 3, 2}, {72, 4, 3}}) {
+      const int64_t rows = 5, cols = int64_t{width} * slices;
+      const DeviceTensor x(dtype, Matrix::random(rows, 2 * cols, 6, padding)),
+          dy(dtype, Matrix::random(rows, cols, 7, padding)), y(dtype, rows, cols), want(dtype, rows, cols),
+          y_fused(dtype, rows, cols), dx(dtype, rows, 2 * cols, padding),
+          want_dx(dtype, rows, 2 * cols, padding);
+      cuda::swiglu({}, {.gate_up = x.tensor(), .y = y.tensor(), .slices = slices});
+      cuda::swiglu_bwd({},
+                       {.dy = dy.tensor(), .gate_up = x.tensor(), .dgate_up = dx.tensor(), .slices = slices});
+      for (int64_t s = 0; s < slices; ++s) {
+        const int64_t begin = s * width, end = begin + width;
+        const Tensor part = x.tensor().col_range(2 * begin, 2 * end);
+        cuda::swiglu({}, {.gate_up = part, .y = want.tensor().col_range(begin, end)});
+        cuda::swiglu_bwd({}, {.dy = dy.tensor().col_range(begin, end),
+                              .gate_up = part,
+                              .dgate_up = want_dx.tensor().col_range(2 * begin, 2 * end)});
+      }
+      EXPECT_TRUE(y.same_bytes(want) && dx.same_bytes(want_dx)) << width << " " << slices;
+      const DeviceArray<uint8_t> codes(rows * cols);
+      const DeviceTensor scale(DType::kF32, rows, ceil_div(cols, 128));
+      cuda::swiglu_quantize(
+          {}, {.swiglu = {.gate_up = x.tensor(), .y = y_fused.tensor(), .slices = slices},
+               .q = {.data = {codes.data(), DType::kE4M3, rows, cols}, .scale = scale.tensor()}});
+      EXPECT_TRUE(y_fused.same_bytes(want)) << width << " " << slices;
+      EXPECT_FALSE(std::isnan(y.download().at(rows - 1, cols - 1)));
+    }
+  }
+}
+
 TEST(CudaSwigluErrors, ShapesAreChecked) {
   const DeviceTensor x(DType::kF32, 2, 8), y(DType::kF32, 2, 3), bf16(DType::kBF16, 2, 4);
   EXPECT_THROW(cuda::swiglu({}, {.gate_up = x.tensor(), .y = y.tensor()}), Error);
   EXPECT_THROW(cuda::swiglu({}, {.gate_up = x.tensor(), .y = bf16.tensor()}), Error);
+  EXPECT_THROW(cuda::swiglu({}, {.gate_up = x.tensor(), .y = x.tensor().col_range(0, 4), .slices = 3}),
+               Error);
 }
 
 }  // namespace
