@@ -80,7 +80,9 @@ Config read_config() {
   Config c;
   c.devices = static_cast<int>(read_number("PTXSIM_DEVICES", 1, 1, 64));
   if (const char* gpu = setting("PTXSIM_GPU")) c.gpu = gpu;
-  if (c.gpu != "H200" && c.gpu != "H800") refuse("PTXSIM_GPU", c.gpu.c_str(), "H200 or H800 is needed");
+  if (c.gpu != "H200" && c.gpu != "H800" && c.gpu != "A100")
+    refuse("PTXSIM_GPU", c.gpu.c_str(), "H200, H800 or A100 is needed");
+  c.driver = static_cast<int>(read_number("PTXSIM_DRIVER", 13000, 0, 99999));
   c.device_memory = read_bytes("PTXSIM_MEMORY");
   c.threads = static_cast<int>(read_number("PTXSIM_THREADS", 0, 0, 4096));
   c.late = read_flag("PTXSIM_LATE");

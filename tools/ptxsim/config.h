@@ -11,7 +11,8 @@ enum class Accumulation : uint8_t { kPlain, kHardware };
 
 struct Config {
   int devices = 1;             // PTXSIM_DEVICES
-  std::string gpu = "H200";    // PTXSIM_GPU: H200 or H800
+  std::string gpu = "H200";    // PTXSIM_GPU: H200, H800, or A100 in name and capability, to be refused
+  int driver = 13000;          // PTXSIM_DRIVER: its CUDA version, too old below 13000, 0 for none
   uint64_t device_memory = 0;  // PTXSIM_MEMORY: bytes per device ("512M", "80G"); 0: that of the GPU
   int threads = 0;             // PTXSIM_THREADS: host threads that run blocks; 0: all cores
   bool late = false;           // PTXSIM_LATE=1: async work as late as legal, warps in random order

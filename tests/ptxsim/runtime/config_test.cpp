@@ -35,6 +35,8 @@ class SimConfigDeathTest : public testing::Test {
 TEST_F(SimConfigDeathTest, ReadsEverySetting) {
   EXPECT_READS("PTXSIM_DEVICES", "8", devices, 8);
   EXPECT_READS("PTXSIM_GPU", "H800", gpu, "H800");
+  EXPECT_READS("PTXSIM_GPU", "A100", gpu, "A100");
+  EXPECT_READS("PTXSIM_DRIVER", "12040", driver, 12040);
   EXPECT_READS("PTXSIM_MEMORY", "512M", device_memory, uint64_t{512} << 20);
   EXPECT_READS("PTXSIM_MEMORY", "80GiB", device_memory, uint64_t{80} << 30);
   EXPECT_READS("PTXSIM_MEMORY", "4096", device_memory, 4096u);
@@ -50,7 +52,8 @@ TEST_F(SimConfigDeathTest, ReadsEverySetting) {
 TEST_F(SimConfigDeathTest, RefusesWhatItCannotRead) {
   EXPECT_REFUSES("PTXSIM_DEVICES", "0");
   EXPECT_REFUSES("PTXSIM_DEVICES", "two");
-  EXPECT_REFUSES("PTXSIM_GPU", "A100");
+  EXPECT_REFUSES("PTXSIM_GPU", "B200");
+  EXPECT_REFUSES("PTXSIM_DRIVER", "12.4");
   EXPECT_REFUSES("PTXSIM_MEMORY", "80X");
   EXPECT_REFUSES("PTXSIM_MEMORY", "99999999999T");
   EXPECT_REFUSES("PTXSIM_LATE", "yes");

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "config.h"
 #include "memory/global.h"
 #include "runtime/api.h"
 #include "runtime/capture.h"
@@ -48,7 +49,7 @@ const char* cudaGetErrorString(cudaError_t code) { return error_text(code); }
 // --- versions, profiler ---
 cudaError_t cudaDriverGetVersion(int* version) {
   return api(
-      __func__, [&] { *need(version, "version") = kVersion; }, Needs::kNothing);
+      __func__, [&] { *need(version, "version") = config().driver; }, Needs::kNothing);
 }
 cudaError_t cudaRuntimeGetVersion(int* version) {
   return api(
@@ -60,7 +61,14 @@ cudaError_t cudaProfilerStop() { return cudaSuccess; }
 // --- the current device ---
 cudaError_t cudaGetDeviceCount(int* count) {
   return api(
-      __func__, [&] { *need(count, "count") = device_count(); }, Needs::kNothing);
+      __func__,
+      [&] {
+        if (config().driver < kVersion)
+          refuse(cudaErrorInsufficientDriver, "the driver has version {}, the runtime {}", config().driver,
+                 kVersion);
+        *need(count, "count") = device_count();
+      },
+      Needs::kNothing);
 }
 cudaError_t cudaGetDevice(int* device) {
   return api(

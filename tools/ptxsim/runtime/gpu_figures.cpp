@@ -13,11 +13,15 @@ namespace {
 struct Model {
   const char* name;
   int clock_khz, memory_clock_khz, bus_bits, l2_bytes, pci_id;
+  int capability = 9;
 };
 constexpr Model kH200 = {"NVIDIA H200", 1980000, 3201000, 6144, 60 << 20, 0x233510de};
 constexpr Model kH800 = {"NVIDIA H800", 1980000, 2619000, 5120, 50 << 20, 0x232410de};
 
-const Model& model() { return config().gpu == "H800" ? kH800 : kH200; }
+// For programs that have to refuse it: everything else stays that of Hopper.
+constexpr Model kA100 = {"NVIDIA A100-SXM4-80GB", 1410000, 1593000, 5120, 40 << 20, 0x20b210de, 8};
+
+const Model& model() { return config().gpu == "H800" ? kH800 : config().gpu == "A100" ? kA100 : kH200; }
 
 int pci_bus(int device) { return 0x1b + 0x11 * device % 0xe0; }
 
@@ -25,6 +29,9 @@ int pci_bus(int device) { return 0x1b + 0x11 * device % 0xe0; }
 bool own_attribute(cudaDeviceAttr attribute, int device, int* value) {
   const GpuLimits& gpu = gpu_limits();
   switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = model().capability;
+      return true;
     case cudaDevAttrClockRate:
       *value = model().clock_khz;
       return true;
@@ -140,7 +147,6 @@ constexpr Figure kFigures[] = {
     {cudaDevAttrMaxTexture2DLinearPitch, 2097120},
     {cudaDevAttrMaxTexture2DMipmappedWidth, 32768},
     {cudaDevAttrMaxTexture2DMipmappedHeight, 32768},
-    {cudaDevAttrComputeCapabilityMajor, 9},
     {cudaDevAttrComputeCapabilityMinor, 0},
     {cudaDevAttrMaxTexture1DMipmappedWidth, 32768},
     {cudaDevAttrStreamPrioritiesSupported, 1},
