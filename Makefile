@@ -58,6 +58,8 @@ CUDA_CPP   := $(if $(TOOLKIT),$(call cpp,cuda))
 CUDA_TESTS := $(if $(TOOLKIT),$(call cpp,tests/cuda))
 CUDA_BENCH := $(if $(TOOLKIT),$(call cpp,bench/cuda))
 BENCH_CU   := $(call cu,bench/cuda)
+CUDA_MPI   := $(if $(TOOLKIT),$(call cpp,tests/mpi/cuda))
+STAND_IN   := $(if $(TOOLKIT),tests/nccl/stand_in_nccl.cpp)
 cu_objs     = $(patsubst %.cu,$(B)/%.cu.o,$1)
 CUDA_OBJS   = $(call objs,$(CUDA_CPP)) $(call cu_objs,$(CUDA_SRCS))
 
@@ -120,7 +122,7 @@ $(B)/sim.flags: FORCE
 $(B)/cuda.flags: FORCE
 	$(call stamp,$(NVCC) $(NVCCFLAGS))
 $(B)/sim.list: FORCE
-	$(call stamp,$(SIM_TESTS) $(SILICON) $(PLANTED) $(SIM_BENCH) $(CUDA_SRCS) $(CUDA_CPP) $(CUDA_TESTS) $(CUDA_BENCH) $(BENCH_CU))
+	$(call stamp,$(SIM_TESTS) $(SILICON) $(PLANTED) $(SIM_BENCH) $(CUDA_SRCS) $(CUDA_CPP) $(CUDA_TESTS) $(CUDA_MPI) $(CUDA_BENCH) $(BENCH_CU))
 $(L)/sim.members: FORCE
 	$(call stamp,$(SIM_SRCS))
 
@@ -194,8 +196,8 @@ $(B)/planted_bugs: $(call cu_objs,$(PLANTED)) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda)
 # The CUDA backend, which contender loads where there is a GPU; and its operators against the CPU's, in the simulator or on one.
-$(call objs,$(CUDA_TESTS) $(CUDA_BENCH) $(CUDA_CPP)): private CPPFLAGS += -isystem $(TOOLKIT)/include
-$(call objs,$(CUDA_CPP)): private CXXFLAGS += -fPIC
+$(call objs,$(CUDA_TESTS) $(CUDA_BENCH) $(CUDA_CPP) $(CUDA_MPI) $(STAND_IN)): private CPPFLAGS += -isystem $(TOOLKIT)/include
+$(call objs,$(CUDA_CPP) $(STAND_IN)): private CXXFLAGS += -fPIC
 $(call cu_objs,$(CUDA_SRCS)): private NVCCFLAGS += -Icsrc -Xcompiler -fPIC
 $(call cu_objs,$(BENCH_CU)): private NVCCFLAGS += -Icsrc
 $(CUDA_OBJS): $(B)/cuda.pic
@@ -207,6 +209,13 @@ $(B)/libcontender_cuda.so: $(CUDA_OBJS) $(B)/sim.list
 $(B)/cuda_tests: $(call objs,$(CUDA_TESTS)) $(CUDA_OBJS) $(LIB) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda,$(LIB) -lgtest_main -lgtest $(LDLIBS))
+# Collectives on its memory, between ranks; the stand-in takes NCCL's place where LD_LIBRARY_PATH says so.
+$(B)/nccl/libnccl.so.2: $(call objs,$(STAND_IN)) $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_cuda,-shared -Wl$(comma)-soname$(comma)libnccl.so.2 -lrt)
+$(B)/cuda_mpi_tests: $(call objs,$(CUDA_MPI) $(MPI_MAIN)) $(filter $(B)/cuda/device/%,$(CUDA_OBJS)) $(LIB) $(B)/sim.list
+	$(call say,LINK,$@)
+	$(call link_cuda,$(LIB) -lgtest $(LDLIBS))
 $(B)/cuda_bench: $(call objs,$(CUDA_BENCH)) $(call cu_objs,$(BENCH_CU)) $(CUDA_OBJS) $(LIB) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda,$(LIB) -lbenchmark $(LDLIBS))
@@ -242,12 +251,14 @@ demo-seeds: setup ## the demo for seeds 1 2 3, one row each
 	@tools/demo_seeds.sh "$(B)/contender $(DEMO)" $(DEMO_NP) $(SEEDS)
 test: setup ## set up, build, lint, and run every test
 	@$(MAKE) all run-tests
-run-tests: all sim $(if $(SIM_TESTS),$(B)/ptxsim_tests) $(if $(SILICON),$(B)/silicon_tests) $(if $(PLANTED),$(B)/planted_bugs) $(if $(CUDA_TESTS),$(B)/cuda_tests) $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
+run-tests: all sim $(if $(SIM_TESTS),$(B)/ptxsim_tests) $(if $(SILICON),$(B)/silicon_tests) $(if $(PLANTED),$(B)/planted_bugs) $(if $(CUDA_TESTS),$(B)/cuda_tests) $(if $(CUDA_MPI),$(B)/cuda_mpi_tests $(B)/nccl/libnccl.so.2) $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
 	@tools/test.sh $(B)
 t/%: $(L)/t/%_test FORCE ## run the tests of one path: t/cpu/linear, t/cpu, t/mpi/group NP=2 (GTEST_FILTER, ONLY="csrc/cpu ...")
 	$(Q)[ -t 1 ] || export GTEST_COLOR=no; $(if $(filter mpi mpi/%,$*),for n in $(or $(NP),1 2 4); do echo "np=$$n"; $(MPIRUN) -np $$n $< || exit; done,$<)
 t/cuda: $(B)/cuda_tests sim FORCE ## the operators of the CUDA backend, in the simulator (SIM=..., GTEST_FILTER=...)
 	$(Q)tools/sim $(SIM) $<
+t/mpi/cuda: $(B)/cuda_mpi_tests $(B)/nccl/libnccl.so.2 sim FORCE ## collectives on the simulator's memory, staged and by NCCL's stand-in (NP=2, SIM=...)
+	$(Q)export LD_LIBRARY_PATH=$(CURDIR)/$(B)/nccl; for n in $(or $(NP),1 2 4); do echo "np=$$n"; $(MPIRUN) -np $$n tools/sim $(SIM) $< || exit; done
 t/ptxsim/silicon: $(B)/silicon_tests sim FORCE
 	$(Q)tools/sim $(SIM) $<
 t/ptxsim/silicon/%: $(B)/t/ptxsim/silicon/%_test sim FORCE ## CUDA tests in the simulator: t/ptxsim/silicon/wgmma (SIM="--late --check --seed 3")
@@ -287,4 +298,4 @@ profile: ## the demo under Nsight Systems, one report per rank
 clean: ## remove build/
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(call cu_objs,$(CUDA_SRCS) $(BENCH_CU)) $(call objs,$(CUDA_TESTS) $(CUDA_BENCH) $(CUDA_CPP) $(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))
+-include $(patsubst %.o,%.d,$(call cu_objs,$(CUDA_SRCS) $(BENCH_CU)) $(call objs,$(CUDA_TESTS) $(CUDA_BENCH) $(CUDA_CPP) $(CUDA_MPI) $(STAND_IN) $(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))

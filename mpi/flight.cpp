@@ -143,6 +143,7 @@ void Group::Impl::finish_collectives() {
       sched_yield();
       watch.tick();
     }
+    check_nccl_comm(oldest);
     forget_finished();
   }
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tools/test.sh BUILD_DIR: lint, the unit tests, the MPI tests on 1, 2 and 4 ranks, the simulator's tests, the CUDA tests in
-# the simulator (plain, and twice checked with async work late), the planted bugs, the scripts of tests/e2e. One line each, the log of what failed, and last `N passed, N failed`. MPIRUN comes from the Makefile.
+# the simulator (plain, and checked with async work late), the planted bugs, the scripts of tests/e2e. One line each, the log of what failed, and last `N passed, N failed`. MPIRUN comes from the Makefile.
 # A test counts as passed when it passed on at least one rank and failed on none; a skipped test does not count.
 # A binary that dies or hangs without naming a failed test counts as one failure.
 set -uo pipefail
@@ -116,18 +116,28 @@ for tests in silicon_tests cuda_tests; do
 done
 [ ! -x "$build/planted_bugs" ] || run_planted
 
+# run_mpi NAME RANKS COMMAND...: one log per rank, because lines of several ranks in one stream could not be counted.
+run_mpi() {
+  local name="$1 np=$2" np=$2
+  export LOGS=$logs/${1// /_}.np$np
+  shift 2
+  start=$(now)
+  mkdir -p "$LOGS"
+  timeout -k 10 "$limit_s" $MPIRUN -np "$np" \
+    bash -c 'exec "$@" --gtest_color=no >"$LOGS/rank$OMPI_COMM_WORLD_RANK.log" 2>&1' - "$@" \
+    >"$LOGS/mpirun.log" 2>&1 </dev/null
+  report_gtest "$name" $? "$(since "$start")" "$LOGS"/*.log
+}
+
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} # Open MPI frees little at exit
-if [ -x "$build/contender_mpi_tests" ]; then
-  for np in 1 2 4; do
-    start=$(now)
-    mkdir -p "$logs/np$np"
-    # One log per rank: lines of several ranks in one stream could not be counted.
-    LOGS=$logs/np$np timeout -k 10 "$limit_s" $MPIRUN -np "$np" \
-      bash -c 'exec "$0" --gtest_color=no >"$LOGS/rank$OMPI_COMM_WORLD_RANK.log" 2>&1' \
-      "$build/contender_mpi_tests" >"$logs/np$np/mpirun.log" 2>&1 </dev/null
-    report_gtest "contender_mpi_tests np=$np" $? "$(since "$start")" "$logs/np$np"/*.log
+for np in 1 2 4; do
+  [ ! -x "$build/contender_mpi_tests" ] || run_mpi contender_mpi_tests $np "$build/contender_mpi_tests"
+  [ -e "$build/ptxsim/libcudart.so.13" ] && [ -x "$build/cuda_mpi_tests" ] || continue
+  for sim in "" "--late --check --seed $np"; do
+    LD_LIBRARY_PATH=$PWD/$build/nccl run_mpi "cuda_mpi_tests${sim:+ late checked}" $np \
+      tools/sim --threads 1 $sim "$build/cuda_mpi_tests"
   done
-fi
+done
 
 export CONTENDER=$PWD/$build/contender
 for script in tests/e2e/*.sh; do

@@ -13,6 +13,9 @@
 #include "base/log.h"
 #include "base/timer.h"
 #include "mpi/mesh.h"
+#include "tests/mpi/drill.h"
+
+std::unique_ptr<contender::Device> (*contender::g_make_drill_device)() = nullptr;
 
 namespace {
 
@@ -41,7 +44,11 @@ void run_drill(const contender::MpiInfo& info, double watchdog_s, const std::vec
   for (const std::string& spec : faults) contender::add_fault(spec);
   const char* dump_path = std::getenv("DRILL_DUMP");
   contender::set_watchdog(watchdog_s, dump_path ? dump_path : "");
-  const contender::Mesh mesh({.dp = info.size, .edp = info.size});
+  const bool gpu = contender::g_make_drill_device != nullptr;
+  const auto device = gpu ? contender::g_make_drill_device() : contender::make_cpu_device();
+  const contender::Mesh mesh({.dp = info.size, .edp = info.size}, device.get(), gpu ? "nccl" : "auto");
+  const contender::Buffer mine(device.get(), 64, "drill"), all(device.get(), 64 * info.size, "drill");
+  device->zero(device->compute_stream(), mine.data(), mine.bytes());
   for (int step = 1; step <= 50; ++step) {
     contender::job_position().step = step;
     const contender::TimerScope scope("update");
@@ -49,10 +56,10 @@ void run_drill(const contender::MpiInfo& info, double watchdog_s, const std::vec
     int64_t x = 1;
     mesh.world().all_reduce_sum("norm", &x, 1);
     CHECK(x == info.size || !faults.empty(), "sum {}", x);
-    std::vector<float> all(static_cast<size_t>(16 * info.size)), mine(16, 1.0f);
-    contender::Pending gather =
-        mesh.world().all_gather_flat("gather", mine.data(), 16 * info.size, all.data());
+    contender::Pending gather = mesh.world().all_gather_flat("gather", mine.f32(), 16 * info.size, all.f32());
     ::usleep(10'000);
+    gather.wait();
+    mesh.finish_collectives();
   }
   if (info.rank == 0) fmt::print("drill done\n");
 }
