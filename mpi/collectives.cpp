@@ -70,7 +70,6 @@ Pending reduce_pieces(Group::Impl& g, const char* name, Kind kind, const float* 
   }
   if (n > 0 && !f->skipped) {
     f->scratch = g.pool.take((g.size - 1) * bytes);
-    f->finish = Pending::Impl::Finish::kTreeSum;
     f->own = x + offset(g.rank);
     f->out = out;
     f->n = n;

@@ -104,7 +104,7 @@ std::unique_ptr<Pending::Impl> Group::Impl::begin(const char* name, Kind kind) {
   f->begin_ns = now_ns();
   f->not_before_ns = 0;
   f->exceptions = std::uncaught_exceptions();
-  f->finish = Pending::Impl::Finish::kNothing;
+  f->out = nullptr;
   f->record_number = record_begin(*this, name, f->collective);
   f->nccl = comm ? *comm : nullptr;
   f->stream = begin_stream(kind);
@@ -240,22 +240,7 @@ void Pending::Impl::complete() {
 
 void Pending::Impl::finish_now() {
   if (not_before_ns != 0) g_delay.injected += static_cast<double>(not_before_ns - begin_ns) * 1e-9;
-  if (finish == Finish::kTreeSum) {
-    tree_sum(scratch.f32(), own, group->rank, group->size, n, out);
-  } else if (finish == Finish::kExchange) {
-    const ExchangeArgs& a = exchange;
-    for (int p = 0; p < group->size; ++p) {
-      if (p == group->rank) continue;
-      const int32_t* header = headers + p * (1 + a.header_len);
-      a.recv_counts[p] = header[0];
-      CHECK(header[0] <= a.capacity, "\"{}\": {} rows from rank {}, room for {}; raise {}", name, header[0],
-            group->world_ranks[static_cast<size_t>(p)], a.capacity, a.setting);
-      if (a.header_len > 0) {
-        std::memcpy(a.recv_header + p * a.header_len, header + 1,
-                    sizeof(int32_t) * static_cast<size_t>(a.header_len));
-      }
-    }
-  }
+  if (out) tree_sum(scratch.f32(), own, group->rank, group->size, n, out);
   if (stream) bring_arrivals();
   end();
 }

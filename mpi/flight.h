@@ -54,7 +54,6 @@ struct Scratch {
   std::unique_ptr<void, FreeDeleter> data;  // 64-byte aligned
   int64_t bytes = 0;
   float* f32() const { return static_cast<float*>(data.get()); }
-  int32_t* i32() const { return static_cast<int32_t*>(data.get()); }
 };
 
 class ScratchPool {
@@ -98,8 +97,6 @@ struct Group::Impl {
 };
 
 struct Pending::Impl {
-  enum class Finish : uint8_t { kNothing, kTreeSum, kExchange };
-
   Group::Impl* group = nullptr;
   const char* name = "";
   int64_t collective = 0;     // number within the group
@@ -113,13 +110,10 @@ struct Pending::Impl {
   std::vector<MPI_Status> statuses;
   std::vector<int> peers;  // member behind each request
 
-  Finish finish = Finish::kNothing;
-  Scratch scratch;             // received pieces, or headers sent and received
-  const float* own = nullptr;  // kTreeSum: own piece, n elements like the others in scratch
-  float* out = nullptr;        // kTreeSum: the sum, may be own
+  Scratch scratch;       // pieces of others
+  float* out = nullptr;  // if any: the tree's sum of them and of `own`, of n elements each; may be own
+  const float* own = nullptr;
   int64_t n = 0;
-  ExchangeArgs exchange;             // kExchange: where counts and headers go
-  const int32_t* headers = nullptr;  // kExchange: [size, 1 + header_len] received, in scratch
 
   // Staged and nccl: the stream of its kind; null for host memory.
   Stream* stream = nullptr;
@@ -142,7 +136,7 @@ struct Pending::Impl {
   bool poll();           // lets MPI work; true when every message has been sent and received
   void wait_messages();  // polls, gives the core away, ends the job when the watchdog's limit is reached
   bool complete_if_done();
-  void complete();  // waits, sums or unpacks, records the span; nccl: the compute stream waits
+  void complete();  // waits, sums, records the span; nccl: the compute stream waits
   void end();       // records the span; nccl: when the device is done
 
  private:

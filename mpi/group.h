@@ -59,23 +59,6 @@ class Pending {
   std::unique_ptr<Impl> impl_;
 };
 
-// One message per peer: `header_len` int32 and some rows. The rows for peer p are contiguous in `send_rows`,
-// peers in order. What comes from peer p lands at rows [p * capacity, p * capacity + recv_counts[p]) of
-// recv_rows. More rows than capacity is an error (exit 1 naming peer, rows, capacity and the setting), never
-// a drop.
-struct ExchangeArgs {
-  const char* name = "";
-  Tensor send_rows;                      // [sum(send_counts), H]
-  const int32_t* send_counts = nullptr;  // [size] rows per peer
-  const int32_t* send_header = nullptr;  // [size, header_len]
-  int32_t header_len = 0;
-  Tensor recv_rows;                      // [size * capacity, H]
-  int64_t capacity = 0;                  // rows per peer
-  int32_t* recv_counts = nullptr;        // [size] out
-  int32_t* recv_header = nullptr;        // [size, header_len] out
-  const char* setting = "the capacity";  // named when rows exceed it
-};
-
 // Blocks of rows: rows [p * capacity, + send_counts[p]) of `send` go to peer p; what comes from peer p lands
 // from row p * capacity of `recv` on. Counts are device memory and stay with the sender. Host and staged send
 // used rows only and leave the others of `recv` as they are; nccl sends whole blocks. A group of one may give
@@ -109,11 +92,6 @@ class Group {
   // recv[p] = what peer p has in send[rank], both [size][n].
   Pending all_to_all(const char* name, const int32_t* send, int32_t* recv, int64_t n);
   Pending exchange_blocks(const BlocksArgs& args);
-  Pending exchange(const ExchangeArgs& args);
-  // The way back of an exchange: rows at [p * capacity, + send_counts[p]) of send_rows return to peer p;
-  // recv_rows is contiguous by peer with recv_counts[p] rows each. Counts are known on both sides.
-  Pending exchange_back(const char* name, const Tensor& send_rows, const int32_t* send_counts,
-                        int64_t capacity, const Tensor& recv_rows, const int32_t* recv_counts);
 
   void all_reduce_sum(const char* name, int64_t* x, int64_t n);
   void all_reduce_sum(const char* name, ExactSum& sum);
@@ -126,8 +104,8 @@ class Group {
   // See Mesh::finish_collectives.
   void finish_collectives();
 
-  // Memory held for received pieces and headers (a reduce-scatter needs as much as the other members'
-  // pieces), reused by later calls.
+  // Host memory held for received pieces (a reduce-scatter needs as much as the other members' pieces) and
+  // for staging, reused by later calls.
   int64_t scratch_bytes() const;
 
  private:
