@@ -43,7 +43,7 @@ for ranks in 0 4; do
   expect $ranks 10 1 'unknown argument "--sedd" \(did you mean --seed\?\)' train $tiny --sedd 1
   expect $ranks 10 1 '--fault kil@1:1: unknown kind' train $tiny --set mesh.tp=1 --set mesh.ep=1 --fault kil@1:1
   expect $ranks 10 1 'nothing to do' train $tiny --set mesh.tp=1 --set mesh.ep=1 --set sft.steps=0 --set rl.steps=0
-  expect $ranks 10 1 'run.device: cuda, but' train $tiny --set mesh.tp=1 --set mesh.ep=1 --set run.device=cuda
+  CUDA_VISIBLE_DEVICES='' expect $ranks 10 1 'run.device: cuda: ' train $tiny --set mesh.tp=1 --set mesh.ep=1 --set run.device=cuda
   expect $ranks 0 0 'Examples:' train --help
   expect $ranks 0 0 'DeepSeek-R1-Zero' train --help-config
   expect $ranks 0 0 'dispatch_grad' plan $tiny --np 4 --hardware h800
