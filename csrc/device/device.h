@@ -16,13 +16,14 @@ struct Stream;  // opaque, owned by the device
 struct Event;   // opaque, owned by the device
 struct Graph;   // opaque, owned by the device
 
+// Calls come from the thread that made the device; alloc and free from any on the CPU.
 class Device {
  public:
   virtual ~Device() = default;
   virtual std::string name() const = 0;      // "CPU (AMD EPYC ...)", "NVIDIA H800"
   // The same for two ranks exactly when they share it (a GPU's UUID); empty where nobody asks.
   virtual std::string id() const { return ""; }
-  virtual int64_t memory_bytes() const = 0;  // total memory usable by one rank
+  virtual int64_t memory_bytes() const = 0;  // this rank's part of what can be used
   // 64-byte aligned; `what` is named in the out-of-memory message (exit 19): write the setting that sizes it
   // into it, "KV cache (rollout.kv_tokens)".
   virtual void* alloc(int64_t bytes, const char* what) = 0;
@@ -40,7 +41,8 @@ class Device {
   // Device to host; returns when `dst` holds the bytes, and all earlier work of the stream is done.
   virtual void download(Stream* s, void* dst, const void* src, int64_t bytes) = 0;
   virtual void synchronize(Stream* s) = 0;
-  // Times the host has waited for the device: downloads and synchronisations so far. 0 on the CPU.
+  // Times the host has waited for the device so far: downloads, synchronisations, and uploads that found the
+  // staging memory full. 0 on the CPU.
   virtual int64_t host_waits() const = 0;
 
   // Order between streams: what is put into `waiter` from now on runs after what is in `first` now. The host
