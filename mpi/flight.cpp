@@ -77,8 +77,9 @@ Stream* Group::Impl::begin_stream(Kind kind) const {
 
 void staged_download(const Group::Impl& g, Stream* stream, void* host, const void* device, int64_t bytes) {
   if (bytes == 0) return;
+  const int64_t waits = g.via.device->host_waits();
   g.via.device->download(stream, host, device, bytes);
-  ++g_staged_waits;
+  g_staged_waits += g.via.device->host_waits() - waits;
 }
 
 std::unique_ptr<Pending::Impl> Group::Impl::begin(const char* name, Kind kind) {
@@ -102,6 +103,7 @@ std::unique_ptr<Pending::Impl> Group::Impl::begin(const char* name, Kind kind) {
   f->tag = static_cast<int>(((f->collective & 0xFFFF) << 6 | (hash & 0x3F)) & kMaxTag);
   f->skipped = fault_fires("skip", world_rank());
   f->begin_ns = now_ns();
+  f->range = begin_range(name);
   f->not_before_ns = 0;
   f->exceptions = std::uncaught_exceptions();
   f->out = nullptr;
@@ -247,11 +249,13 @@ void Pending::Impl::finish_now() {
 
 void Pending::Impl::bring_arrivals() {
   Device& device = *group->via.device;
+  const int64_t waits = device.host_waits();
   for (const Arrival& a : arrivals) {
     if (skipped) break;
     const int64_t bytes = a.request < 0 ? a.bytes : received_bytes(a.request);
     if (bytes > 0) device.upload(stream, a.to, a.from, bytes);
   }
+  g_staged_waits += device.host_waits() - waits;  // for room to upload from
   device.order(stream, device.compute_stream());
 }
 
@@ -264,6 +268,7 @@ int64_t Pending::Impl::received_bytes(int request) const {
 void Pending::Impl::end() {
   if (event) group->via.device->release(std::exchange(event, nullptr));
   record_done(record_number);
+  end_range(range);
   trace_span(name, Lane::kComm, begin_ns, now_ns());
 }
 

@@ -80,8 +80,8 @@ struct Group::Impl {
   std::vector<std::unique_ptr<Pending::Impl>> idle;
   ScratchPool pool;
   std::array<NcclComm*, kNumKinds> nccl{};  // made by the first collective of the kind
-  std::deque<std::unique_ptr<Pending::Impl>>
-      unseen;  // kNccl: waited for by the compute stream, not yet seen done
+  // kNccl: the compute stream waits for them, and the host has not seen them done.
+  std::deque<std::unique_ptr<Pending::Impl>> unseen;
 
   int world_rank() const { return world_ranks[static_cast<size_t>(rank)]; }
   // Null: the memory of this kind is the host's.
@@ -104,6 +104,7 @@ struct Pending::Impl {
   int tag = 0;
   bool skipped = false;  // --fault skip: no messages
   int64_t begin_ns = 0;
+  uint64_t range = 0;         // of NVTX
   int64_t not_before_ns = 0;  // --fault delay: done no earlier
   int exceptions = 0;         // in flight at the begin; more of them at the end mean unwinding
   std::vector<MPI_Request> requests;
@@ -157,7 +158,7 @@ Pending gather_pieces(Group::Impl& g, const char* name, Kind kind, const void* m
 // On host memory, whatever the transport.
 void broadcast_bytes(Group::Impl& group, const char* name, void* data, int64_t bytes, int root);
 
-// Device to host; counted as a wait of the transport "staged".
+// Device to host; the waits of the host count as those of the transport "staged".
 void staged_download(const Group::Impl& group, Stream* stream, void* host, const void* device, int64_t bytes);
 
 // The bytes count as sent by this rank (take_sent_bytes).

@@ -25,7 +25,8 @@
 //   staged  through host memory: the host waits for a download at the begin, and in wait() for the messages
 //           (several ranks on one GPU, the simulator, no NCCL). Same sums, to the bit, as host.
 //   nccl    on the device alone, without host waits. Sums are ncclSum's: in an order of NCCL's choosing. What
-//           hangs is seen in finish_collectives (mesh.h). `--fault delay` is for the other two.
+//           hangs is seen in finish_collectives (mesh.h). A span of the trace ends when the host looks next.
+//           `--fault delay` is for the other two.
 #pragma once
 
 #include <cstdint>

@@ -129,6 +129,22 @@ TraceScope::~TraceScope() {
   trace_span(name_, Lane::kCompute, start_ns_, now_ns());
 }
 
+uint64_t begin_range(const char* name) {
+#if CONTENDER_HAS_NVTX
+  return nvtxRangeStartA(name);
+#else
+  (void)name;
+  return 0;
+#endif
+}
+void end_range(uint64_t range) {
+#if CONTENDER_HAS_NVTX
+  nvtxRangeEnd(range);
+#else
+  (void)range;
+#endif
+}
+
 void trace_span(const char* name, Lane lane, int64_t start_ns, int64_t end_ns) {
   Trace& t = trace();
   const std::lock_guard lock(t.mutex);

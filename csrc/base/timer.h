@@ -29,7 +29,10 @@ class TimerScope {
   int64_t start_ns_;
 };
 
-// A finished span on a lane, for work whose begin and end are in different scopes (an exchange in flight).
+// Work whose begin and end are in different scopes (an exchange in flight): its NVTX range, whose number
+// begin_range gives, and, at the end, its span on a lane.
+uint64_t begin_range(const char* name);
+void end_range(uint64_t range);
 void trace_span(const char* name, Lane lane, int64_t start_ns, int64_t end_ns);
 
 // A named piece of computation inside a phase: an NVTX range and a trace event, without a log column.
