@@ -108,8 +108,8 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocksPerSm)
 
 template <class T>
 struct Smem {
-  T x[kTileElems], dy[kTileElems];  // [row of the tile][D, rounded up to whole pieces]
-  float rstd[kThreads * kRows];     // of those rows
+  uint4 x[kTileElems / kVec<T>], dy[kTileElems / kVec<T>];  // [row of the tile][pieces of a head]
+  float rstd[kThreads * kRows];                             // of those rows
   float leaf_sum[kLeavesPerBlock][kMaxHead];
   unsigned covered[kThreads / 32];  // a bit for each row that a segment has
 };
@@ -184,6 +184,7 @@ struct HeadBackward {
   // dx of the rows of a leaf; the result is the chain of column threadIdx.x.
   __device__ float leaf(const SegmentTable& segments, int leaf, Smem<T>& smem) const {
     const int own = threadIdx.x / team, teams = kThreads / team, c = threadIdx.x;
+    const T *x_tile = reinterpret_cast<const T*>(smem.x), *dy_tile = reinterpret_cast<const T*>(smem.dy);
     float acc = 0;
     for_each_segment(segments, leaf, [&](int begin, int end) {
       for (int tile = begin; tile < end; tile += teams * kRows) {
@@ -192,8 +193,9 @@ struct HeadBackward {
                        const int row = own + k * teams;
                        if (column == 0) smem.rstd[row] = scale;
                        if (column >= width) return;
-                       store_vec(smem.x + row * width + column, x);
-                       store_vec(smem.dy + row * width + column, dy);
+                       const int piece = (row * width + column) / kVec<T>;
+                       store_vec(reinterpret_cast<T*>(smem.x + piece), x);
+                       store_vec(reinterpret_cast<T*>(smem.dy + piece), dy);
                      });
         __syncthreads();
         const int rows = min(teams * kRows, end - tile);
@@ -201,7 +203,7 @@ struct HeadBackward {
 #pragma unroll 8
           for (int r = 0; r < rows; ++r)
             acc =
-                fmaf(load_one(smem.dy + r * width + c), load_one(smem.x + r * width + c) * smem.rstd[r], acc);
+                fmaf(load_one(dy_tile + r * width + c), load_one(x_tile + r * width + c) * smem.rstd[r], acc);
         }
         __syncthreads();
       }
@@ -251,8 +253,10 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocksPerSm)
   }
   cluster.sync();
   if (rank == 0 && c < head.d) {
-    float sum[kMaxCluster] = {};
-    for (int b = 0; b < blocks; ++b) sum[b] = *cluster.map_shared_rank(&smem.leaf_sum[0][c], b);
+    float sum[kMaxCluster];
+#pragma unroll
+    for (int b = 0; b < kMaxCluster; ++b)
+      sum[b] = b < blocks ? *cluster.map_shared_rank(&smem.leaf_sum[0][c], b) : 0.0f;
 #pragma unroll
     for (int n = 1; n < kMaxCluster; n *= 2) {
 #pragma unroll
