@@ -251,7 +251,7 @@ demo-seeds: setup ## the demo for seeds 1 2 3, one row each
 	@tools/demo_seeds.sh "$(B)/contender $(DEMO)" $(DEMO_NP) $(SEEDS)
 test: setup ## set up, build, lint, and run every test
 	@$(MAKE) all run-tests
-run-tests: all sim $(if $(SIM_TESTS),$(B)/ptxsim_tests) $(if $(SILICON),$(B)/silicon_tests) $(if $(PLANTED),$(B)/planted_bugs) $(if $(CUDA_TESTS),$(B)/cuda_tests) $(if $(CUDA_MPI),$(B)/cuda_mpi_tests $(B)/nccl/libnccl.so.2) $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
+run-tests: all sim $(if $(SIM_TESTS),$(B)/ptxsim_tests) $(if $(SILICON),$(B)/silicon_tests) $(if $(PLANTED),$(B)/planted_bugs) $(if $(CUDA_TESTS),$(B)/cuda_tests) $(if $(CUDA_BENCH),$(B)/cuda_bench) $(if $(CUDA_MPI),$(B)/cuda_mpi_tests $(B)/nccl/libnccl.so.2) $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
 	@tools/test.sh $(B)
 t/%: $(L)/t/%_test FORCE ## run the tests of one path: t/cpu/linear, t/cpu, t/mpi/group NP=2 (GTEST_FILTER, ONLY="csrc/cpu ...")
 	$(Q)[ -t 1 ] || export GTEST_COLOR=no; $(if $(filter mpi mpi/%,$*),for n in $(or $(NP),1 2 4); do echo "np=$$n"; $(MPIRUN) -np $$n $< || exit; done,$<)

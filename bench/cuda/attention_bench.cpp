@@ -249,9 +249,9 @@ void attention_bwd(const Shape& s) {
 }
 
 const Family family("attention", [] {
-  rows("attention", kTraining, kSmallTraining, attention);
-  rows("attention_bwd", kTraining, kSmallTraining, attention_bwd);
-  rows("attention_decode", kDecode, kSmallDecode, attention);
+  rows("attention", kTraining, {kSmallTraining}, attention);
+  rows("attention_bwd", kTraining, {kSmallTraining}, attention_bwd);
+  rows("attention_decode", kDecode, {kSmallDecode}, attention);
 });
 
 }  // namespace

@@ -41,7 +41,11 @@ DeviceData::DeviceData(DType dtype, int64_t rows, int64_t cols) : dtype_(dtype),
 
 DeviceData DeviceData::random(DType dtype, int64_t rows, int64_t cols, uint64_t seed, float scale) {
   DeviceData d(dtype, rows, cols);
-  fill_random(d.data_, dtype, rows * cols, seed, scale);
+  if (values_wanted()) {
+    fill_random(d.data_, dtype, rows * cols, seed, scale);
+  } else {
+    CUDA_CHECK(cudaMemset(d.data_, 0x3F, static_cast<size_t>(rows * cols * dtype_size(dtype))));  // 0.75
+  }
   return d;
 }
 

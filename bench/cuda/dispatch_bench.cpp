@@ -124,8 +124,8 @@ void arrival_plan(const Shape& s) {
 const Family family("dispatch", [] {
   const std::vector<Shape> shapes = {{16384, 8, 256}, {16384, 6, 64}, {128, 8, 256}};
   constexpr Shape kSmall = {96, 4, 16};
-  rows("send_plan", shapes, kSmall, send_plan);
-  rows("arrival_plan", shapes, kSmall, arrival_plan);
+  rows("send_plan", shapes, {kSmall}, send_plan);
+  rows("arrival_plan", shapes, {kSmall}, arrival_plan);
 });
 
 }  // namespace

@@ -227,7 +227,7 @@ constexpr const char* kHelp =
     "  --seconds=N     rows that would begin later are left out\n"
     "  --json=FILE     a line of JSON per row too\n"
     "  --smoke         small shapes, no libraries: for the simulator\n"
-    "  --once=ROW      runs the operator of ROW/SMALL_SHAPE once, unchecked, and prints the bytes of its "
+    "  --once=ROW      runs the operator of one row of --smoke once, unchecked, and prints the bytes of its "
     "cost()\n";
 
 // Takes what it knows out of argv. False: nothing is left to do.
@@ -266,10 +266,10 @@ bool parse(int& argc, char** argv) {
   return true;
 }
 
-// The operator of one row, alone.
+// The operator of one row, alone; the name may leave the shape out.
 void run_once(const std::string& name) {
   for (const Row& row : registered_rows()) {
-    if (row.name.starts_with(name + "/")) return row.run();
+    if (row.name == name || row.name.starts_with(name + "/")) return row.run();
   }
   fail(ExitCode::kConfig, "no row {}; --smoke --benchmark_list_tests lists them", name);
 }
@@ -298,6 +298,7 @@ void run_table(int argc, char** argv) {
 }  // namespace
 
 bool small_shapes() { return options().smoke; }
+bool values_wanted() { return options().once.empty(); }
 bool library_wanted() { return !options().smoke; }
 void register_row(const std::string& name, std::function<void()> run) {
   registered_rows().push_back({name, std::move(run)});

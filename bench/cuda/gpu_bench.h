@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -105,13 +106,15 @@ struct Work {
 void measure(const Work& work);
 
 bool small_shapes();
+bool values_wanted();   // random values, not just any
 bool library_wanted();  // load libraries for baselines
 void register_row(const std::string& name, std::function<void()> run);
 
-// A row NAME/SHAPE for each shape; Shape has text().
+// A row NAME/SHAPE for each shape, or each small one; Shape has text().
 template <class Shape, class F>
-void rows(const std::string& name, const std::vector<Shape>& shapes, const Shape& small, const F& f) {
-  for (const Shape& s : small_shapes() ? std::vector<Shape>{small} : shapes)
+void rows(const std::string& name, const std::vector<Shape>& shapes,
+          const std::type_identity_t<std::vector<Shape>>& small, const F& f) {
+  for (const Shape& s : small_shapes() ? small : shapes)
     register_row(name + "/" + s.text(), [f, s] { f(s); });
 }
 

@@ -157,8 +157,8 @@ void head_bwd(const Shape& s) {
 }
 
 const Family family("head", [] {
-  rows("head", kShapes, kSmall, head);
-  rows("head_bwd", kShapes, kSmall, head_bwd);
+  rows("head", kShapes, {kSmall}, head);
+  rows("head_bwd", kShapes, {kSmall}, head_bwd);
 });
 
 }  // namespace

@@ -332,16 +332,16 @@ void pack_weight(const RowsShape& s) {
 const Family family("linear", [] {
   std::vector<Product> forward_shapes = kTraining;
   forward_shapes.insert(forward_shapes.end(), kDecode.begin(), kDecode.end());
-  rows("linear", forward_shapes, kSmall, forward);
-  rows("linear_dgrad", kTraining, kSmall, dgrad);
-  rows("linear_wgrad", kTraining, kSmall, wgrad);
-  rows("grouped_linear", kExperts, kSmallExperts, forward);
-  rows("grouped_linear_dgrad", kExperts, kSmallExperts, dgrad);
-  rows("grouped_linear_wgrad", kExperts, kSmallExperts, wgrad);
-  rows("heads_linear", kHeads, kSmallHeads, [](const HeadProduct& p) { heads_linear(p, false); });
-  rows("heads_linear_transposed", kHeads, kSmallHeads, [](const HeadProduct& p) { heads_linear(p, true); });
-  rows("heads_wgrad", kHeads, kSmallHeads, heads_wgrad);
-  rows("pack_weight", std::vector<RowsShape>{{7168, 16384}, {7168, 18432}}, RowsShape{256, 512}, pack_weight);
+  rows("linear", forward_shapes, {kSmall}, forward);
+  rows("linear_dgrad", kTraining, {kSmall}, dgrad);
+  rows("linear_wgrad", kTraining, {kSmall}, wgrad);
+  rows("grouped_linear", kExperts, {kSmallExperts}, forward);
+  rows("grouped_linear_dgrad", kExperts, {kSmallExperts}, dgrad);
+  rows("grouped_linear_wgrad", kExperts, {kSmallExperts}, wgrad);
+  rows("heads_linear", kHeads, {kSmallHeads}, [](const HeadProduct& p) { heads_linear(p, false); });
+  rows("heads_linear_transposed", kHeads, {kSmallHeads}, [](const HeadProduct& p) { heads_linear(p, true); });
+  rows("heads_wgrad", kHeads, {kSmallHeads}, heads_wgrad);
+  rows("pack_weight", std::vector<RowsShape>{{7168, 16384}, {7168, 18432}}, {{256, 512}}, pack_weight);
 });
 
 }  // namespace

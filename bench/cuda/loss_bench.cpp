@@ -69,8 +69,8 @@ void token_loss(const Shape& s, RatioLevel level) {
 const Family family("loss", [] {
   const std::vector<Shape> shapes = {{128, 8192}, {128, 512}};
   constexpr Shape kSmall = {4, 1024};
-  rows("token_loss_grpo", shapes, kSmall, [](const Shape& s) { token_loss(s, RatioLevel::kToken); });
-  rows("token_loss_gspo", shapes, kSmall, [](const Shape& s) { token_loss(s, RatioLevel::kSequence); });
+  rows("token_loss_grpo", shapes, {kSmall}, [](const Shape& s) { token_loss(s, RatioLevel::kToken); });
+  rows("token_loss_gspo", shapes, {kSmall}, [](const Shape& s) { token_loss(s, RatioLevel::kSequence); });
 });
 
 }  // namespace

@@ -66,9 +66,9 @@ void square_sum(const Shape& s) {
 const Family family("optimizer", [] {
   const std::vector<Shape> shapes = {{int64_t{1} << 28}, {int64_t{1} << 22}};
   constexpr Shape kSmall = {1 << 16};
-  rows("adamw_f32", shapes, kSmall, [](const Shape& s) { adamw(s, DType::kF32); });
-  rows("adamw_bf16", shapes, kSmall, [](const Shape& s) { adamw(s, DType::kBF16); });
-  rows("square_sum", std::vector<Shape>{{int64_t{1} << 26}, {1 << 22}}, kSmall, square_sum);
+  rows("adamw_f32", shapes, {kSmall}, [](const Shape& s) { adamw(s, DType::kF32); });
+  rows("adamw_bf16", shapes, {kSmall}, [](const Shape& s) { adamw(s, DType::kBF16); });
+  rows("square_sum", std::vector<Shape>{{int64_t{1} << 26}, {1 << 22}}, {kSmall}, square_sum);
 });
 
 }  // namespace

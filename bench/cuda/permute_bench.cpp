@@ -56,8 +56,7 @@ void equal_rows(Check& check, const std::vector<double>& got, const std::vector<
 
 void gather_rows(const Shape& s) {
   const Operands o(s);
-  measure({.cost = rows_cost(s.tokens + s.rows(), s.h, 1,
-                             kActivation),  // each token once: later ones are in the cache
+  measure({.cost = rows_cost(s.rows(), s.h, 2, kActivation),
            .call =
                [&] {
                  cuda::gather_rows({}, {.x = o.tokens.tensor(),
@@ -170,6 +169,30 @@ void cast(const RowsShape& s) {
                  }
                }});
 }
+// The keys of MLA's heads, out of rows [key | value].
+void copy_heads(const RowsShape& s) {
+  constexpr int64_t kKey = 128, kBoth = 256;
+  const int64_t heads = s.cols / kBoth;
+  const DeviceData x = DeviceData::random(kActivation, s.rows, s.cols, 1),
+                   y(kActivation, s.rows, heads * kKey);
+  measure({.cost = rows_cost(s.rows, heads * kKey, 2, kActivation),
+           .call =
+               [&] {
+                 cuda::copy_heads({}, {.x = x.tensor(),
+                                       .x_heads = {.count = heads, .stride = kBoth},
+                                       .y = y.tensor(),
+                                       .y_heads = {.count = heads, .stride = kKey},
+                                       .width = kKey});
+               },
+           .check =
+               [&](Check& check) {
+                 for (const int64_t r : samples(s.rows, 8)) {
+                   const std::vector<double> from = x.row(r), got = y.row(r);
+                   for (int64_t c = 0; c < heads * kKey; ++c)
+                     check.equal(got[c], from[c / kKey * kBoth + c % kKey]);
+                 }
+               }});
+}
 void column_sum(const RowsShape& s) {
   const DeviceData dy = DeviceData::random(kActivation, s.rows, s.cols, 1), sum(DType::kF32, 1, s.cols);
   const Segments segments(s.rows, 8);
@@ -191,13 +214,14 @@ void column_sum(const RowsShape& s) {
 }
 
 const Family family("permute", [] {
-  rows("gather_rows", kShapes, kSmall, gather_rows);
-  rows("scatter_rows", kShapes, kSmall, scatter_rows);
-  rows("combine", kShapes, kSmall, combine);
-  rows("combine_bwd", kShapes, kSmall, combine_bwd);
-  rows("add", kMatrices, kSmallMatrix, add);
-  rows("cast", kMatrices, kSmallMatrix, cast);
-  rows("column_sum", kMatrices, kSmallMatrix, column_sum);
+  rows("gather_rows", kShapes, {kSmall}, gather_rows);
+  rows("scatter_rows", kShapes, {kSmall}, scatter_rows);
+  rows("combine", kShapes, {kSmall}, combine);
+  rows("combine_bwd", kShapes, {kSmall}, combine_bwd);
+  rows("add", kMatrices, {kSmallMatrix}, add);
+  rows("cast", kMatrices, {kSmallMatrix}, cast);
+  rows("copy_heads", std::vector<RowsShape>{{16384, 32768}, {16384, 4096}}, {kSmallMatrix}, copy_heads);
+  rows("column_sum", kMatrices, {kSmallMatrix}, column_sum);
 });
 
 }  // namespace

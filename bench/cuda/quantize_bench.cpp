@@ -65,13 +65,13 @@ const Family family("quantize", [] {
   const std::vector<RowsShape> activations = {{16384, 7168}, {16384, 2048}, {128, 7168}},
                                weights = {{7168, 18432}, {4096, 7168}};
   constexpr RowsShape kSmall = {128, 1024};
-  rows("quantize_1x128", activations, kSmall,
+  rows("quantize_1x128", activations, {kSmall},
        [](const RowsShape& s) { quantize(s, QLayout::k1x128, kActivation); });
-  rows("quantize_128x1", activations, kSmall,
+  rows("quantize_128x1", activations, {kSmall},
        [](const RowsShape& s) { quantize(s, QLayout::k128x1, kActivation); });
-  rows("quantize_128x128", weights, kSmall,
+  rows("quantize_128x128", weights, {kSmall},
        [](const RowsShape& s) { quantize(s, QLayout::k128x128, DType::kF32); });
-  rows("dequantize", activations, kSmall, dequantize);
+  rows("dequantize", activations, {kSmall}, dequantize);
 });
 
 }  // namespace

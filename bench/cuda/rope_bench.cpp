@@ -55,10 +55,10 @@ void rope(const Shape& s, bool interleaved, DType dtype) {
 const Family family("rope", [] {
   constexpr Shape kSmall = {64, 16, 192, 64};
   rows("rope_mla", std::vector<Shape>{{16384, 128, 192, 64}, {16384, 16, 192, 64}, {128, 128, 192, 64}},
-       kSmall, [](const Shape& s) { rope(s, true, kActivation); });
-  rows("rope_mla_key", std::vector<Shape>{{16384, 1, 576, 64}}, Shape{512, 1, 576, 64},
+       {kSmall}, [](const Shape& s) { rope(s, true, kActivation); });
+  rows("rope_mla_key", std::vector<Shape>{{16384, 1, 576, 64}}, {{512, 1, 576, 64}},
        [](const Shape& s) { rope(s, true, kActivation); });
-  rows("rope_gqa", std::vector<Shape>{{16384, 28, 128, 128}, {16384, 4, 128, 128}}, Shape{64, 8, 128, 128},
+  rows("rope_gqa", std::vector<Shape>{{16384, 28, 128, 128}, {16384, 4, 128, 128}}, {{64, 28, 128, 128}},
        [](const Shape& s) { rope(s, false, kActivation); });
 });
 

@@ -134,8 +134,8 @@ void router_bwd(const Shape& s) {
 }
 
 const Family family("router", [] {
-  rows("router", kShapes, kSmall, router);
-  rows("router_bwd", kShapes, kSmall, router_bwd);
+  rows("router", kShapes, {kSmall}, router);
+  rows("router_bwd", kShapes, {kSmall}, router_bwd);
 });
 
 }  // namespace

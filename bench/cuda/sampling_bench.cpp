@@ -48,7 +48,7 @@ const Family family("sampling", [] {
   const std::vector<RowsShape> shapes = {{128, 131072}, {128, 129280}, {128, 152064}, {1, 129280}};
   constexpr RowsShape kSmall = {2, 8192};
   const auto with = [&](const char* name, const SampleParams& params) {
-    rows(name, shapes, kSmall, [params](const RowsShape& s) { sample(s, params); });
+    rows(name, shapes, {kSmall}, [params](const RowsShape& s) { sample(s, params); });
   };
   with("sample", {});
   with("sample_greedy", {.temperature = 0});

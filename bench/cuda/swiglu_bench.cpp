@@ -78,9 +78,9 @@ void swiglu_quantize(const RowsShape& s) {
 }
 
 const Family family("swiglu", [] {
-  rows("swiglu", kShapes, kSmall, swiglu);
-  rows("swiglu_bwd", kShapes, kSmall, swiglu_bwd);
-  rows("swiglu_quantize", kShapes, kSmall, swiglu_quantize);
+  rows("swiglu", kShapes, {kSmall}, swiglu);
+  rows("swiglu_bwd", kShapes, {kSmall}, swiglu_bwd);
+  rows("swiglu_quantize", kShapes, {kSmall}, swiglu_quantize);
 });
 
 }  // namespace

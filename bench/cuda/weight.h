@@ -18,7 +18,7 @@ struct Weight {
         master(DeviceData::random(DType::kF32, groups * n, k, 3, scale)),
         forward(DType::kU8, groups, packed_forward_bytes(n, k, kCudaWeights)),
         backward(DType::kU8, groups, packed_backward_bytes(n, k, kCudaWeights)) {
-    cuda::pack_weight({}, pack());
+    if (values_wanted()) cuda::pack_weight({}, pack());
   }
   PackWeightArgs pack() const {
     return {.master = master.tensor(),
