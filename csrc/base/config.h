@@ -68,6 +68,7 @@ struct MeshConfig {
   int64_t data_slots = 4;  // virtual data slots, a power of two and a multiple of np; part of the numerics
   int64_t moe_chunks = 2;  // token chunks in flight through dispatch / combine
   double capacity_factor = 0;  // receive rows per peer = factor * mean; 0: worst case, cannot overflow
+  std::string transport = "auto";  // of collectives on a GPU: auto | host | staged | nccl
 };
 
 // [train]: what SFT and RL share.

@@ -100,6 +100,9 @@ Keys mesh_keys(MeshConfig& c) {
        kNoNumerics},
       {"capacity_factor", &c.capacity_factor, at_least(0),
        "receive rows per peer = factor x mean; 0: worst case, cannot overflow", "", kNoNumerics},
+      {"transport", &c.transport, words({"auto", "host", "staged", "nccl"}),
+       "of collectives between GPUs (mpi/group.h); auto: nccl where every rank has a GPU to itself", "",
+       kNoNumerics},
   };
 }
 

@@ -7,7 +7,7 @@ namespace contender {
 Machine::Machine(const RunConfig& config, const Ops& backend, std::unique_ptr<Device> dev)
     : device(std::move(dev)), ops(&backend) {
   const MeshShape shape = mesh_shape(config, launcher_info().size);
-  mesh = std::make_unique<Mesh>(shape);
+  mesh = std::make_unique<Mesh>(shape, device.get(), config.mesh.transport);
   set_watchdog(config.train.watchdog_seconds);
   workspace = Buffer(device.get(), workspace_bytes(config, shape), "operator workspace");
   arena = Arena(device.get(), activation_bytes(config, shape), "activation arena", "train.token_budget");

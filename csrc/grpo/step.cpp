@@ -149,6 +149,7 @@ std::vector<std::vector<float>> Trainer::log_probs(Model& model, const RlBatch& 
     rounds.push_back(
         {.sequence_ids = b.sequence_ids,
          .head = model.forward_logp(b, static_cast<float>(1.0 / stage_.rl.temperature), results_)});
+  machine_.mesh->finish_collectives();
   results_.download();
   for (const TokenResults& round : rounds) {
     const HeadStats* row = results_.at(round.head);

@@ -105,6 +105,7 @@ double Trainer::finish_gradients() {
   }
   const auto norm = w.grad_square_sum(results_);
   policy_->read_counts(results_);
+  rt.mesh->finish_collectives();
   results_.download();
   policy_->check_counts(results_);
   ExactSum sum = *results_.at(norm);

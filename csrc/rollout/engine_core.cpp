@@ -104,7 +104,10 @@ void EngineCore::draw(const StepPlan& plan, const Tensor& logits) {
     runtime_.ops->gather_rows(runtime_.exec, {.x = logits, .index = index.i32(), .y = copies});
     sample(copies, first);
   }
-  if (!drawn_.empty()) results_.download();  // the one wait of a step
+  if (!drawn_.empty()) {  // the one wait of a step
+    if (runtime_.mesh) runtime_.mesh->finish_collectives();
+    results_.download();
+  }
   for (const Drawn& d : drawn_) {
     std::copy_n(results_.at(d.token), d.token.count, token_.begin() + d.first);
     std::copy_n(results_.at(d.logp), d.logp.count, logp_.begin() + d.first);

@@ -1,4 +1,5 @@
-// A model small enough to differentiate numerically, on the ranks that are there.
+// A model small enough to differentiate numerically, on the ranks that are there, on the CPU unless said
+// otherwise.
 #pragma once
 
 #include <memory>
@@ -52,9 +53,10 @@ inline RunConfig tiny_config(const std::string& form) {
 }
 
 struct TinyModel {
-  explicit TinyModel(const RunConfig& c)
+  explicit TinyModel(const RunConfig& c, const Ops& ops = cpu_ops(),
+                     std::unique_ptr<Device> device = make_cpu_device())
       : config(c),
-        machine(config, cpu_ops(), make_cpu_device()),
+        machine(config, ops, std::move(device)),
         weights(config, machine.device.get(), machine.ops, machine.runtime().exec, machine.mesh.get(),
                 StoreRole::kTrain),
         model(config, machine.runtime(), &weights) {
