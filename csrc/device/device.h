@@ -20,7 +20,7 @@ struct Graph;   // opaque, owned by the device
 class Device {
  public:
   virtual ~Device() = default;
-  virtual std::string name() const = 0;      // "CPU (AMD EPYC ...)", "NVIDIA H800"
+  virtual std::string name() const = 0;  // "CPU (AMD EPYC ...)", "NVIDIA H800"
   // The same for two ranks exactly when they share it (a GPU's UUID); empty where nobody asks.
   virtual std::string id() const { return ""; }
   virtual int64_t memory_bytes() const = 0;  // this rank's part of what can be used
