@@ -212,7 +212,7 @@ $(B)/cuda_tests: $(call objs,$(CUDA_TESTS)) $(CUDA_OBJS) $(LIB) $(B)/sim.list
 # Collectives on its memory, between ranks; the stand-in takes NCCL's place where LD_LIBRARY_PATH says so.
 $(B)/nccl/libnccl.so.2: $(call objs,$(STAND_IN)) $(B)/sim.list
 	$(call say,LINK,$@)
-	$(call link_cuda,-shared -Wl$(comma)-soname$(comma)libnccl.so.2 -lrt)
+	$(call link_cuda,-shared -Wl$(comma)-soname$(comma)libnccl.so.2)
 $(B)/cuda_mpi_tests: $(call objs,$(CUDA_MPI) $(MPI_MAIN)) $(filter $(B)/cuda/device/%,$(CUDA_OBJS)) $(LIB) $(B)/sim.list
 	$(call say,LINK,$@)
 	$(call link_cuda,$(LIB) -lgtest $(LDLIBS))

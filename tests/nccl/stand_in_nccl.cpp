@@ -1,12 +1,13 @@
 // A libnccl.so.2 for machines without several GPUs: the functions that mpi/nccl.cpp calls, over the CUDA
-// runtime (the simulator's, or a real one) and POSIX shared memory between processes of one machine.
+// runtime (the simulator's, or a real one) and memory that the processes of one machine share.
 //
 // Every NCCL group becomes: copies of what is sent into pinned memory, a host function that exchanges it with
 // the other ranks, copies of what was received. All of it is in the caller's stream, so a caller that forgets
 // an order between streams gets wrong data, as with NCCL. Ranks may share a GPU. Sums are made in rank order.
 //
-// An exchange is one of all ranks of the communicator: each publishes what it sends as a shared memory object
-// with a table in front, raises its counter, and reads the objects of the others.
+// An exchange is one of all ranks of the communicator: each puts what it sends, with a table in front, into a
+// memory file of its own, says where, raises its counter, and reads the files of the others. They end with
+// their process, whatever ends it.
 #include <cuda_runtime_api.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -48,6 +49,8 @@ struct Call {
 
 struct Control {
   std::atomic<int> attached;
+  int process[kMaxRanks];
+  int file[kMaxRanks];                                      // of the exchange being made
   std::atomic<int64_t> posted[kMaxRanks], done[kMaxRanks];  // exchanges
 };
 
@@ -56,56 +59,66 @@ struct Pinned {
   int64_t bytes = 0;
 };
 
+std::string process_file(int process, int file) {
+  return "/proc/" + std::to_string(process) + "/fd/" + std::to_string(file);
+}
+
 template <class Condition>
 void wait_until(Condition condition) {
   while (!condition()) ::usleep(20);
 }
 
-// A shared memory object, mapped.
+[[noreturn]] void stop(const std::string& what) {
+  std::perror(("stand-in NCCL: " + what).c_str());
+  std::abort();
+}
+
+// A file of memory that several processes map.
 class Shared {
  public:
-  Shared(const std::string& name, int64_t bytes, bool create)
-      : bytes_(static_cast<size_t>(std::max<int64_t>(bytes, 1))) {
-    const int file = ::shm_open(name.c_str(), O_RDWR | (create ? O_CREAT : 0), 0600);
-    if (file < 0 || (create && ::ftruncate(file, static_cast<off_t>(bytes_)) != 0)) stop(name);
-    data_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (data_ == MAP_FAILED) stop(name);
-    ::close(file);
+  // An own one, which others see as long as this lives; or the one that the name leads to.
+  explicit Shared(int64_t bytes) : file_(::memfd_create("stand-in-nccl", 0)) {
+    if (file_ < 0 || ::ftruncate(file_, std::max<int64_t>(bytes, 1)) != 0) stop("memory for what is sent");
+    map("own");
   }
-  ~Shared() { ::munmap(data_, bytes_); }
+  explicit Shared(const std::string& name) : file_(::open(name.c_str(), O_RDWR)) { map(name); }
+  ~Shared() {
+    ::munmap(data_, bytes_);
+    ::close(file_);
+  }
   Shared(const Shared&) = delete;
   Shared& operator=(const Shared&) = delete;
   char* data() const { return static_cast<char*>(data_); }
+  int file() const { return file_; }
 
  private:
-  [[noreturn]] static void stop(const std::string& name) {
-    std::perror(("stand-in NCCL: " + name).c_str());
-    std::abort();
+  void map(const std::string& name) {
+    const off_t end = file_ < 0 ? -1 : ::lseek(file_, 0, SEEK_END);
+    if (end <= 0) stop(name);
+    bytes_ = static_cast<size_t>(end);
+    data_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0);
+    if (data_ == MAP_FAILED) stop(name);
   }
-  size_t bytes_;
-  void* data_;
+  int file_;
+  size_t bytes_ = 0;
+  void* data_ = nullptr;
 };
 
 }  // namespace
 
 struct NcclComm {
-  NcclComm(const std::string& name, int size, int rank)
-      : name(name), size(size), rank(rank), shared(name, sizeof(Control), true) {
+  NcclComm(const std::string& name, int size, int rank) : size(size), rank(rank), shared(name) {
+    control().process[rank] = static_cast<int>(::getpid());
     control().attached++;
     wait_until([&] { return control().attached == size; });
-    if (rank == 0) ::shm_unlink(name.c_str());
   }
   Control& control() { return *reinterpret_cast<Control*>(shared.data()); }
-  std::string object(int64_t exchange, int of_rank) const {
-    return name + "." + std::to_string(exchange) + "." + std::to_string(of_rank);
-  }
   Pinned take(int64_t bytes);
   void give(Pinned p) {
     const std::lock_guard lock(mutex);
     free.push_back(p);
   }
 
-  const std::string name;
   const int size, rank;
   Shared shared;
   int64_t num_exchanges = 0;
@@ -164,26 +177,20 @@ void Exchange::run() {
   NcclComm& c = *comm;
   const int64_t count = static_cast<int64_t>(calls.size()),
                 table = static_cast<int64_t>(sizeof count) + count * static_cast<int64_t>(sizeof(Call));
-  {
-    const Shared mine(c.object(number, c.rank), table + sent_bytes, true);
-    std::memcpy(mine.data(), &count, sizeof count);
-    std::memcpy(mine.data() + sizeof count, calls.data(), static_cast<size_t>(count) * sizeof(Call));
-    std::memcpy(mine.data() + table, sent.data, static_cast<size_t>(sent_bytes));
-  }
+  const Shared mine(table + sent_bytes);
+  std::memcpy(mine.data(), &count, sizeof count);
+  std::memcpy(mine.data() + sizeof count, calls.data(), static_cast<size_t>(count) * sizeof(Call));
+  std::memcpy(mine.data() + table, sent.data, static_cast<size_t>(sent_bytes));
+  c.control().file[c.rank] = mine.file();
   c.control().posted[c.rank] = number + 1;
   std::vector<std::unique_ptr<Shared>> objects;
   for (int p = 0; p < c.size; ++p) {
     wait_until([&] { return c.control().posted[p] > number; });
-    const std::string path = "/dev/shm" + c.object(number, p);
-    const int file = ::open(path.c_str(), O_RDONLY);
-    const int64_t bytes = ::lseek(file, 0, SEEK_END);
-    ::close(file);
-    objects.push_back(std::make_unique<Shared>(c.object(number, p), bytes, false));
+    objects.push_back(std::make_unique<Shared>(process_file(c.control().process[p], c.control().file[p])));
   }
   receive(objects);
   c.control().done[c.rank] = number + 1;
   for (int p = 0; p < c.size; ++p) wait_until([&] { return c.control().done[p] > number; });
-  ::shm_unlink(c.object(number, c.rank).c_str());
 }
 
 void add(float* sum, const char* terms, int64_t n) {
@@ -294,9 +301,10 @@ int64_t bytes_of(size_t count, int type) { return static_cast<int64_t>(count) * 
 extern "C" {
 
 int ncclGetUniqueId(UniqueId* id) {
-  static std::atomic<int> number = 0;
-  std::snprintf(id->internal, sizeof id->internal, "/stand-in-nccl-%d-%d", static_cast<int>(::getpid()),
-                number++);
+  // Lives as long as the process: nobody says when the last rank has attached.
+  const auto* control = new Shared(static_cast<int64_t>(sizeof(Control)));
+  std::snprintf(id->internal, sizeof id->internal, "%s",
+                process_file(static_cast<int>(::getpid()), control->file()).c_str());
   return kSuccess;
 }
 int ncclCommInitRank(NcclComm** comm, int size, UniqueId id, int rank) {
