@@ -67,6 +67,13 @@ said() { grep -qE -- "$1" "$work/out" "$work/err" || { echo "not said: $1"; head
     expect 10 'rank 1 \(.*\) uses cuda, but rank 0 \(.*\) uses cpu, because rank 0 finds the driver is for CUDA 12.4' \
       $MPIRUN -np 1 env PTXSIM_DRIVER=12040 tools/sim "$contender" $train : -np 1 tools/sim "$contender" $train
 
+    # The plan is what a run takes: with that and less than 1 MiB more it goes through.
+    total=$("$contender" plan configs/nano.toml --np 1 --hardware h200 | awk '/^total .* MiB .* of /{print int($2) + 1; exit}')
+    CONTENDER_MEMORY_LIMIT=$((total << 20)) expect 0 '^device: NVIDIA H200$' \
+      tools/sim "$contender" train configs/nano.toml --set rl.steps=1 --set eval.problems=4 --set run.device=cuda --no-resume --run-dir "$work/run"
+    said '^rl +1/1 '
+    said "^total .* MiB .* of $total.0 MiB"
+
     expect 0 '^device +CUDA 13.0 on NVIDIA H800 .*, NVIDIA H800' tools/sim --devices 2 --gpu H800 "$contender" doctor
     PTXSIM_GPU=A100 expect 0 "^device +CPU, because $other" tools/sim "$contender" doctor
     said '^NCCL +'
