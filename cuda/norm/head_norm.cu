@@ -14,14 +14,11 @@
 //   H200, / 3.0 TB/s on H800. The backward keeps heads * min(leaves, 8) blocks busy.
 // Limits: D <= 256; leaves as in column_sum.cuh.
 // Source: Zhang and Sennrich, arXiv 1910.07467; of heads: Qwen3 (arXiv 2505.09388).
-#include <cooperative_groups.h>
-
 #include <bit>
 
 #include "cuda/common/column_sum.cuh"
 #include "cuda/common/grid.h"
 #include "cuda/common/heads.cuh"
-#include "cuda/common/shared_memory.h"
 #include "cuda/common/stream.h"
 #include "cuda/ops.h"
 #include "ops/norm.h"
@@ -35,8 +32,6 @@ constexpr int kElems = kMaxHead / 32;  // of a head that a lane holds
 constexpr int kForwardBlocksPerSm = 4, kBackwardBlocksPerSm = 2;
 constexpr int kRows = 2;                               // that a team has in flight in the backward
 constexpr int kTileElems = kThreads * kElems * kRows;  // of x, and of dy, in shared memory
-constexpr int kMaxCluster = 8;
-constexpr int kLeavesPerBlock = kMaxLeaves / kMaxCluster;
 
 template <class T>
 using HeadRow = Vec<T>[kElems / kVec<T>];
@@ -186,9 +181,10 @@ struct HeadBackward {
     const int own = threadIdx.x / team, teams = kThreads / team, c = threadIdx.x;
     const T *x_tile = reinterpret_cast<const T*>(smem.x), *dy_tile = reinterpret_cast<const T*>(smem.dy);
     float acc = 0;
-    for_each_segment(segments, leaf, [&](int begin, int end) {
-      for (int tile = begin; tile < end; tile += teams * kRows) {
-        dx_of<kRows>(tile + own, teams, end,
+    LeafRows leaf_rows(segments, leaf);
+    for (int begin, end; leaf_rows.next(begin, end);) {
+      for (; begin < end; begin += teams * kRows) {
+        dx_of<kRows>(begin + own, teams, end,
                      [&](int k, int column, const Vec<T>& x, const Vec<T>& dy, float scale) {
                        const int row = own + k * teams;
                        if (column == 0) smem.rstd[row] = scale;
@@ -198,16 +194,13 @@ struct HeadBackward {
                        store_vec(reinterpret_cast<T*>(smem.dy + piece), dy);
                      });
         __syncthreads();
-        const int rows = min(teams * kRows, end - tile);
-        if (c < d) {
+        const int rows = c < d ? min(teams * kRows, end - begin) : 0;
 #pragma unroll 8
-          for (int r = 0; r < rows; ++r)
-            acc =
-                fmaf(load_one(dy_tile + r * width + c), load_one(x_tile + r * width + c) * smem.rstd[r], acc);
-        }
+        for (int r = 0; r < rows; ++r)
+          acc = fmaf(load_one(dy_tile + r * width + c), load_one(x_tile + r * width + c) * smem.rstd[r], acc);
         __syncthreads();
       }
-    });
+    }
     return acc;
   }
 
@@ -248,22 +241,8 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocksPerSm)
   const int leaves = p.segments.num_leaves / blocks, c = threadIdx.x;
   for (int leaf = 0; leaf < leaves; ++leaf)
     smem.leaf_sum[leaf][c] = head.leaf(p.segments, rank * leaves + leaf, smem);
-  for (int n = 1; n < leaves; n *= 2) {
-    for (int leaf = 0; leaf < leaves; leaf += 2 * n) smem.leaf_sum[leaf][c] += smem.leaf_sum[leaf + n][c];
-  }
-  cluster.sync();
-  if (rank == 0 && c < head.d) {
-    float sum[kMaxCluster];
-#pragma unroll
-    for (int b = 0; b < kMaxCluster; ++b)
-      sum[b] = b < blocks ? *cluster.map_shared_rank(&smem.leaf_sum[0][c], b) : 0.0f;
-#pragma unroll
-    for (int n = 1; n < kMaxCluster; n *= 2) {
-#pragma unroll
-      for (int b = 0; b < kMaxCluster; b += 2 * n) sum[b] += n < blocks ? sum[b + n] : 0.0f;
-    }
-    row_of<float>(p.args.dgamma, h)[c] = sum[0];
-  }
+  const float sum = sum_of_leaves(smem.leaf_sum, leaves);
+  if (rank == 0 && c < head.d) row_of<float>(p.args.dgamma, h)[c] = sum;
   for (int tile = rank * kThreads; tile < p.segments.rows; tile += blocks * kThreads)
     head.rest(p.segments, tile, smem);
   cluster.sync();  // nobody leaves while its sums are read
@@ -275,18 +254,7 @@ void launch_backward(const Exec& exec, const HeadNormBwdArgs& a) {
   allow_shared_memory<kernel>();
   const BackwardParams params = {
       .args = a, .segments = segment_table(a.segments, a.x.rows), .team = team_of<T>(a.gamma.cols)};
-  const auto blocks = static_cast<unsigned>(std::min(a.segments.num_leaves, kMaxCluster));
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {blocks, 1, 1};
-  const cudaLaunchConfig_t config = {
-      .gridDim = blocks * static_cast<unsigned>(narrow<int32_t>(a.x_heads.count)),
-      .blockDim = kThreads,
-      .dynamicSmemBytes = sizeof(Smem<T>),
-      .stream = stream_of(exec),
-      .attrs = &cluster,
-      .numAttrs = 1};
-  CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
+  launch_leaf_clusters(kernel, params, a.x_heads.count, kThreads, sizeof(Smem<T>), stream_of(exec));
 }
 
 }  // namespace

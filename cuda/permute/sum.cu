@@ -2,7 +2,7 @@
 // Math: y = a + b;  sum[n] = sum over rows of dy[r, n]
 // Shapes: a, b, y [M, N]; dy [M, N], sum [1, N].
 // Layouts: row-major with any row stride. Rows that are whole 16-byte pieces at aligned addresses move in
-//   such pieces (column sums: in four columns), others element by element, with the same bits.
+//   such pieces, others element by element, with the same bits.
 // Precision: F32 or BF16, added in FP32, y rounded once; sum F32. The CPU backend's bits.
 // Schedule: add: a thread for each piece. Column sums: column_sum.cuh.
 // Roofline: a flop for 3 elements (column sums: 1): memory-bound, floor bytes / 4.3 TB/s on H200, / 3.0
@@ -35,15 +35,13 @@ __global__ void __launch_bounds__(kThreads) add_kernel(const __grid_constant__ A
 }
 
 // acc += dy.
-template <class T, Access kAccess>
+template <class T>
 struct RowTerm {
-  const T* dy;
-  int64_t ld;
-  int cols;
-  __device__ void add(float4& acc, int r, int c) const {
-    const float4 d = load_quad_piece<kAccess>(dy + r * ld, c, cols);
-    acc = make_float4(acc.x + d.x, acc.y + d.y, acc.z + d.z, acc.w + d.w);
-  }
+  using Type = T;
+  static constexpr int kOperands = 1;
+  Tensor operand[1];
+  const float* scale = nullptr;
+  __device__ static float step(float acc, const float (&value)[1], float) { return acc + value[0]; }
 };
 
 }  // namespace
@@ -68,13 +66,8 @@ void add(const Exec& exec, const AddArgs& args) {
 void column_sum(const Exec& exec, const ColumnSumArgs& a) {
   CHECK(a.sum.rows == 1 && a.sum.cols == a.dy.cols, "dy has {} columns, sum is [{}, {}]", a.dy.cols,
         a.sum.rows, a.sum.cols);
-  const bool vector = in_pieces(a.dy, 4 * dtype_size(a.dy.dtype)) && in_pieces(a.sum);
   with_float_type(a.dy.dtype, [&]<class T>(std::type_identity<T>) {
-    with_access(vector, [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {
-      const RowTerm<T, kAccess> term = {
-          .dy = static_cast<const T*>(a.dy.data), .ld = a.dy.ld, .cols = narrow<int>(a.dy.cols)};
-      launch_column_sum<kAccess>(stream_of(exec), term, a.sum, a.segments, a.dy.rows);
-    });
+    launch_column_sum(stream_of(exec), RowTerm<T>{.operand = {a.dy}}, a.sum, a.segments);
   });
 }
 
