@@ -8,7 +8,7 @@ B      := build/$(CONFIG)
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: all help setup demo demo-seeds sim sim-sweep sim-fuzz test run-tests bench lint format format-check profile clean FORCE
+.PHONY: all help setup demo demo-seeds sim sim-sweep sim-fuzz test run-tests bench lint format format-check gpu-bundle gpu-check profile clean FORCE
 MAKEFLAGS += -rR --no-print-directory
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
@@ -291,10 +291,12 @@ format: ## clang-format in place (F="files" for some)
 	@[ -z "$(FORMAT_FILES)" ] || clang-format -i $(FORMAT_FILES)
 format-check: ## clang-format, changing nothing
 	@[ -z "$(FORMAT_FILES)" ] || clang-format --dry-run --Werror $(FORMAT_FILES)
-profile: ## the demo under Nsight Systems, one report per rank
-	@command -v nsys >/dev/null || { echo "profile: nsys (NVIDIA Nsight Systems) is not installed; a run's trace.json opens in ui.perfetto.dev without it"; exit 1; }
-	@$(MAKE) all
-	$(MPIRUN) -np $(DEMO_NP) nsys profile -t cuda,nvtx,mpi -o runs/profile-%q{OMPI_COMM_WORLD_RANK} --force-overwrite true $(B)/contender $(DEMO)
+gpu-bundle: $(B)/silicon_tests $(B)/cuda_tests $(B)/cuda_bench $(B)/contender $(B)/libcontender_cuda.so ## build/gpu/bundle.tar.gz: the CUDA programs with their libraries, for a bare machine with a GPU
+	@tools/gpu_bundle.sh $(B) build/gpu
+gpu-check: ## on a machine with a GPU: tests, training, benches, sanitizer; report in bench/results (GPU_CHECK_SIM=1 rehearses)
+	@tools/gpu_check.sh
+profile: ## Nsight on one NVTX range: RANGE=rms_norm/16384x7168 (a row of cuda_bench), RANGE=update (of the demo)
+	@tools/profile.sh $(B) "$(RANGE)"
 clean: ## remove build/
 	rm -rf build
 

@@ -291,6 +291,8 @@ void run_table(int argc, char** argv) {
         ->Iterations(1)
         ->UseManualTime();
   }
+  fmt::print("measured: copy {:.0f} GB/s, {}\n\n", measured().gbps,
+             have_cublas() ? fmt::format("cuBLAS {:.0f} TFLOP/s", measured().tflops) : "no cuBLAS");
   Table table;
   benchmark::RunSpecifiedBenchmarks(&table);
 }
