@@ -470,4 +470,34 @@ double Model::update_router_bias(const Readback& results, double speed) {
   return worst;
 }
 
+std::vector<std::pair<std::string, Tensor>> Model::kept_tensors() const {
+  const SavedPass& t = impl_->train;
+  CHECK(t.pass && t.pass->recompute == Recompute::kNone,
+        "a forward_train without recomputation has to be in progress");
+  std::vector<std::pair<std::string, Tensor>> kept;
+  std::string prefix;
+  const auto add = [&](const char* name, const Tensor& tensor) {
+    if (tensor) kept.emplace_back(prefix + name, tensor);
+  };
+  for (size_t l = 0; l < t.blocks.size(); ++l) {
+    const AttentionSaved& a = t.blocks[l].attn;
+    const FfnSaved& f = t.blocks[l].ffn;
+    const MoeSaved& m = t.blocks[l].moe;
+    prefix = fmt::format("layers.{}.attn.", l);
+    add("x", a.x), add("y", a.y), add("rstd", a.rstd), add("latents", a.latents), add("q_rstd", a.q_rstd);
+    add("kv_rstd", a.kv_rstd), add("latents_all", a.latents_all), add("q", a.q);
+    if (a.qk_rstd) add("qkv", a.qkv), add("qk_rstd", a.qk_rstd);
+    add("q_attn", a.q_attn), add("kv", a.kv), add("o_attn", a.o_attn), add("lse", a.lse), add("o", a.o);
+    prefix = fmt::format("layers.{}.ffn.", l);
+    add("x", f.x), add("y", f.y), add("rstd", f.rstd), add("gate_up", f.gate_up), add("act", f.act);
+    prefix = fmt::format("layers.{}.moe.", l);
+    add("x", m.x), add("y", m.y), add("rstd", m.rstd), add("scores", m.scores), add("expert", m.expert);
+    add("weight", m.weight), add("shared_gate_up", m.shared_gate_up), add("shared_act", m.shared_act);
+    add("x_in", m.x_in), add("gate_up", m.gate_up), add("act", m.act), add("returned", m.returned);
+  }
+  prefix = "final_norm.";
+  add("x", t.x_final), add("rstd", t.rstd_final), add("h", t.pass->head.h);
+  return kept;
+}
+
 }  // namespace contender

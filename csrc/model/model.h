@@ -9,6 +9,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/config.h"
@@ -106,6 +108,10 @@ class Model {
   // Aux-loss-free balancing: moves the selection bias of every MoE layer by the sign of (mean load - load)
   // over all ranks' tokens since the last call. Returns max load / mean load of the worst layer.
   double update_router_bias(const Readback& results, double speed);
+
+  // What the last forward_train keeps for its backward, by name ("layers.1.attn.q"), in device memory: for
+  // tests. Without recomputation only.
+  std::vector<std::pair<std::string, Tensor>> kept_tensors() const;
 
   const ModelConfig& config() const;
   const Runtime& runtime() const;
