@@ -54,7 +54,7 @@ inline SegmentTable segment_table(const RowSegments& s, int64_t rows) {
 // The rows of a leaf, in order. All lanes of a warp walk together; they read 32 segments at a time.
 class LeafRows {
  public:
-  __device__ LeafRows(const SegmentTable& table, int leaf) : table_(table), leaf_(leaf) {}
+  __device__ LeafRows(const SegmentTable& table, int leaf) : table_(&table), leaf_(leaf) {}
   // The next segment, joined with those that go on where it ends; false if there is none.
   __device__ bool next(int& begin, int& end) {
     if (!look()) return false;
@@ -65,10 +65,10 @@ class LeafRows {
 
  private:
   __device__ bool look() {
-    for (; filled_ == 0 && part_ < table_.parts; part_ += 32) {
+    for (; filled_ == 0 && part_ < table_->parts; part_ += 32) {
       const int part = part_ + threadIdx.x % 32;
       RowSegment s = {};
-      if (part < table_.parts) s = table_.get(leaf_, part);
+      if (part < table_->parts) s = table_->get(leaf_, part);
       begin_ = s.begin;
       end_ = s.end;
       filled_ = static_cast<int>(__ballot_sync(0xffffffffu, begin_ < end_));
@@ -82,7 +82,7 @@ class LeafRows {
     return __shfl_sync(0xffffffffu, begin_, lane);
   }
 
-  const SegmentTable& table_;
+  const SegmentTable* table_;
   int leaf_, part_ = 0;
   int begin_ = 0, end_ = 0;  // of the lane's segment
   int filled_ = 0;           // a bit for each lane whose rows are still to come

@@ -73,8 +73,10 @@ struct BackwardParams {
 
 // Where the walk over the tokens stands.
 struct Cursor {
-  int leaf = 0, part = 0;
-  int row = 0;  // from the segment's begin
+  LeafRows segments;
+  int leaf = 0;
+  int begin = 0, end = 0;  // what is left of a segment
+  __device__ explicit Cursor(const SegmentTable& table) : segments(table, 0) {}
 };
 
 // Appends the tokens of rows [first_row, first_row + rows) to the list, in canonical order, until all
@@ -82,40 +84,38 @@ struct Cursor {
 __device__ bool collect(const BackwardParams& p, int64_t first_row, int rows, Cursor& at, int& count,
                         Smem& smem) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (; at.leaf < p.segments.num_leaves; ++at.leaf, at.part = 0) {
-    for (; at.part < p.segments.parts; ++at.part, at.row = 0) {
-      const RowSegment s = p.segments.get(at.leaf, at.part);
-      for (; s.begin + at.row < s.end; at.row += kRounds * kThreads) {
-        int row[kRounds];
-        unsigned mask[kRounds];
+  for (; at.leaf < p.segments.num_leaves; at.segments = LeafRows(p.segments, ++at.leaf)) {
+    while (at.begin < at.end || at.segments.next(at.begin, at.end)) {
+      int row[kRounds];
+      unsigned mask[kRounds];
 #pragma unroll
-        for (int k = 0; k < kRounds; ++k) {
-          const int t = s.begin + at.row + k * kThreads + static_cast<int>(threadIdx.x);
-          const int64_t v = t < s.end ? p.args.tokens[t] - p.args.vocab_begin - first_row : -1;
-          row[k] = 0 <= v && v < rows ? static_cast<int>(v) : -1;
-          mask[k] = __ballot_sync(0xffffffffu, row[k] >= 0);
-          if (lane == 0) smem.hits[k * kWarps + warp] = __popc(mask[k]);
-        }
-        __syncthreads();
-        int before = smem.hits[lane];  // hits up to the end of (round, warp) number `lane`
-#pragma unroll
-        for (int o = 1; o < 32; o *= 2) {
-          const int left = __shfl_up_sync(0xffffffffu, before, o);
-          if (lane >= o) before += left;
-        }
-        const int total = __shfl_sync(0xffffffffu, before, 31);
-        __syncthreads();
-        if (count + total > kList) return false;
-#pragma unroll
-        for (int k = 0; k < kRounds; ++k) {
-          const int own_end = __shfl_sync(0xffffffffu, before, k * kWarps + warp);
-          if (row[k] < 0) continue;
-          const int i = count + own_end - __popc(mask[k] >> lane);
-          smem.token[i] = s.begin + at.row + k * kThreads + static_cast<int>(threadIdx.x);
-          smem.key[i] = static_cast<uint16_t>(at.leaf * kTileRows + row[k]);
-        }
-        count += total;
+      for (int k = 0; k < kRounds; ++k) {
+        const int t = at.begin + k * kThreads + static_cast<int>(threadIdx.x);
+        const int64_t v = t < at.end ? p.args.tokens[t] - p.args.vocab_begin - first_row : -1;
+        row[k] = 0 <= v && v < rows ? static_cast<int>(v) : -1;
+        mask[k] = __ballot_sync(0xffffffffu, row[k] >= 0);
+        if (lane == 0) smem.hits[k * kWarps + warp] = __popc(mask[k]);
       }
+      __syncthreads();
+      int before = smem.hits[lane];  // hits up to the end of (round, warp) number `lane`
+#pragma unroll
+      for (int o = 1; o < 32; o *= 2) {
+        const int left = __shfl_up_sync(0xffffffffu, before, o);
+        if (lane >= o) before += left;
+      }
+      const int total = __shfl_sync(0xffffffffu, before, 31);
+      __syncthreads();
+      if (count + total > kList) return false;
+#pragma unroll
+      for (int k = 0; k < kRounds; ++k) {
+        const int own_end = __shfl_sync(0xffffffffu, before, k * kWarps + warp);
+        if (row[k] < 0) continue;
+        const int i = count + own_end - __popc(mask[k] >> lane);
+        smem.token[i] = at.begin + k * kThreads + static_cast<int>(threadIdx.x);
+        smem.key[i] = static_cast<uint16_t>(at.leaf * kTileRows + row[k]);
+      }
+      count += total;
+      at.begin += kRounds * kThreads;
     }
   }
   return true;
@@ -217,7 +217,7 @@ __device__ void add_tokens(TreeSum& sum, const Tensor& dy, int c, int begin, int
 }
 
 template <class T, Access kAccess>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, kAccess == Access::kVector ? 3 : 2)
     embedding_bwd_kernel(const __grid_constant__ BackwardParams p) {
   extern __shared__ char shared[];
   Smem& smem = *reinterpret_cast<Smem*>(shared);
@@ -228,12 +228,12 @@ __global__ void __launch_bounds__(kThreads, 3)
   int rows = tile_rows;
   for (int first = 0; first < tile_rows; first += rows) {
     rows = min(rows, tile_rows - first);
-    Cursor at;
+    Cursor at(p.segments);
     int count = 0;
     bool complete = collect(p, tile + first, rows, at, count, smem);
     for (; !complete && rows > 1; complete = collect(p, tile + first, rows, at, count, smem)) {
       rows /= 2;
-      at = {};
+      at = Cursor(p.segments);
       count = 0;
     }
     sort_by_row(count, smem);

@@ -48,16 +48,16 @@ struct RowOperands {
   }
 };
 
-// `run` once on the default stream, then captured and replayed: as many launches, the same bytes in `out`.
+// `run` captured, then once on the default stream, then replayed: as many launches, the same bytes in `out`.
 template <class Run>
 void expect_launches(const char* name, size_t launches, DeviceTensor& out, const Run& run) {
+  const Captured captured(run);
+  EXPECT_EQ(captured.launches(), launches) << name;
   const Matrix before = out.download();
   run(Exec{});
   const Matrix want = out.download();
   EXPECT_FALSE(test::same_bits(before.values, want.values)) << name << " did nothing";
   out.upload(before);
-  const Captured captured(run);
-  EXPECT_EQ(captured.launches(), launches) << name;
   captured.replay();
   EXPECT_TRUE(test::same_bits(out.download().values, want.values)) << name;
 }
