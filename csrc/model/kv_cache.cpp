@@ -38,7 +38,7 @@ AttentionShape attention_shape(const ModelConfig& m, int tp, int64_t page_size) 
 }
 
 int64_t KvCache::bytes(const ModelConfig& m, int tp, int64_t num_pages, int64_t page_size, DType dtype) {
-  return m.num_hidden_layers * num_pages * page_size * attention_shape(m, tp, page_size).row_width *
+  return m.num_hidden_layers * (num_pages + 1) * page_size * attention_shape(m, tp, page_size).row_width *
          dtype_size(dtype);
 }
 
@@ -47,10 +47,14 @@ KvCache::KvCache(Device* device, const ModelConfig& m, int tp, int64_t num_pages
     : buffer_(device, bytes(m, tp, num_pages, page_size, dtype), "KV cache"),
       num_pages_(num_pages),
       page_size_(page_size) {
-  const int64_t rows = num_pages * page_size, width = attention_shape(m, tp, page_size).row_width;
+  const int64_t rows = (num_pages + 1) * page_size, width = attention_shape(m, tp, page_size).row_width;
   for (int64_t l = 0; l < m.num_hidden_layers; ++l)
     layers_.push_back(
         {static_cast<char*>(buffer_.data()) + l * rows * width * dtype_size(dtype), dtype, rows, width});
+  for (const Tensor& layer : layers_) {
+    const Tensor padding = layer.row_range(num_pages * page_size, rows);
+    device->zero(device->compute_stream(), padding.data, padding.numel() * dtype_size(dtype));
+  }
 }
 
 }  // namespace contender

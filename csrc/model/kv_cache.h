@@ -18,6 +18,7 @@ AttentionShape attention_shape(const ModelConfig& model, int tp, int64_t page_si
 
 class KvCache {
  public:
+  // One page more than num_pages: page number num_pages holds zeros, for rows of a batch that are padding.
   KvCache(Device* device, const ModelConfig& model, int tp, int64_t num_pages, int64_t page_size,
           DType dtype);
   const Tensor& layer(int64_t l) const { return layers_[l]; }

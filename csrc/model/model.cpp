@@ -44,6 +44,8 @@ struct Model::Impl {
   bool tied;
   int32_t slices;  // local virtual slices
   SavedPass train;
+  std::optional<Pass> rollout;
+  const KvCache* rollout_cache = nullptr;
   Readback::Place<int32_t> counts_place;
 
   Impl(const RunConfig& c, const Runtime& r, WeightStore* weights)
@@ -308,17 +310,23 @@ const ModelConfig& Model::config() const { return impl_->m; }
 const Runtime& Model::runtime() const { return impl_->rt; }
 WeightStore& Model::weights() const { return *impl_->w; }
 
-Tensor Model::forward_logits(const TokenBatch& batch, const KvCache& cache,
-                             const std::vector<int32_t>& rows) {
+void Model::send_rollout(const TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows) {
   Impl& s = *impl_;
-  const int64_t tp = s.rt.mesh->shape().tp, count = static_cast<int64_t>(rows.size()), vocab = s.m.vocab_size;
-  const Tensor logits = s.rt.arena->f32(count, vocab);
-  const ArenaScope scope(*s.rt.arena);
-  Pass p = s.make_rollout_pass(batch, cache.page_size(), rows);
+  s.rollout.emplace(s.make_rollout_pass(batch, cache.page_size(), rows));
+  s.rollout_cache = &cache;
+}
+
+Tensor Model::run_rollout() {
+  Impl& s = *impl_;
+  CHECK(s.rollout.has_value(), "run_rollout without send_rollout");
+  const Pass& p = *s.rollout;
+  const int64_t tp = s.rt.mesh->shape().tp, count = p.head.count, vocab = s.m.vocab_size;
+  const Tensor logits = p.arena().f32(count, vocab);
+  const ArenaScope scope(p.arena());
   Tensor x = s.embed_forward(p, p.device.tokens), delta;
   for (int64_t l = 0; l < s.m.num_hidden_layers; ++l) {
     BlockSaved saved;
-    x = block_forward(p, l, s.blocks[l], x, delta, cache.layer(l), saved);
+    x = block_forward(p, l, s.blocks[l], x, delta, s.rollout_cache->layer(l), saved);
     delta = p.update;
   }
   const Tensor h = s.head_input(p, x, delta, s.final_norm, p.head, nullptr);

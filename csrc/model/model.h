@@ -81,11 +81,13 @@ class Model {
   Model(const RunConfig& config, const Runtime& runtime, WeightStore* weights);
   ~Model();
 
-  // Rollout. Runs the blocks, writes the cache, and returns the logits [rows.size(), V] of the given rows of
-  // the batch, on every rank of the tp group. The result lives in the arena until the caller releases it.
-  // Collective over the tp and ep groups: every rank of an ep group must call it the same number of times
-  // (with an empty batch when it has nothing to do).
-  Tensor forward_logits(const TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows);
+  // Rollout, in two parts: the batch goes to the device; then, by work on the device alone, the blocks run,
+  // write the cache, and the result is the logits [rows.size(), V] of the given rows of the batch, on every
+  // rank of the tp group. It lives in the arena until the caller releases it. Collective over the tp and ep
+  // groups: every rank of an ep group must call both the same number of times (with an empty batch when it
+  // has nothing to do). The batch and the cache live until then.
+  void send_rollout(const TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows);
+  Tensor run_rollout();
 
   // log p(target), entropy of every head row, by a full-sequence forward that keeps nothing. The same on
   // every rank of the tp group.

@@ -11,9 +11,15 @@ class ModelPolicy final : public RolloutPolicy {
  public:
   explicit ModelPolicy(Model* model) : model_(model) {}
 
-  Tensor forward_logits(TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows) override {
+  void send(TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows) override {
     split_rows_evenly(batch, model_->runtime().mesh->shape().tp);
-    return model_->forward_logits(batch, cache, rows);
+    model_->send_rollout(batch, cache, rows);
+  }
+  Tensor forward() override { return model_->run_rollout(); }
+  // Collectives stay outside of graphs.
+  bool alone() const override {
+    const MeshShape& shape = model_->runtime().mesh->shape();
+    return shape.tp == 1 && shape.ep == 1;
   }
 
   // The ranks of a tp group have the same work. An ep group that spans several tp groups exchanges tokens in

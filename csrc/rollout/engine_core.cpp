@@ -41,15 +41,28 @@ EngineCore::EngineCore(const RunConfig& config, int tp, const Runtime& runtime, 
              runtime.ops->activation),
       num_layers_(config.model.num_hidden_layers),
       shared_rows_(std::min<int64_t>(64, config.rollout.max_sequences)),
+      use_graphs_(!runtime.device->host_memory() && policy->alone()),
+      max_pages_(ceil_div(config.model.max_position_embeddings, config.rollout.page_size)),
       results_(runtime.device, runtime.exec.stream) {}
+
+EngineCore::~EngineCore() {
+  for (const auto& [count, g] : graphs_)
+    if (g.graph) runtime_.device->release(g.graph);
+}
 
 bool EngineCore::step() {
   if (!policy_->any_rank_has_work(!scheduler_.idle())) return false;
   StepPlan& plan = scheduler_.plan();
   copy_pages(plan.copies);
   const ArenaScope scope(*runtime_.arena);
-  const Tensor logits = policy_->forward_logits(plan.batch, cache_, plan.rows);
-  draw(plan, logits);
+  results_.clear();
+  drawn_.clear();
+  list_draws(plan);
+  if (!decode_by_graph(plan)) {
+    policy_->send(plan.batch, cache_, plan.rows);
+    draw(plan, policy_->forward());
+  }
+  take_results();
   scheduler_.commit(token_.data(), logp_.data(), logp_sampled_.data(), version_);
   return true;
 }
@@ -72,16 +85,10 @@ void EngineCore::copy_pages(const std::vector<PageCopy>& copies) {
   }
 }
 
-// Sequences that decode have a row of logits each; the samples of a prompt share one, of which each gets a
-// copy.
-void EngineCore::draw(const StepPlan& plan, const Tensor& logits) {
-  const int64_t count = std::ssize(plan.draws);
+void EngineCore::list_draws(const StepPlan& plan) {
   logits_row_.clear();
   params_.clear();
   keys_.clear();
-  token_.resize(count);
-  logp_.resize(count);
-  logp_sampled_.resize(count);
   for (const Draw& d : plan.draws) {
     const RolloutRequest& request = d.sequence->group->request;
     const Completion& c = d.sequence->completion;
@@ -93,47 +100,70 @@ void EngineCore::draw(const StepPlan& plan, const Tensor& logits) {
                      .sample = static_cast<uint32_t>(c.sample),
                      .position = static_cast<uint32_t>(c.tokens.size())});
   }
-  results_.clear();
-  drawn_.clear();
-  if (plan.num_single > 0) sample(logits.row_range(0, plan.num_single), 0);
+}
+
+// Sequences that decode have a row of logits each; the samples of a prompt share one, of which each gets a
+// copy.
+void EngineCore::draw(const StepPlan& plan, const Tensor& logits) {
+  Arena& arena = *runtime_.arena;
+  const int64_t count = std::ssize(plan.draws);
+  const auto sample_from = [&](const Tensor& rows, int64_t first) {
+    const SampleArgs args = send_keys(rows.rows, first);
+    sample(rows, args);
+    drawn_.push_back({first, results_.add(args.token, rows.rows), results_.add(args.logp, rows.rows),
+                      results_.add(args.logp_sampled, rows.rows)});
+  };
+  if (plan.num_single > 0) sample_from(logits.row_range(0, plan.num_single), 0);
   for (int64_t first = plan.num_single; first < count; first += shared_rows_) {
-    const ArenaScope scope(*runtime_.arena);
+    const ArenaScope scope(arena);
     const int64_t rows = std::min(count - first, shared_rows_);
-    const Tensor copies = runtime_.arena->f32(rows, logits.cols), index = runtime_.arena->i32(1, rows);
+    const Tensor copies = arena.f32(rows, logits.cols), index = arena.i32(1, rows);
     runtime_.device->upload(runtime_.exec.stream, index.data, logits_row_.data() + first, rows * 4);
     runtime_.ops->gather_rows(runtime_.exec, {.x = logits, .index = index.i32(), .y = copies});
-    sample(copies, first);
+    sample_from(copies, first);
   }
-  if (!drawn_.empty()) {  // the one wait of a step
-    if (runtime_.mesh) runtime_.mesh->finish_collectives();
-    results_.download();
-  }
+}
+
+// Parameters and keys of the draws [first, first + rows) on the device, and room for what is drawn.
+SampleArgs EngineCore::send_keys(int64_t rows, int64_t first) {
+  Arena& arena = *runtime_.arena;
+  Upload up;
+  const auto params = up.add(params_.data() + first, rows);
+  const auto keys = up.add(keys_.data() + first, rows);
+  up.send(*runtime_.device, runtime_.exec.stream, arena);
+  return {.params = up.at(params),
+          .keys = up.at(keys),
+          .slices = slices_,
+          .vocab_limit = vocab_limit_,
+          .token = arena.i32(rows, 1).i32(),
+          .logp = arena.f32(rows, 1).f32(),
+          .logp_sampled = arena.f32(rows, 1).f32()};
+}
+
+void EngineCore::sample(const Tensor& logits, SampleArgs args) {
+  args.logits = logits;
+  runtime_.ops->sample(runtime_.exec, args);
+}
+
+void EngineCore::take_results() {
+  if (runtime_.mesh) runtime_.mesh->finish_collectives();
+  if (!drawn_.empty()) results_.download();  // the one wait of a step
+  for (std::vector<float>* v : {&logp_, &logp_sampled_}) v->resize(params_.size());
+  token_.resize(params_.size());
   for (const Drawn& d : drawn_) {
     std::copy_n(results_.at(d.token), d.token.count, token_.begin() + d.first);
     std::copy_n(results_.at(d.logp), d.logp.count, logp_.begin() + d.first);
     std::copy_n(results_.at(d.logp_sampled), d.logp_sampled.count, logp_sampled_.begin() + d.first);
   }
-}
-
-void EngineCore::sample(const Tensor& logits, int64_t first_draw) {
-  Arena& arena = *runtime_.arena;
-  const ArenaScope scope(arena);
-  const int64_t n = logits.rows;
-  Upload up;
-  const auto params = up.add(params_.data() + first_draw, n);
-  const auto keys = up.add(keys_.data() + first_draw, n);
-  up.send(*runtime_.device, runtime_.exec.stream, arena);
-  const Tensor token = arena.i32(n, 1), logp = arena.f32(n, 1), logp_sampled = arena.f32(n, 1);
-  runtime_.ops->sample(runtime_.exec, {.logits = logits,
-                                       .params = up.at(params),
-                                       .keys = up.at(keys),
-                                       .slices = slices_,
-                                       .vocab_limit = vocab_limit_,
-                                       .token = token.i32(),
-                                       .logp = logp.f32(),
-                                       .logp_sampled = logp_sampled.f32()});
-  drawn_.push_back({first_draw, results_.add(token.i32(), n), results_.add(logp.f32(), n),
-                    results_.add(logp_sampled.f32(), n)});
+  // The sampler marks a row of logits that are not numbers.
+  const auto bad = std::ranges::find(token_, -1);
+  if (bad != token_.end())
+    fail(
+        ExitCode::kNonFinite,
+        "sampling: the logits of prompt {}, sample {}, token {} are not finite; the weights or the cache are "
+        "damaged: go back to the last checkpoint",
+        keys_[bad - token_.begin()].prompt, keys_[bad - token_.begin()].sample,
+        keys_[bad - token_.begin()].position);
 }
 
 }  // namespace contender

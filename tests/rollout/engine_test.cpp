@@ -115,16 +115,16 @@ TEST_P(RolloutEngineOverModel, OneFlippedBitOfTheCacheIsSeen) {
     Model* model = nullptr;
     bool flip = false;
     int64_t forwards = 0;
-    Tensor forward_logits(TokenBatch& batch, const KvCache& cache,
-                          const std::vector<int32_t>& rows) override {
+    void send(TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows) override {
       if (flip && forwards++ == 3) {
         const int32_t row =
             batch.page_ids[batch.seqs[0].page_table] * static_cast<int32_t>(cache.page_size());
         *reinterpret_cast<uint32_t*>(cache.layer(1).row(row)) ^= 1u << 20;
       }
       split_rows_evenly(batch, 1);
-      return model->forward_logits(batch, cache, rows);
+      model->send_rollout(batch, cache, rows);
     }
+    Tensor forward() override { return model->run_rollout(); }
     bool any_rank_has_work(bool mine) override { return mine; }
   };
   const RolloutRequest request{.id = 0, .prompt = {1, 2, 3, 4, 5}, .max_new_tokens = 20};

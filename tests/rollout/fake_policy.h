@@ -49,7 +49,13 @@ struct FakePolicy final : RolloutPolicy {
   bool other_rank_works = false;
   const KvCache* last_cache = nullptr;
 
-  Tensor forward_logits(TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows) override {
+  void send(TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows) override {
+    logits = [this, &batch, &cache, &rows] { return logits_of(batch, cache, rows); };
+  }
+  Tensor forward() override { return logits(); }
+  std::function<Tensor()> logits;
+
+  Tensor logits_of(const TokenBatch& batch, const KvCache& cache, const std::vector<int32_t>& rows) {
     last_cache = &cache;
     if (forwards++ == 0) poison(cache);
     max_tokens_seen = std::max(max_tokens_seen, batch.num_tokens());
