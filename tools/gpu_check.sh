@@ -54,6 +54,15 @@ note_gtest() { # NAME
   note "$(grep -c '^\[       OK \]' "$work/$1.log") passed, $(grep '^\[  FAILED  \]' "$work/$1.log" | grep -oE '[A-Za-z]+[A-Za-z0-9_/]*\.[A-Za-z0-9_/]+' | sort -u | wc -l) failed, $(grep -c '^\[  SKIPPED \]' "$work/$1.log") skipped"
 }
 
+# What failed tests said and the test that never ended; of another program, its end.
+excerpt() { # LOG
+  if grep -q '^\[ RUN' "$1"; then
+    awk '/^\[ RUN/ { open = 1; text = "" } open { text = text $0 "\n" } /^\[       OK|^\[  SKIPPED/ { open = 0; text = "" }
+      /^\[  FAILED/ { printf "%s", text; open = 0; text = "" } /^=========/ && !open { print } END { printf "%s", text }' "$1"
+  else
+    grep -v '^|' "$1"
+  fi
+}
 query() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -1 | grep . || echo "-"; }
 text_of() { sed 's/\\/\\\\/g; s/"/\\"/g; s/[[:cntrl:]]/ /g' <<<"$1"; }
 
@@ -90,7 +99,7 @@ report() {
         echo "## The end of $name"
         echo
         echo '```'
-        grep -vE '^\[ RUN|^\[       OK|^\|' "$work/$name.log" | tail -n 40 | cut -c1-300
+        excerpt "$work/$name.log" | tail -n 60 | cut -c1-300
         echo '```'
       }
     done

@@ -221,7 +221,7 @@ const Family family("permute", [] {
   rows("add", kMatrices, {kSmallMatrix}, add);
   rows("cast", kMatrices, {kSmallMatrix}, cast);
   rows("copy_heads", std::vector<RowsShape>{{16384, 32768}, {16384, 4096}}, {kSmallMatrix}, copy_heads);
-  rows("column_sum", kMatrices, {kSmallMatrix}, column_sum);
+  rows("column_sum", kMatrices, {{256, 1024}, {2048, 1024}}, column_sum);
 });
 
 }  // namespace

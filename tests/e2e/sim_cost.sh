@@ -26,44 +26,45 @@ run() {
     }
     END { printf "%d %d %d %d %d %d", cost, bytes, sectors, asked, waves, ideal }' "$json"))
 }
-# judge ROW BYTES% [CONFLICTS%]: what `counts` holds
+# judge ROW BYTES%: what `counts` holds
 judge() {
   tried=$((tried + 1))
-  awk -v row="$1" -v limit="$2" -v allowed="${3:-1}" -v cost="${counts[0]}" -v bytes="${counts[1]}" -v sectors="${counts[2]}" \
+  awk -v row="$1" -v limit="$2" -v cost="${counts[0]}" -v bytes="${counts[1]}" -v sectors="${counts[2]}" \
     -v asked="${counts[3]}" -v waves="${counts[4]}" -v ideal="${counts[5]}" 'BEGIN {
       if (cost > 0) over = 100 * (bytes / cost - 1)
       if (asked > 0) twice = 100 * (sectors * 32 / asked - 1)
       if (ideal > 0) conflicts = 100 * (waves / ideal - 1)
       printf "%-20s cost %9d  moved %9d %+6.1f%%  sectors %+6.1f%%  bank conflicts %.1f%%\n", row, cost, bytes, over, twice, conflicts
-      exit !(bytes > 0 && cost > 0 && over >= -5 && over <= limit && twice <= (limit > 5 ? limit : 5) && conflicts <= allowed)
-    }' || { echo "sim_cost: $1 is over its limit of $2% (bank conflicts ${3:-1}%)"; status=1; }
+      exit !(bytes > 0 && cost > 0 && over >= -5 && over <= limit && twice <= (limit > 5 ? limit : 5) && conflicts <= 1)
+    }' || { echo "sim_cost: $1 moves more than $2% over its cost, or asks twice, or has bank conflicts"; status=1; }
 }
 row() { # ROW [KERNEL]
   run "$@"
   judge "$1" 5
 }
 # What the rows of the second shape add to those of the first: without what every block reads once.
-growth() { # ROW SHAPE SHAPE KERNEL BYTES% [CONFLICTS%]
+growth() { # ROW SHAPE SHAPE KERNEL BYTES%
   local small i
   run "$1/$2" "$4"
   small=("${counts[@]}")
   run "$1/$3" "$4"
   for i in 0 1 2 3 4 5; do counts[i]=$((counts[i] - small[i])); done
-  judge "$1" "${@:5}"
+  judge "$1" "$5"
 }
 
 for r in embedding embedding_bwd pack_weight token_loss_grpo adamw_f32 adamw_bf16 square_sum gather_rows scatter_rows combine \
-  combine_bwd add cast copy_heads column_sum rope_mla rope_mla_key rope_gqa swiglu swiglu_bwd swiglu_quantize quantize_1x128 \
+  combine_bwd add cast copy_heads rope_mla rope_mla_key rope_gqa swiglu swiglu_bwd swiglu_quantize quantize_1x128 \
   quantize_128x1 quantize_128x128 dequantize; do
   row $r
 done
 row router_bwd router_bwd
 for r in rms_norm rms_norm_residual rms_norm_quantize; do growth $r 2112x1024 4224x1024 "" 5; done
+growth column_sum 256x1024 2048x1024 "" 5 # without the table of segments, which every block reads
 growth head_norm 2112x4x128 4224x4x128 "" 7 # of the sector that a rstd is written to, other rows have the rest
+growth head_norm_bwd 2112x4x128 4224x4x128 head_norm_bwd 5
 
 # Known to move more, and no more than this:
-growth head_norm_bwd 2112x4x128 4224x4x128 head_norm_bwd 5 40 # tiles in shared memory are read down their columns
-growth rms_norm_bwd 2112x1024 4224x1024 "" 75 # dgamma's chains go down the columns: dy and x are read twice
+growth rms_norm_bwd 2112x1024 4224x1024 "" 70 # dgamma's chains go down the columns: dy and x are read twice
 run token_loss_gspo
 judge token_loss_gspo 45 # logp, logp_old and advantage are read again once the mean ratio is known, from L2
 run router
