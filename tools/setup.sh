@@ -27,7 +27,7 @@ packages=(
   nlohmann-json3-dev libsimdjson-dev                     # JSON out, JSON in
   libfmt-dev libspdlog-dev                               # text, log
   libhwy-dev                                             # SIMD of the CPU kernels
-  libxxhash-dev libutf8proc-dev                          # checksums, Unicode
+  libxxhash-dev libutf8proc-dev libpcre2-dev             # checksums, Unicode, split patterns
   libgtest-dev libbenchmark-dev libopenblas-pthread-dev  # tests; benches and their baseline
 )
 
