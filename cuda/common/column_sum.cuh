@@ -51,24 +51,32 @@ inline SegmentTable segment_table(const RowSegments& s, int64_t rows) {
           .rows = narrow<int>(rows)};
 }
 
-// The rows of a leaf, in order. All lanes of a warp walk together; they read 32 segments at a time.
+// The rows of a leaf, in order. The threads of a block walk together; their first warp reads 32 segments at a
+// time.
 class LeafRows {
  public:
-  __device__ LeafRows(const SegmentTable& table, int leaf) : table_(&table), leaf_(leaf) {}
-  // The next segment, joined with those that go on where it ends; false if there is none.
-  __device__ bool next(int& begin, int& end) {
-    if (!look()) return false;
-    begin = take(end);
-    while (look() && __shfl_sync(0xffffffffu, begin_, __ffs(filled_) - 1) == end) take(end);
-    return true;
+  // The next segment, joined with those that go on where it ends; false if there is none. `shared` is for
+  // this alone.
+  __device__ bool next(const SegmentTable& table, int leaf, int& begin, int& end, int2& shared) {
+    if (threadIdx.x < 32) {
+      begin = end = 0;
+      if (look(table, leaf)) begin = take(end);
+      while (look(table, leaf) && __shfl_sync(0xffffffffu, begin_, __ffs(filled_) - 1) == end) take(end);
+      if (threadIdx.x == 0) shared = make_int2(begin, end);
+    }
+    __syncthreads();
+    begin = shared.x;
+    end = shared.y;
+    __syncthreads();
+    return begin < end;
   }
 
  private:
-  __device__ bool look() {
-    for (; filled_ == 0 && part_ < table_->parts; part_ += 32) {
+  __device__ bool look(const SegmentTable& table, int leaf) {
+    for (; filled_ == 0 && part_ < table.parts; part_ += 32) {
       const int part = part_ + threadIdx.x % 32;
       RowSegment s = {};
-      if (part < table_->parts) s = table_->get(leaf_, part);
+      if (part < table.parts) s = table.get(leaf, part);
       begin_ = s.begin;
       end_ = s.end;
       filled_ = static_cast<int>(__ballot_sync(0xffffffffu, begin_ < end_));
@@ -82,8 +90,7 @@ class LeafRows {
     return __shfl_sync(0xffffffffu, begin_, lane);
   }
 
-  const SegmentTable* table_;
-  int leaf_, part_ = 0;
+  int part_ = 0;
   int begin_ = 0, end_ = 0;  // of the lane's segment
   int filled_ = 0;           // a bit for each lane whose rows are still to come
 };
@@ -181,6 +188,7 @@ class ColumnTile {
     uint4 piece[kOperands][kRows * kPieces];
     float scale[kRows];
     float leaf_sum[kLeavesPerBlock][kColumnSumWidth];
+    int2 rows;
   };
   static_assert(kRows <= kColumnSumThreads);
 
@@ -241,8 +249,9 @@ __global__ void __launch_bounds__(kColumnSumThreads, kAccess == Access::kVector 
   Tile tile(p.term, first_column);
   for (int leaf = 0; leaf < leaves; ++leaf) {
     float acc = 0;
-    LeafRows rows(p.segments, static_cast<int>(cluster.block_rank()) * leaves + leaf);
-    for (int begin, end; rows.next(begin, end);) {
+    const int number = static_cast<int>(cluster.block_rank()) * leaves + leaf;
+    LeafRows rows;
+    for (int begin, end; rows.next(p.segments, number, begin, end, smem.rows);) {
       tile.fetch(begin, end);
       for (; begin < end; begin += Tile::kRows) {
         tile.put(smem);

@@ -41,7 +41,8 @@ struct Smem {
   int token[kList], sorted_token[kList];
   uint16_t key[kList], sorted_leaf[kList];  // key: leaf * kTileRows + row of the tile
   int hits[32];                             // [round][warp]
-  int end[kTileRows];                       // of a row's tokens in sorted_*
+  int2 rows;
+  int end[kTileRows];  // of a row's tokens in sorted_*
 };
 
 // --- forward ---
@@ -76,7 +77,6 @@ struct Cursor {
   LeafRows segments;
   int leaf = 0;
   int begin = 0, end = 0;  // what is left of a segment
-  __device__ explicit Cursor(const SegmentTable& table) : segments(table, 0) {}
 };
 
 // Appends the tokens of rows [first_row, first_row + rows) to the list, in canonical order, until all
@@ -84,8 +84,8 @@ struct Cursor {
 __device__ bool collect(const BackwardParams& p, int64_t first_row, int rows, Cursor& at, int& count,
                         Smem& smem) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (; at.leaf < p.segments.num_leaves; at.segments = LeafRows(p.segments, ++at.leaf)) {
-    while (at.begin < at.end || at.segments.next(at.begin, at.end)) {
+  for (; at.leaf < p.segments.num_leaves; ++at.leaf, at.segments = {}) {
+    while (at.begin < at.end || at.segments.next(p.segments, at.leaf, at.begin, at.end, smem.rows)) {
       int row[kRounds];
       unsigned mask[kRounds];
 #pragma unroll
@@ -217,7 +217,7 @@ __device__ void add_tokens(TreeSum& sum, const Tensor& dy, int c, int begin, int
 }
 
 template <class T, Access kAccess>
-__global__ void __launch_bounds__(kThreads, kAccess == Access::kVector ? 3 : 2)
+__global__ void __launch_bounds__(kThreads, 2)
     embedding_bwd_kernel(const __grid_constant__ BackwardParams p) {
   extern __shared__ char shared[];
   Smem& smem = *reinterpret_cast<Smem*>(shared);
@@ -228,12 +228,12 @@ __global__ void __launch_bounds__(kThreads, kAccess == Access::kVector ? 3 : 2)
   int rows = tile_rows;
   for (int first = 0; first < tile_rows; first += rows) {
     rows = min(rows, tile_rows - first);
-    Cursor at(p.segments);
+    Cursor at;
     int count = 0;
     bool complete = collect(p, tile + first, rows, at, count, smem);
     for (; !complete && rows > 1; complete = collect(p, tile + first, rows, at, count, smem)) {
       rows /= 2;
-      at = Cursor(p.segments);
+      at = {};
       count = 0;
     }
     sort_by_row(count, smem);

@@ -106,6 +106,7 @@ struct Smem {
   uint4 x[kTileElems / kVec<T>], dy[kTileElems / kVec<T>];  // [row of the tile][pieces of a head]
   float rstd[kThreads * kRows];                             // of those rows
   float leaf_sum[kLeavesPerBlock][kMaxHead];
+  int2 rows;
   unsigned covered[kThreads / 32];  // a bit for each row that a segment has
 };
 
@@ -181,8 +182,8 @@ struct HeadBackward {
     const int own = threadIdx.x / team, teams = kThreads / team, c = threadIdx.x;
     const T *x_tile = reinterpret_cast<const T*>(smem.x), *dy_tile = reinterpret_cast<const T*>(smem.dy);
     float acc = 0;
-    LeafRows leaf_rows(segments, leaf);
-    for (int begin, end; leaf_rows.next(begin, end);) {
+    LeafRows leaf_rows;
+    for (int begin, end; leaf_rows.next(segments, leaf, begin, end, smem.rows);) {
       for (; begin < end; begin += teams * kRows) {
         dx_of<kRows>(begin + own, teams, end,
                      [&](int k, int column, const Vec<T>& x, const Vec<T>& dy, float scale) {
