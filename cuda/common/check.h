@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "cuda/common/stall.h"
 
 namespace contender::cuda {
 
@@ -33,9 +34,10 @@ inline bool of_a_kernel(cudaError_t e) {
   const ExitCode code = error == cudaErrorMemoryAllocation ? ExitCode::kOutOfMemory
                         : lost_memory(error)               ? ExitCode::kHardware
                                                            : ExitCode::kInternal;
-  fail(code, "GPU {} of {}: {}{}: {} ({}) at {}:{}", device, host,
+  const StallRecord* stall = of_a_kernel(error) ? stall_record() : nullptr;
+  fail(code, "GPU {} of {}: {}{}: {} ({}) at {}:{}{}", device, host,
        of_a_kernel(error) ? "a kernel failed, seen by " : "", call, cudaGetErrorString(error),
-       cudaGetErrorName(error), file, line);
+       cudaGetErrorName(error), file, line, stall ? stall_words(*stall) : "");
 }
 
 }  // namespace contender::cuda
