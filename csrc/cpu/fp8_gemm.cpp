@@ -1,0 +1,252 @@
+#include "cpu/fp8_gemm.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+#include "cpu/cpu_ops.h"
+
+namespace contender::cpu {
+namespace {
+
+constexpr int64_t kLanes = 16;     // columns of a panel, summed side by side
+constexpr int64_t kTileRows = 64;  // rows that share a decoded panel
+constexpr int64_t kStep = 32;      // products that the tensor core adds at once
+constexpr int kFractionBits = 13;
+constexpr uint32_t kKeptBits = ~((uint32_t{1} << (23 - kFractionBits)) - 1);
+constexpr int kZeroExponent = -1000;  // of a zero: never the largest
+constexpr int kLeastExponent = -60;   // below every exponent that a product or a sum of them has
+constexpr uint32_t kTensorCoreNan = 0x7FFFFFFF;
+
+struct Code {
+  float value;
+  int32_t exponent;  // value = significand * 2^exponent, the significand in [1, 2), or less if subnormal
+};
+const std::array<Code, 256>& codes() {
+  static const std::array<Code, 256> table = [] {
+    std::array<Code, 256> t;
+    for (int i = 0; i < 256; ++i) {
+      const int magnitude = i & 0x7F;
+      t[static_cast<size_t>(i)] = {
+          .value = e4m3_to_float(static_cast<uint8_t>(i)),
+          .exponent = magnitude == 0 ? kZeroExponent : std::max(magnitude >> 3, 1) - 7};
+    }
+    return t;
+  }();
+  return table;
+}
+bool is_nan(uint8_t code) { return (code & 0x7F) == 0x7F; }
+
+const uint8_t* code_row(const Tensor& t, int64_t r) { return static_cast<const uint8_t*>(t.data) + r * t.ld; }
+
+// A block of one row.
+struct Row {
+  std::array<Code, kFp8Block> k;
+  bool nan;
+};
+void decode(const uint8_t* from, int64_t count, Row& row) {
+  row.nan = false;
+  for (int64_t k = 0; k < count; ++k) {
+    row.k[static_cast<size_t>(k)] = codes()[from[k]];
+    row.nan |= is_nan(from[k]);
+  }
+}
+
+// A block of kLanes rows of b.
+struct Panel {
+  float value[kFp8Block][kLanes];
+  int32_t exponent[kFp8Block][kLanes];
+  bool nan[kLanes];
+};
+void decode(const Tensor& b, int64_t first, int64_t lanes, int64_t begin, int64_t count, Panel& panel) {
+  for (int64_t l = 0; l < kLanes; ++l) {
+    const uint8_t* row = l < lanes ? code_row(b, first + l) + begin : nullptr;
+    panel.nan[l] = false;
+    for (int64_t k = 0; k < count; ++k) {
+      const uint8_t code = row ? row[k] : 0;
+      panel.value[k][l] = codes()[code].value;
+      panel.exponent[k][l] = codes()[code].exponent;
+      panel.nan[l] |= is_nan(code);
+    }
+  }
+}
+
+float power_of_two(int32_t e) { return std::bit_cast<float>(static_cast<uint32_t>(e + 127) << 23); }
+
+// One addition of the tensor core: `count` products to each of the sums in `part`. Everything but the two
+// cuts is exact in FP32: a product has 8 significant bits, a sum of cut ones fewer than 21.
+void add_step(const Code* a, const float (*value)[kLanes], const int32_t (*exponent)[kLanes], int64_t count,
+              float (&part)[kLanes]) {
+  int32_t largest[kLanes], sum[kLanes];
+  float up[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) {
+    const auto field = static_cast<int32_t>(std::bit_cast<uint32_t>(part[l]) >> 23 & 255);
+    largest[l] = std::max(field - 127, kLeastExponent);
+  }
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t l = 0; l < kLanes; ++l) largest[l] = std::max(largest[l], a[k].exponent + exponent[k][l]);
+  for (int64_t l = 0; l < kLanes; ++l) {
+    up[l] = power_of_two(kFractionBits - largest[l]);
+    sum[l] = static_cast<int32_t>(part[l] * up[l]);
+  }
+  for (int64_t k = 0; k < count; ++k)
+    for (int64_t l = 0; l < kLanes; ++l) sum[l] += static_cast<int32_t>(a[k].value * value[k][l] * up[l]);
+  for (int64_t l = 0; l < kLanes; ++l) {
+    const float exact = static_cast<float>(sum[l]) * power_of_two(largest[l] - kFractionBits);
+    part[l] = std::bit_cast<float>(std::bit_cast<uint32_t>(exact) & kKeptBits);
+  }
+}
+
+// part_b of a row and the columns of a panel.
+void block_sums(const Row& a, const Panel& b, int64_t count, float (&part)[kLanes]) {
+  std::fill_n(part, kLanes, 0.0f);
+  if (a.nan || std::any_of(b.nan, b.nan + kLanes, [](bool n) { return n; })) {
+    Row numbers = a;
+    Panel rest = b;
+    for (int64_t k = 0; k < count; ++k) {
+      if (std::isnan(a.k[static_cast<size_t>(k)].value)) numbers.k[static_cast<size_t>(k)] = codes()[0];
+      for (int64_t l = 0; l < kLanes; ++l)
+        if (std::isnan(b.value[k][l])) rest.value[k][l] = 0, rest.exponent[k][l] = kZeroExponent;
+    }
+    numbers.nan = false;
+    std::fill_n(rest.nan, kLanes, false);
+    block_sums(numbers, rest, count, part);
+    for (int64_t l = 0; l < kLanes; ++l)
+      if (a.nan || b.nan[l]) part[l] = std::bit_cast<float>(kTensorCoreNan);
+    return;
+  }
+  for (int64_t k = 0; k < count; k += kStep)
+    add_step(&a.k[static_cast<size_t>(k)], b.value + k, b.exponent + k, std::min(kStep, count - k), part);
+}
+
+struct Tile {
+  float d[kTileRows][kFp8Block];
+};
+
+// d[M, N] = a b^T over columns [begin, end) of both, tile by tile: finish(first row, first column, rows,
+// columns, tile). scale_a(row, block), scale_b(column, block).
+template <class ScaleA, class ScaleB, class Finish>
+void product(const Tensor& a, const Tensor& b, int64_t begin, int64_t end, const ScaleA& scale_a,
+             const ScaleB& scale_b, const Finish& finish) {
+  Tile tile;
+  Panel panel;
+  Row row;
+  for (int64_t r0 = 0; r0 < a.rows; r0 += kTileRows) {
+    for (int64_t c0 = 0; c0 < b.rows; c0 += kFp8Block) {
+      const int64_t rows = std::min(kTileRows, a.rows - r0), cols = std::min(kFp8Block, b.rows - c0);
+      std::fill_n(&tile.d[0][0], sizeof(tile) / sizeof(float), 0.0f);
+      for (int64_t block = 0, k = begin; k < end; ++block, k += kFp8Block) {
+        const int64_t count = std::min(kFp8Block, end - k);
+        for (int64_t c = 0; c < cols; c += kLanes) {
+          const int64_t lanes = std::min(kLanes, cols - c);
+          decode(b, c0 + c, lanes, k, count, panel);
+          float sb[kLanes] = {};
+          for (int64_t l = 0; l < lanes; ++l) sb[l] = scale_b(c0 + c + l, block);
+          for (int64_t r = 0; r < rows; ++r) {
+            decode(code_row(a, r0 + r) + k, count, row);
+            float part[kLanes];
+            block_sums(row, panel, count, part);
+            const float sa = scale_a(r0 + r, block);
+            for (int64_t l = 0; l < kLanes; ++l)
+              tile.d[r][c + l] = std::fma(part[l], sa * sb[l], tile.d[r][c + l]);
+          }
+        }
+      }
+      finish(r0, c0, rows, cols, tile);
+    }
+  }
+}
+
+uint16_t bf16_bits(float v) {
+  const uint32_t bits = std::bit_cast<uint32_t>(v);
+  if (std::isnan(v)) return 0x7FFF;
+  return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+// A tile as d keeps it; `tile` is left with those values.
+void store(const Tensor& d, bool accumulate, int64_t r0, int64_t c0, int64_t rows, int64_t cols, Tile& tile) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) {
+      float& v = tile.d[r][c];
+      const int64_t at = (r0 + r) * d.ld + c0 + c;
+      if (d.dtype == DType::kBF16) {
+        const uint16_t half = bf16_bits(v);
+        v = std::bit_cast<float>(uint32_t{half} << 16);
+        if (d) static_cast<uint16_t*>(d.data)[at] = half;
+      } else {
+        if (accumulate) v = d.f32()[at] + v;
+        if (d) d.f32()[at] = v;
+      }
+    }
+  }
+}
+
+// Plain, or one group; q may be empty.
+void gemm(const Exec& exec, const Fp8GemmArgs& args) {
+  const auto scale_a = [&](int64_t r, int64_t block) { return args.a.scale.row(r)[block]; };
+  const auto scale_b = [&](int64_t c, int64_t block) { return args.b.scale.row(c / kFp8Block)[block]; };
+  product(args.a.data, args.b.data, 0, args.a.data.cols, scale_a, scale_b,
+          [&](int64_t r0, int64_t c0, int64_t rows, int64_t cols, Tile& tile) {
+            store(args.d, args.accumulate, r0, c0, rows, cols, tile);
+            if (!args.q.data) return;
+            const int64_t block = c0 / kFp8Block;
+            quantize(exec, {.x = {&tile.d[0][0], DType::kF32, rows, cols, kFp8Block},
+                            .q = {.data = args.q.data.row_range(r0, r0 + rows).col_range(c0, c0 + cols),
+                                  .scale = args.q.scale.row_range(r0, r0 + rows).col_range(block, block + 1),
+                                  .layout = QLayout::k1x128}});
+          });
+}
+
+QTensor row_range(const QTensor& q, int64_t begin, int64_t end) {
+  if (!q.data) return {};
+  return {.data = q.data.row_range(begin, end), .scale = q.scale.row_range(begin, end), .layout = q.layout};
+}
+
+}  // namespace
+
+void fp8_gemm(const Exec& exec, const Fp8GemmArgs& args) {
+  check_fp8_gemm(args);
+  gemm(exec, args);
+}
+
+void fp8_grouped_gemm(const Exec& exec, const Fp8GroupedGemmArgs& args) {
+  check_fp8_grouped_gemm(args);
+  const int64_t groups = args.num_groups, m = args.a.data.rows, capacity = m / groups;
+  const int64_t n = args.b.data.rows / groups, scale_rows = args.b.scale.rows / groups;
+  if (args.offsets) CHECK(args.offsets[0] == 0, "offsets[0] = {}", args.offsets[0]);
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t begin = args.offsets ? args.offsets[g] : g * capacity;
+    const int64_t end = args.offsets ? args.offsets[g + 1] : begin + args.counts[g];
+    CHECK(begin <= end && end <= (args.offsets ? m : begin + capacity), "group {}: rows [{}, {}) of {}", g,
+          begin, end, m);
+    gemm(exec, {.a = row_range(args.a, begin, end),
+                .b = {.data = args.b.data.row_range(g * n, (g + 1) * n),
+                      .scale = args.b.scale.row_range(g * scale_rows, (g + 1) * scale_rows),
+                      .layout = QLayout::k128x128},
+                .d = args.d ? args.d.row_range(begin, end) : args.d,
+                .q = row_range(args.q, begin, end)});
+  }
+}
+
+void fp8_wgrad(const Exec&, const Fp8WgradArgs& args) {
+  check_fp8_wgrad(args);
+  const int64_t m = args.dy.data.cols, n = args.dy.data.rows;
+  int64_t first_block = 0;
+  if (args.offsets) CHECK(args.offsets[0] == 0, "offsets[0] = {}", args.offsets[0]);
+  for (int64_t g = 0; g < args.num_groups; ++g) {
+    const int64_t begin = args.offsets ? args.offsets[g] : 0, end = args.offsets ? args.offsets[g + 1] : m;
+    CHECK(begin <= end && end <= m, "group {}: tokens [{}, {}) of {}", g, begin, end, m);
+    const Tensor dw = args.dw.row_range(g * n, (g + 1) * n);
+    product(
+        args.dy.data, args.x.data, begin, end,
+        [&](int64_t r, int64_t block) { return args.dy.scale.row(first_block + block)[r]; },
+        [&](int64_t c, int64_t block) { return args.x.scale.row(first_block + block)[c]; },
+        [&](int64_t r0, int64_t c0, int64_t rows, int64_t cols, Tile& tile) {
+          store(dw, args.accumulate, r0, c0, rows, cols, tile);
+        });
+    first_block += ceil_div(end - begin, kFp8Block);
+  }
+}
+
+}  // namespace contender::cpu
