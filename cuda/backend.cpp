@@ -87,9 +87,7 @@ Gpus find_gpus() {
   for (int i = 0; counted == cudaSuccess && i < count; ++i) {
     cudaDeviceProp p;
     CUDA_CHECK(cudaGetDeviceProperties(&p, i));
-    std::string uuid;
-    for (const char byte : p.uuid.bytes) uuid += fmt::format("{:02x}", static_cast<unsigned char>(byte));
-    g.gpus.push_back({p.name, uuid, p.major, p.minor, static_cast<int64_t>(p.totalGlobalMem)});
+    g.gpus.push_back({p.name, uuid_text(p.uuid), p.major, p.minor, static_cast<int64_t>(p.totalGlobalMem)});
   }
   cudaGetLastError();  // told as the problem
   g.problem = problem_of(g, counted);

@@ -20,6 +20,13 @@ struct Graph {
 };
 
 namespace cuda {
+
+std::string uuid_text(const cudaUUID_t& uuid) {
+  std::string text;
+  for (const char byte : uuid.bytes) text += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return text;
+}
+
 namespace {
 
 constexpr int64_t kAlignment = 256;
@@ -48,6 +55,7 @@ class CudaDevice final : public Device {
     cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     name_ = properties.name;
+    id_ = uuid_text(properties.uuid);
     int least = 0;
     CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest_priority_));
     compute_ = new_stream(least);
@@ -64,6 +72,7 @@ class CudaDevice final : public Device {
   }
 
   std::string name() const override { return name_; }
+  std::string id() const override { return id_; }
   int64_t memory_bytes() const override { return ledger_.capacity(); }
   bool host_memory() const override { return false; }
   int64_t allocated_bytes() const override { return ledger_.allocated(); }
@@ -178,7 +187,7 @@ class CudaDevice final : public Device {
   }
 
   Ledger ledger_;
-  std::string name_;
+  std::string name_, id_;
   int greatest_priority_ = 0;
   Stream compute_;
   std::map<std::string, Stream> streams_;
