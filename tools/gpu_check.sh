@@ -58,9 +58,9 @@ note_gtest() { # NAME
 excerpt() { # LOG
   if grep -q '^\[ RUN' "$1"; then
     awk '/^\[ RUN/ { open = 1; text = "" } open { text = text $0 "\n" } /^\[       OK|^\[  SKIPPED/ { open = 0; text = "" }
-      /^\[  FAILED/ { printf "%s", text; open = 0; text = "" } /^=========/ && !open { print } END { printf "%s", text }' "$1"
+      /^\[  FAILED/ { printf "%s", text; open = 0; text = "" } /^=========/ && !open { print } END { printf "%s", text }' "$1" | head -n 80
   else
-    grep -v '^|' "$1"
+    grep -v '^|' "$1" | tail -n 40
   fi
 }
 query() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -1 | grep . || echo "-"; }
@@ -99,7 +99,7 @@ report() {
         echo "## The end of $name"
         echo
         echo '```'
-        excerpt "$work/$name.log" | tail -n 60 | cut -c1-300
+        excerpt "$work/$name.log" | cut -c1-300
         echo '```'
       }
     done
@@ -147,6 +147,11 @@ elif [ ! -x $bin/cuda_bench ]; then
 else
   source="a build that was here"
 fi
+# The baseline of the products may lie with a Python package, where the loader does not look.
+if [ -z "$sim" ]; then
+  cublas=$(find -L /usr/local/cuda/lib64 /usr/lib /usr/local/lib /opt -name libcublas.so.13 -print -quit 2>/dev/null)
+  [ -z "$cublas" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(dirname "$cublas")
+fi
 run=()
 small=()
 sanitize='*'
@@ -178,7 +183,7 @@ for family in $("${run[@]}" "$bin/cuda_bench" --families); do
     *) seconds=15 ;;
   esac
   phase "bench-$family" $((seconds + 10)) "${run[@]}" "$bin/cuda_bench" "--family=$family" "--seconds=$seconds" "--json=$rows" "${small[@]}"
-  note "$(grep -c '^| [a-z_0-9]*/' "$work/bench-$family.log") rows, $(grep -cE '^\| [a-z_0-9]*/[^|]*\| - ' "$work/bench-$family.log") of them without a time"
+  [ ! -e "$work/bench-$family.log" ] || note "$(grep -c '^| [a-z_0-9]*/' "$work/bench-$family.log") rows, $(grep -cE '^\| [a-z_0-9]*/[^|]*\| - ' "$work/bench-$family.log") of them without a time"
 done
 
 if [ -n "$sim" ] || command -v compute-sanitizer >/dev/null; then

@@ -349,7 +349,7 @@ void measure(const Work& work) {
 
 }  // namespace contender::bench
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   using namespace contender::bench;
   seconds_since_start();
   if (!parse(argc, argv)) return 0;
@@ -361,4 +361,7 @@ int main(int argc, char** argv) {
   } else {
     run_table(argc, argv);
   }
+} catch (const std::exception& e) {
+  fmt::print(stderr, "cuda_bench: {}\n", e.what());
+  return 1;
 }
