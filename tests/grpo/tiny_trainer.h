@@ -1,5 +1,5 @@
 // A trainer small enough to run many whole steps in a test, alone on one rank: one-digit sums, hidden
-// size 32.
+// size 32; on the CPU unless said otherwise.
 #pragma once
 
 #include "grpo/algorithm.h"
@@ -29,8 +29,9 @@ inline RunConfig tiny_run(const std::string& form = "mla") {
 
 // Holds what a process holds, and begins one stage of the configuration's [sft], [rl], [task], [reward].
 struct TinyTrainer {
-  explicit TinyTrainer(const RunConfig& c, const std::string& kind = "rl", const WeightStore* start = nullptr)
-      : config(c), machine(config, cpu_ops(), make_cpu_device()), trainer(config, machine) {
+  explicit TinyTrainer(const RunConfig& c, const std::string& kind = "rl", const WeightStore* start = nullptr,
+                       const Ops& ops = cpu_ops(), std::unique_ptr<Device> device = make_cpu_device())
+      : config(c), machine(config, ops, std::move(device)), trainer(config, machine) {
     if (start) {
       trainer.policy_weights().copy_from(*start);
       trainer.engine().set_weights(trainer.policy_weights().version());
