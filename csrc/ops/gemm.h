@@ -46,18 +46,10 @@ struct Fp8GroupedGemmArgs {
   const int32_t* counts = nullptr;   // [G], device memory, or null
 };
 
-// Tokens quantised along the tokens, their codes transposed, so that tokens are contracted innermost. A
-// column of `scale` is what QLayout::k128x1 has for a feature; with groups its blocks begin anew in each:
-// those of group g stand behind the ceil(size / 128) blocks of every group before it.
-struct QTransposed {
-  Tensor data;   // kE4M3 [features, M]
-  Tensor scale;  // kF32 [fp8_wgrad_blocks(M, G) or more, features]; on CUDA its rows are 16-byte aligned
-};
-
 // dw[g] = sum over the tokens t of group g of dy[:, t] x[:, t]^T: tokens [offsets[g], offsets[g + 1]), or all
 // M of them where offsets is null. A group without tokens adds 0.
 struct Fp8WgradArgs {
-  QTransposed dy;  // [N, M]
+  QTransposed dy;  // [N, M], blocks of 128 tokens of a group
   QTransposed x;   // [K, M]
   Tensor dw;       // [G * N, K] F32
   bool accumulate = true;
@@ -66,9 +58,7 @@ struct Fp8WgradArgs {
 };
 
 // Blocks of 128 tokens that G groups of M tokens in all may have.
-inline int64_t fp8_wgrad_blocks(int64_t m, int64_t num_groups) {
-  return (m + (kFp8Block - 1) * num_groups) / kFp8Block;
-}
+inline int64_t fp8_wgrad_blocks(int64_t m, int64_t num_groups) { return max_row_blocks(m, num_groups); }
 
 // Shapes, dtypes and limits above that the host can see.
 void check_fp8_gemm(const Fp8GemmArgs& args);

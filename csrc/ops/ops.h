@@ -72,6 +72,8 @@ struct Ops {
   Op<SquareSumArgs> square_sum = nullptr;
   Op<QuantizeArgs> quantize = nullptr;
   Op<DequantizeArgs> dequantize = nullptr;
+  Op<QuantizeTransposedArgs> quantize_transposed = nullptr;
+  Op<QuantizeWeightArgs> quantize_weight = nullptr;
 };
 
 }  // namespace contender

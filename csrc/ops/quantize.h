@@ -27,7 +27,54 @@ struct DequantizeArgs {
   QTensor q;
   Tensor y;  // [rows, cols] F32
 };
+
+// Rows sorted by group (expert): [offsets[g], offsets[g + 1]) are those of group g. Blocks along the rows
+// begin anew in each group; those of group g stand behind the row_blocks(size) blocks of every group before
+// it. Without offsets all rows are one group.
+inline constexpr int64_t kQuantizeRows = 128;
+constexpr int64_t row_blocks(int64_t rows) { return (rows + kQuantizeRows - 1) / kQuantizeRows; }
+// The most that `rows` rows in `num_groups` groups, whatever their sizes, can have.
+constexpr int64_t max_row_blocks(int64_t rows, int64_t num_groups) {
+  return (rows + (kQuantizeRows - 1) * num_groups) / kQuantizeRows;
+}
+
+// Blocks of 128 rows and one column, the codes transposed so that rows lie innermost, where they were: column
+// r of `data` is row r.
+struct QTransposed {
+  Tensor data;   // kE4M3 [cols, rows]
+  Tensor scale;  // kF32 [max_row_blocks(rows, groups) or more, cols]; on CUDA its rows are 16-byte aligned
+};
+
+// Rows that no group has are not read; their codes, and the scales of blocks that no group has, are not
+// written. The dtype of x says what is quantised: activations (F32; on CUDA or BF16), or what 1x128
+// quantisation has stored (kE4M3, each code times its scale, rounded to F32).
+struct QuantizeTransposedArgs {
+  Tensor x;        // [rows, cols]
+  Tensor x_scale;  // [rows, ceil(cols / 128)] of a kE4M3 x, else empty
+  QTransposed t;
+  QTensor q;  // 1x128 of the same x, read once for both; or empty, as it is with a kE4M3 x
+  int64_t num_groups = 1;
+  const int32_t* offsets = nullptr;  // [G + 1] or null with one group; offsets[0] = 0, offsets[G] <= rows
+};
+
+// Weights of each group in 128x128 blocks and, in the same pass, their transposes: the same codes and scales.
+struct QuantizeWeightArgs {
+  Tensor w;    // [G * N, K] F32
+  QTensor q;   // [G * N, K], scale [G * ceil(N / 128), ceil(K / 128)], or empty
+  QTensor qt;  // [G * K, N], scale [G * ceil(K / 128), ceil(N / 128)], or empty
+  int64_t num_groups = 1;
+};
+
+// Shapes and dtypes of the two above, as far as the host can see; exit 1 with the numbers otherwise.
+void check_quantize_transposed(const QuantizeTransposedArgs& args);
+void check_quantize_weight(const QuantizeWeightArgs& args);
+
 Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout, DType activation = DType::kF32);
+// `source` is the dtype of x; with_rows: q too.
+Cost quantize_transposed_cost(int64_t rows, int64_t cols, DType source, bool with_rows,
+                              int64_t num_groups = 1);
+// q and qt.
+Cost quantize_weight_cost(int64_t n, int64_t k, int64_t num_groups = 1);
 
 // E4M3 <-> float, bit-exact reference conversion (no infinities; 0x7F / 0xFF are NaN; saturates at 448).
 uint8_t float_to_e4m3(float v);
