@@ -28,6 +28,8 @@ void swiglu_bwd(const Exec&, const SwigluBwdArgs&);
 void swiglu_quantize(const Exec&, const SwigluQuantizeArgs&);
 void quantize(const Exec&, const QuantizeArgs&);
 void dequantize(const Exec&, const DequantizeArgs&);
+void quantize_transposed(const Exec&, const QuantizeTransposedArgs&);
+void quantize_weight(const Exec&, const QuantizeWeightArgs&);
 void embedding(const Exec&, const EmbeddingArgs&);
 void embedding_bwd(const Exec&, const EmbeddingBwdArgs&);
 void add(const Exec&, const AddArgs&);

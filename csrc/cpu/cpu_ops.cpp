@@ -14,6 +14,9 @@ const Ops& cpu_ops() {
       .grouped_linear_dgrad = cpu::grouped_linear_dgrad,
       .heads_linear = cpu::heads_linear,
       .heads_wgrad = cpu::heads_wgrad,
+      .fp8_gemm = cpu::fp8_gemm,
+      .fp8_grouped_gemm = cpu::fp8_grouped_gemm,
+      .fp8_wgrad = cpu::fp8_wgrad,
       .rms_norm = cpu::rms_norm,
       .rms_norm_bwd = cpu::rms_norm_bwd,
       .rms_norm_quantize = cpu::rms_norm_quantize,
@@ -47,6 +50,8 @@ const Ops& cpu_ops() {
       .square_sum = cpu::square_sum,
       .quantize = cpu::quantize,
       .dequantize = cpu::dequantize,
+      .quantize_transposed = cpu::quantize_transposed,
+      .quantize_weight = cpu::quantize_weight,
   };
   return ops;
 }

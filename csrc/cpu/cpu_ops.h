@@ -50,5 +50,7 @@ void adamw(const Exec&, const AdamwArgs&);
 void square_sum(const Exec&, const SquareSumArgs&);
 void quantize(const Exec&, const QuantizeArgs&);
 void dequantize(const Exec&, const DequantizeArgs&);
+void quantize_transposed(const Exec&, const QuantizeTransposedArgs&);
+void quantize_weight(const Exec&, const QuantizeWeightArgs&);
 }  // namespace cpu
 }  // namespace contender

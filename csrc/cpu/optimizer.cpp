@@ -48,20 +48,38 @@ void adamw_moments(const AdamwArgs& a, float grad_scale) {
   }
 }
 
+void write_copies(const Exec& exec, const AdamwArgs& a) {
+  const WeightCopies& c = a.copies;
+  const Tensor w = f32_tensor(a.master, c.num_groups * c.n, c.k);
+  if (c.forward || c.backward)
+    pack_weight(exec, {.master = w,
+                       .forward = c.forward,
+                       .backward = c.backward,
+                       .n = c.n,
+                       .k = c.k,
+                       .num_groups = c.num_groups});
+  if (c.q.data || c.transposed.data)
+    quantize_weight(exec, {.x = w, .num_groups = c.num_groups, .q = c.q, .transposed = c.transposed});
+}
+
 }  // namespace
 
-void adamw(const Exec&, const AdamwArgs& a) {
+void adamw(const Exec& exec, const AdamwArgs& a) {
+  if (a.copies.any()) check_adamw_copies(a);
   if (a.skip && *a.skip != 0) return;
   const float grad_scale = a.grad_scale ? *a.grad_scale : 1.0f;
   switch (a.moment_dtype) {
     case DType::kF32:
-      return adamw_moments<float>(a, grad_scale);
+      adamw_moments<float>(a, grad_scale);
+      break;
     case DType::kBF16:
-      return adamw_moments<Bf16>(a, grad_scale);
+      adamw_moments<Bf16>(a, grad_scale);
+      break;
     default:
       fail(ExitCode::kInternal, "adamw: moments of type {}: only F32 and BF16 are known",
            dtype_name(a.moment_dtype));
   }
+  write_copies(exec, a);
 }
 
 // A float is mantissa * 2^(exponent - 150), so squares of one biased exponent are integers of 48 bits on one

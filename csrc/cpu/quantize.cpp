@@ -9,7 +9,6 @@
 namespace contender::cpu {
 namespace {
 
-constexpr int64_t kBlock = 128;
 constexpr float kE4m3Max = 448.0f;
 
 struct BlockShape {
@@ -18,11 +17,11 @@ struct BlockShape {
 BlockShape block_shape(QLayout layout) {
   switch (layout) {
     case QLayout::k1x128:
-      return {1, kBlock};
+      return {1, kQuantizeBlock};
     case QLayout::k128x1:
-      return {kBlock, 1};
+      return {kQuantizeBlock, 1};
     case QLayout::k128x128:
-      return {kBlock, kBlock};
+      return {kQuantizeBlock, kQuantizeBlock};
   }
   fail(ExitCode::kInternal, "unknown layout {}", static_cast<int>(layout));
 }
@@ -54,6 +53,18 @@ void for_each_block(int64_t cols, int64_t block_cols, const F& visit) {
     visit(b, b * block_cols, std::min(cols, (b + 1) * block_cols));
 }
 
+// At most 128 x 128 values, those of rows from r0 and columns from c0 on, into block `block` of t.
+void transpose_block(const Tensor& x, const QTransposed& t, int64_t block, int64_t r0, int64_t c0) {
+  for (int64_t c = 0; c < x.cols; ++c) {
+    float amax = 0;
+    for (int64_t r = 0; r < x.rows; ++r) amax = abs_max(amax, x.row(r)[c]);
+    const float scale = block_scale(amax);
+    t.scale.row(block)[c0 + c] = scale;
+    uint8_t* to = static_cast<uint8_t*>(t.data.data) + (c0 + c) * t.data.ld + r0;
+    for (int64_t r = 0; r < x.rows; ++r) to[r] = float_to_e4m3(x.row(r)[c] / scale);
+  }
+}
+
 }  // namespace
 
 void quantize(const Exec&, const QuantizeArgs& args) {
@@ -77,6 +88,69 @@ void quantize(const Exec&, const QuantizeArgs& args) {
       for_each_block(cols, block.cols, [&](int64_t b, int64_t begin, int64_t end) {
         for (int64_t c = begin; c < end; ++c) q[c] = float_to_e4m3(x[c] / scale[b]);
       });
+    }
+  }
+}
+
+void quantize_transposed(const Exec& exec, const QuantizeTransposedArgs& args) {
+  check_quantize_transposed(args);
+  const int64_t rows = args.x.rows, cols = args.x.cols;
+  const bool stored = args.x.dtype == DType::kE4M3;
+  float tile[kQuantizeBlock][kQuantizeBlock];
+  int64_t block = 0;
+  if (args.offsets) CHECK(args.offsets[0] == 0, "offsets[0] = {}", args.offsets[0]);
+  for (int64_t g = 0; g < args.num_groups; ++g) {
+    const int64_t begin = args.offsets ? args.offsets[g] : 0, end = args.offsets ? args.offsets[g + 1] : rows;
+    CHECK(begin <= end && end <= rows, "group {}: rows [{}, {}) of {}", g, begin, end, rows);
+    for (int64_t r0 = begin; r0 < end; r0 += kQuantizeBlock, ++block) {
+      const int64_t r1 = std::min(end, r0 + kQuantizeBlock);
+      for (int64_t c0 = 0; c0 < cols; c0 += kQuantizeBlock) {
+        const int64_t c1 = std::min(cols, c0 + kQuantizeBlock);
+        const Tensor x = args.x.row_range(r0, r1).col_range(c0, c1);
+        const Tensor values = {tile, DType::kF32, r1 - r0, c1 - c0, kQuantizeBlock};
+        if (stored) {
+          dequantize(exec, {.q = {.data = x,
+                                  .scale = args.x_scale.row_range(r0, r1).col_range(c0 / kQuantizeBlock,
+                                                                                    c0 / kQuantizeBlock + 1)},
+                            .y = values});
+        } else {
+          for (int64_t r = 0; r < r1 - r0; ++r) std::copy_n(x.row(r), c1 - c0, tile[r]);
+        }
+        transpose_block(values, args.t, block, r0, c0);
+      }
+    }
+    if (args.q.data)
+      quantize(exec, {.x = args.x.row_range(begin, end),
+                      .q = {.data = args.q.data.row_range(begin, end),
+                            .scale = args.q.scale.row_range(begin, end)}});
+  }
+}
+
+void quantize_weight(const Exec& exec, const QuantizeWeightArgs& args) {
+  check_quantize_weight(args);
+  const int64_t groups = args.num_groups, n = args.x.rows / groups, k = args.x.cols;
+  const int64_t n_blocks = ceil_div(n, kQuantizeBlock), k_blocks = ceil_div(k, kQuantizeBlock);
+  uint8_t block[kQuantizeBlock * kQuantizeBlock];
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t n0 = 0; n0 < n; n0 += kQuantizeBlock) {
+      for (int64_t k0 = 0; k0 < k; k0 += kQuantizeBlock) {
+        const int64_t rows = std::min(kQuantizeBlock, n - n0), cols = std::min(kQuantizeBlock, k - k0);
+        float scale;
+        quantize(exec, {.x = args.x.row_range(g * n + n0, g * n + n0 + rows).col_range(k0, k0 + cols),
+                        .q = {.data = {block, DType::kE4M3, rows, cols},
+                              .scale = f32_tensor(&scale, 1, 1),
+                              .layout = QLayout::k128x128}});
+        if (args.q.data) {
+          args.q.scale.row(g * n_blocks + n0 / kQuantizeBlock)[k0 / kQuantizeBlock] = scale;
+          for (int64_t r = 0; r < rows; ++r)
+            std::copy_n(block + r * cols, cols, codes(args.q, g * n + n0 + r) + k0);
+        }
+        if (!args.transposed.data) continue;
+        args.transposed.scale.row(g * k_blocks + k0 / kQuantizeBlock)[n0 / kQuantizeBlock] = scale;
+        for (int64_t c = 0; c < cols; ++c)
+          for (int64_t r = 0; r < rows; ++r)
+            codes(args.transposed, g * k + k0 + c)[n0 + r] = block[r * cols + c];
+      }
     }
   }
 }

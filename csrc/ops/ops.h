@@ -5,6 +5,7 @@
 #include "ops/attention.h"
 #include "ops/dispatch.h"
 #include "ops/embedding.h"
+#include "ops/gemm.h"
 #include "ops/head.h"
 #include "ops/linear.h"
 #include "ops/loss.h"
@@ -35,6 +36,9 @@ struct Ops {
   Op<GroupedLinearDgradArgs> grouped_linear_dgrad = nullptr;
   Op<HeadsLinearArgs> heads_linear = nullptr;
   Op<HeadsWgradArgs> heads_wgrad = nullptr;
+  Op<Fp8GemmArgs> fp8_gemm = nullptr;
+  Op<Fp8GroupedGemmArgs> fp8_grouped_gemm = nullptr;
+  Op<Fp8WgradArgs> fp8_wgrad = nullptr;
 
   Op<RmsNormArgs> rms_norm = nullptr;
   Op<RmsNormBwdArgs> rms_norm_bwd = nullptr;

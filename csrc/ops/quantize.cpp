@@ -11,6 +11,20 @@ constexpr int kMantissaBits = 3;
 constexpr int kBias = 7;
 constexpr float kMax = 448.0f;
 
+// An empty q is always right.
+void check_codes(const QTensor& q, QLayout layout, int64_t rows, int64_t cols, int64_t scale_rows,
+                 const char* name) {
+  if (!q.data) return;
+  CHECK(q.layout == layout, "{}: layout {}", name, static_cast<int>(q.layout));
+  CHECK(q.data.dtype == DType::kE4M3 && q.data.rows == rows && q.data.cols == cols,
+        "{}: {} [{}, {}], expected F8_E4M3 [{}, {}]", name, dtype_name(q.data.dtype), q.data.rows,
+        q.data.cols, rows, cols);
+  CHECK(q.scale.dtype == DType::kF32 && q.scale.rows == scale_rows &&
+            q.scale.cols == ceil_div(cols, kQuantizeBlock),
+        "{}: scale {} [{}, {}], expected F32 [{}, {}]", name, dtype_name(q.scale.dtype), q.scale.rows,
+        q.scale.cols, scale_rows, ceil_div(cols, kQuantizeBlock));
+}
+
 }  // namespace
 
 uint8_t float_to_e4m3(float v) {
@@ -54,6 +68,52 @@ Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout, DType activation)
   const int64_t n = rows * cols;
   return {.flops = 2 * static_cast<double>(n),
           .bytes = static_cast<double>(n * (dtype_size(activation) + 1) + 4 * scales)};
+}
+
+void check_quantize_transposed(const QuantizeTransposedArgs& args) {
+  const int64_t rows = args.x.rows, cols = args.x.cols;
+  const auto& [data, scale] = args.t;
+  CHECK(args.num_groups >= 1 && (args.offsets || args.num_groups == 1), "{} groups{}", args.num_groups,
+        args.offsets ? "" : " without offsets");
+  CHECK(data.dtype == DType::kE4M3 && data.rows == cols && data.cols == rows,
+        "t: {} [{}, {}], expected F8_E4M3 [{}, {}]", dtype_name(data.dtype), data.rows, data.cols, cols,
+        rows);
+  const int64_t blocks = max_row_blocks(rows, args.num_groups);
+  CHECK(scale.dtype == DType::kF32 && scale.rows >= blocks && scale.cols == cols,
+        "t: scale {} [{}, {}], expected F32 [{}, {}]", dtype_name(scale.dtype), scale.rows, scale.cols,
+        blocks, cols);
+  if (args.x.dtype == DType::kE4M3) {
+    CHECK(!args.q.data, "x is quantised by rows already");
+    check_codes({args.x, args.x_scale, QLayout::k1x128}, QLayout::k1x128, rows, cols, rows, "x");
+  } else {
+    CHECK(!args.x_scale, "x is {} and has scales", dtype_name(args.x.dtype));
+    check_codes(args.q, QLayout::k1x128, rows, cols, rows, "q");
+  }
+}
+
+void check_quantize_weight(const QuantizeWeightArgs& args) {
+  const int64_t groups = args.num_groups;
+  CHECK(args.x.dtype == DType::kF32 && groups >= 1 && args.x.rows % groups == 0, "x: {} [{}, {}], {} groups",
+        dtype_name(args.x.dtype), args.x.rows, args.x.cols, groups);
+  const int64_t n = args.x.rows / groups, k = args.x.cols;
+  check_codes(args.q, QLayout::k128x128, groups * n, k, groups * ceil_div(n, kQuantizeBlock), "q");
+  check_codes(args.transposed, QLayout::k128x128, groups * k, n, groups * ceil_div(k, kQuantizeBlock),
+              "transposed");
+}
+
+Cost quantize_transposed_cost(int64_t rows, int64_t cols, DType source, bool with_rows, int64_t num_groups) {
+  const int64_t n = rows * cols, row_scales = rows * ceil_div(cols, kQuantizeBlock);
+  const bool stored = source == DType::kE4M3;
+  const int64_t bytes = n * (dtype_size(source) + 1 + with_rows) +
+                        4 * row_scales * (int64_t{stored} + with_rows) +
+                        4 * max_row_blocks(rows, num_groups) * cols;
+  return {.flops = static_cast<double>(n * (2 + stored + with_rows)), .bytes = static_cast<double>(bytes)};
+}
+
+Cost quantize_weight_cost(int64_t n, int64_t k, int64_t num_groups) {
+  const int64_t scales = ceil_div(n, kQuantizeBlock) * ceil_div(k, kQuantizeBlock);
+  return {.flops = 2 * static_cast<double>(num_groups * n * k),
+          .bytes = static_cast<double>(num_groups * (n * k * (4 + 1 + 1) + 2 * 4 * scales))};
 }
 
 }  // namespace contender

@@ -31,11 +31,11 @@ struct DequantizeArgs {
 // Rows sorted by group (expert): [offsets[g], offsets[g + 1]) are those of group g. Blocks along the rows
 // begin anew in each group; those of group g stand behind the row_blocks(size) blocks of every group before
 // it. Without offsets all rows are one group.
-inline constexpr int64_t kQuantizeRows = 128;
-constexpr int64_t row_blocks(int64_t rows) { return (rows + kQuantizeRows - 1) / kQuantizeRows; }
+inline constexpr int64_t kQuantizeBlock = 128;
+constexpr int64_t row_blocks(int64_t rows) { return (rows + kQuantizeBlock - 1) / kQuantizeBlock; }
 // The most that `rows` rows in `num_groups` groups, whatever their sizes, can have.
 constexpr int64_t max_row_blocks(int64_t rows, int64_t num_groups) {
-  return (rows + (kQuantizeRows - 1) * num_groups) / kQuantizeRows;
+  return (rows + (kQuantizeBlock - 1) * num_groups) / kQuantizeBlock;
 }
 
 // Blocks of 128 rows and one column, the codes transposed so that rows lie innermost, where they were: column
@@ -59,10 +59,10 @@ struct QuantizeTransposedArgs {
 
 // Weights of each group in 128x128 blocks and, in the same pass, their transposes: the same codes and scales.
 struct QuantizeWeightArgs {
-  Tensor w;    // [G * N, K] F32
-  QTensor q;   // [G * N, K], scale [G * ceil(N / 128), ceil(K / 128)], or empty
-  QTensor qt;  // [G * K, N], scale [G * ceil(K / 128), ceil(N / 128)], or empty
+  Tensor x;  // [G * N, K] F32
   int64_t num_groups = 1;
+  QTensor q;           // [G * N, K], scale [G * ceil(N / 128), ceil(K / 128)], or empty
+  QTensor transposed;  // [G * K, N], scale [G * ceil(K / 128), ceil(N / 128)], or empty
 };
 
 // Shapes and dtypes of the two above, as far as the host can see; exit 1 with the numbers otherwise.
@@ -73,7 +73,7 @@ Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout, DType activation 
 // `source` is the dtype of x; with_rows: q too.
 Cost quantize_transposed_cost(int64_t rows, int64_t cols, DType source, bool with_rows,
                               int64_t num_groups = 1);
-// q and qt.
+// q and transposed.
 Cost quantize_weight_cost(int64_t n, int64_t k, int64_t num_groups = 1);
 
 // E4M3 <-> float, bit-exact reference conversion (no infinities; 0x7F / 0xFF are NaN; saturates at 448).
