@@ -1,0 +1,459 @@
+// What: D[M, N] = A[M, K] B[N, K]^T with block-scaled E4M3 operands: plain, rows sorted by expert, or experts
+//   of fixed capacity; optionally with D quantised again for the next product.
+// Math: d = fma(part_b, sa_b * sb_b, d) over the blocks b of 128 along K, from +0 (ops/gemm.h).
+// Shapes: any M; N and K multiples of 16; up to kMaxFp8Groups experts, of any sizes.
+// Layouts: A, B row-major (K innermost); scales of A [M, K/128], of B [N/128, K/128], row-major. D BF16 or
+// F32. Precision: exact mode: an element is one chain over K whatever the tile, M or the row's place, so that
+// all
+//   tiles of the table have the same bits. part_b is a chain of four wgmma.
+// Schedule: persistent. One thread of the producer warpgroup fills a ring of stages (A 64 or 128 rows, B kN
+//   rows, 128 bytes of K each) by TMA, under the 128-byte swizzle. Each of one or two consumer warpgroups
+//   multiplies 64 rows, four wgmma m64nNk32 a block, releases the stage, and promotes the block into FP32
+//   registers while the other's wgmma run: the second one starts a block later, so that they stay out of
+//   step. Scales come straight from global memory into registers, four blocks a load, four blocks ahead.
+//   Tiles are walked in bands of rows, all columns of a band, so that the blocks of threads in flight share
+//   both operands in L2. BF16 results go over shared memory and leave in pieces of 16 bytes; F32 ones leave
+//   from registers, 32 bytes of a row at a time.
+// Small M: tiles of 64 x 16 to 64 x 64 spread the weights over all SMs, with 12 to 16 stages in flight each:
+//   rows that do not exist are not fetched, and the weights are read once.
+// Budget: consumers 232 registers (128 x 160: 160 of them sums), producer 40; stages by Fp8Layout::kStages.
+// Roofline: 2 M N K flops, M K + N K + 2 M N bytes: memory-bound below M = 330 (H200), 480 (H800).
+// Limits: addresses and strides of codes and D in multiples of 16 bytes. A size of a group that breaks the
+//   contract ends the job with its numbers.
+// Source: DeepSeek-V3, arXiv 2412.19437, sections 3.3.2 and 3.5.2.
+#include "cuda/common/dispatch.h"
+#include "cuda/common/grid.h"
+#include "cuda/common/shared_memory.h"
+#include "cuda/common/stream.h"
+#include "cuda/common/tensor_map.h"
+#include "cuda/gemm/fp8_gemm_pipe.cuh"
+#include "cuda/gemm/fp8_grouped.cuh"
+
+namespace contender::cuda {
+namespace {
+
+constexpr uint64_t kName = stall_word("fp8gemm");
+constexpr int kMaxStages = 16;
+constexpr int kBandRows = 2048;  // of a band of tiles
+
+struct Params {
+  CUtensorMap a, b;
+  const float* sfa;
+  const float* sfb;
+  int64_t sfa_ld, sfb_ld;
+  bool sfa_vector, sfb_vector;
+  int sfb_group_rows;  // ceil(N / 128)
+  Tensor d, q, sfq;    // data null: not asked for
+  bool accumulate;
+  int n, k_blocks, tiles_n;
+  GroupRows groups;
+  StallRecord* stall;
+};
+
+// BF16 rows of a warpgroup on their way out; 16 bytes more keep eight rows in different banks.
+template <int kN>
+constexpr int kOutPitch = 2 * kN + 16;
+
+template <int kConsumers, int kN>
+struct Fp8Layout {
+  static constexpr int kM = 64 * kConsumers, kThreads = kWarpgroup * (kConsumers + 1);
+  static constexpr int kStageBytes = (kM + kN) * kRowBytes;
+  static constexpr int kOutBytes = 64 * kOutPitch<kN>;
+  static constexpr int kFixedBytes =
+      kConsumers * kOutBytes + static_cast<int>(sizeof(GroupTable)) + 16 * kMaxStages + 64;
+  static constexpr int kFitting = (kMaxSharedMemory - kFixedBytes) / kStageBytes;
+  static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
+  static_assert(kStages >= 4 && kN % 16 == 0);
+
+  struct Stage {
+    uint8_t a[kM * kRowBytes];
+    uint8_t b[kN * kRowBytes];
+  };
+  struct alignas(1024) Smem {
+    Stage stage[kStages];
+    uint8_t out[kConsumers][kOutBytes];
+    Mbarrier full[kStages], empty[kStages];
+    GroupTable table;
+  };
+  static_assert(sizeof(Smem) <= kMaxSharedMemory);
+};
+
+// Rows [row, row_end) of which this tile has the first kM, columns from `column` on, weights of `group`.
+struct Place {
+  int row, row_end, column, group;
+};
+
+// The tiles of a block, in order.
+template <int kM, int kN>
+class TileWalk {
+ public:
+  __device__ TileWalk(const Params& p, const GroupTable& table) : p_(p), table_(table) {
+    tiles_m_ = table.first[p.groups.num_groups];
+    total_ = tiles_m_ * p.tiles_n;
+    next_ = static_cast<int>(blockIdx.x);
+  }
+  __device__ bool next(Place& place) {
+    if (next_ >= total_) return false;
+    constexpr int kBand = kBandRows / kM;
+    const int band = next_ / (kBand * p_.tiles_n), rest = next_ - band * kBand * p_.tiles_n;
+    const int height = min(kBand, tiles_m_ - band * kBand);
+    const int tile_n = rest / height, tile_m = band * kBand + rest - tile_n * height;
+    place.group = p_.groups.num_groups == 1 ? 0 : table_.group_of(tile_m, p_.groups.num_groups);
+    place.row = p_.groups.begin(place.group) + (tile_m - table_.first[place.group]) * kM;
+    place.row_end = p_.groups.end(place.group);
+    place.column = tile_n * kN;
+    next_ += static_cast<int>(gridDim.x);
+    return true;
+  }
+
+ private:
+  const Params& p_;
+  const GroupTable& table_;
+  int tiles_m_, total_, next_;
+};
+
+// --- producer: one thread ---
+
+template <int kConsumers, int kN>
+__device__ void produce(const Params& p, typename Fp8Layout<kConsumers, kN>::Smem& smem) {
+  using L = Fp8Layout<kConsumers, kN>;
+  TileWalk<L::kM, kN> walk(p, smem.table);
+  RingPlace<L::kStages> at;
+  Place place;
+  while (walk.next(place)) {
+    const int b_row = place.group * p.n + place.column;
+    for (int k = 0; k < p.k_blocks; ++k, at.advance()) {
+      mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1, {p.stall, kName, stall_word("empty")});
+      Mbarrier* full = &smem.full[at.stage];
+      mbarrier_arrive_expect_tx(full, L::kStageBytes);
+      tma_load_2d(smem.stage[at.stage].a, &p.a, full, k * kRowBytes, place.row);
+      tma_load_2d(smem.stage[at.stage].b, &p.b, full, k * kRowBytes, b_row);
+    }
+  }
+}
+
+// --- epilogue: a warpgroup's 64 rows, the fragments of wgmma.cuh ---
+
+struct Fragment {
+  int row[2];  // of the tile's rows, for h = 0, 1
+  int column;  // of the first pair; the next is 8 on
+  __device__ explicit Fragment(int thread)
+      : row{thread / 32 * 16 + thread % 32 / 4, thread / 32 * 16 + thread % 32 / 4 + 8},
+        column(thread % 4 * 2) {}
+};
+
+template <int kN>
+__device__ void store_f32(const Params& p, const Place& place, int row0, int thread, float (&d)[kN / 2],
+                          float (&old)[kN / 2]) {
+  const Fragment f(thread);
+  float* rows[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+    rows[h] = static_cast<float*>(p.d.data) + int64_t{row0 + f.row[h]} * p.d.ld + place.column + f.column;
+  const auto inside = [&](int j, int h) {
+    return row0 + f.row[h] < place.row_end && place.column + f.column + 8 * j < p.n;
+  };
+  if (p.accumulate) {
+#pragma unroll
+    for (int i = 0; i < kN / 4; ++i) {
+      const int j = i / 2, h = i % 2;
+      const float2 v = inside(j, h) ? *reinterpret_cast<const float2*>(rows[h] + 8 * j) : float2{0, 0};
+      old[2 * i] = v.x;
+      old[2 * i + 1] = v.y;
+    }
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) d[i] = __fadd_rn(old[i], d[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < kN / 4; ++i) {
+    const int j = i / 2, h = i % 2;
+    if (inside(j, h)) *reinterpret_cast<float2*>(rows[h] + 8 * j) = make_float2(d[2 * i], d[2 * i + 1]);
+  }
+}
+
+__device__ inline uint32_t bf16_pair(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// Pieces of 16 bytes of 64 rows of `row_bytes` in shared memory, `pitch` apart, to rows of `out`.
+template <int kRowPieces>
+__device__ void copy_out(const uint8_t* from, int pitch, const Tensor& out, int64_t element_bytes, int row0,
+                         int row_end, int column, int n, int thread) {
+  const int per_piece = static_cast<int>(16 / element_bytes);
+#pragma unroll 4
+  for (int i = thread; i < 64 * kRowPieces; i += kWarpgroup) {
+    const int r = i / kRowPieces, piece = i % kRowPieces, c = column + piece * per_piece;
+    if (row0 + r >= row_end || c >= n) continue;
+    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(out.data) + ((row0 + r) * out.ld + c) * element_bytes) =
+        *reinterpret_cast<const uint4*>(from + r * pitch + piece * 16);
+  }
+}
+
+template <int kN>
+__device__ void store_bf16(const Params& p, const Place& place, int row0, int thread, int barrier,
+                           uint8_t* out, const float (&d)[kN / 2]) {
+  constexpr int kPitch = kOutPitch<kN>;
+  const int lane = thread % 32, matrix = lane / 8;
+  const uint32_t at =
+      smem_address(out) + (thread / 32 * 16 + matrix % 2 * 8 + lane % 8) * kPitch + matrix / 2 * 16;
+  named_barrier_sync(barrier, kWarpgroup);  // the rows before have left
+#pragma unroll
+  for (int j = 0; j < kN / 8; j += 2)
+    stmatrix_x4(at + j * 16, bf16_pair(d[4 * j], d[4 * j + 1]), bf16_pair(d[4 * j + 2], d[4 * j + 3]),
+                bf16_pair(d[4 * j + 4], d[4 * j + 5]), bf16_pair(d[4 * j + 6], d[4 * j + 7]));
+  named_barrier_sync(barrier, kWarpgroup);
+  copy_out<kN / 8>(out, kPitch, p.d, 2, row0, place.row_end, place.column, p.n, thread);
+}
+
+// q from d as d is stored; the 128 columns of a row are in four neighbouring lanes.
+__device__ void store_q(const Params& p, const Place& place, int row0, int thread, int barrier, uint8_t* out,
+                        float (&d)[64]) {
+  constexpr int kPitch = kQuantizeBlock + 16;
+  const Fragment f(thread);
+  named_barrier_sync(barrier, kWarpgroup);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float amax = 0;
+#pragma unroll
+    for (int j = 0; j < 16; ++j) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& v = d[4 * j + 2 * h + e];
+        if (p.d.dtype == DType::kBF16) v = round_to(v, std::type_identity<__nv_bfloat16>());
+        if (place.column + f.column + 8 * j < p.n) amax = fmaxf(amax, fabsf(v));
+      }
+    }
+    amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, 1));
+    amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, 2));
+    const E4m3Scale scale(amax);
+#pragma unroll
+    for (int j = 0; j < 16; ++j)
+      *reinterpret_cast<uint16_t*>(out + f.row[h] * kPitch + 8 * j + f.column) =
+          cvt_e4m3x2(scale.divide(d[4 * j + 2 * h]), scale.divide(d[4 * j + 2 * h + 1]));
+    const int row = row0 + f.row[h];
+    if (f.column == 0 && row < place.row_end)
+      static_cast<float*>(p.sfq.data)[row * p.sfq.ld + place.column / kQuantizeBlock] = scale.value();
+  }
+  named_barrier_sync(barrier, kWarpgroup);
+  copy_out<kQuantizeBlock / 16>(out, kPitch, p.q, 1, row0, place.row_end, place.column, p.n, thread);
+}
+
+// --- consumer: a warpgroup ---
+
+// Scales of a tile's columns: one block of 128, or, where the tile's width does not divide 128, two.
+template <int kN>
+struct ColumnScales {
+  static constexpr bool kTwo = kQuantizeBlock % kN != 0;
+  ScaleStream low, high;
+  int split;  // columns of the tile in the first block
+  __device__ ColumnScales(const Params& p, const Place& place)
+      : low(row(p, place, 0), p.k_blocks, p.sfb_vector),
+        high(kTwo ? row(p, place, 1) : nullptr, p.k_blocks, p.sfb_vector),
+        split(kQuantizeBlock - place.column % kQuantizeBlock) {}
+  __device__ static const float* row(const Params& p, const Place& place, int i) {
+    const int block = place.column / kQuantizeBlock + i;
+    if (block >= p.sfb_group_rows) return nullptr;
+    return p.sfb + (int64_t{place.group} * p.sfb_group_rows + block) * p.sfb_ld;
+  }
+};
+
+template <int kConsumers, int kN>
+__device__ void consume(const Params& p, typename Fp8Layout<kConsumers, kN>::Smem& smem, int me) {
+  using L = Fp8Layout<kConsumers, kN>;
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const Fragment f(thread);
+  TileWalk<L::kM, kN> walk(p, smem.table);
+  RingPlace<L::kStages> at;
+  Place place;
+  bool first = kConsumers == 2;
+  while (walk.next(place)) {
+    const int row0 = place.row + me * 64;
+    const auto scales_of = [&](int h) {
+      const int row = row0 + f.row[h];
+      return row < place.row_end ? p.sfa + row * p.sfa_ld : nullptr;
+    };
+    ScaleStream row_scale[2] = {{scales_of(0), p.k_blocks, p.sfa_vector},
+                                {scales_of(1), p.k_blocks, p.sfa_vector}};
+    ColumnScales<kN> column_scale(p, place);
+    float d[kN / 2] = {}, part[kN / 2];
+    for (int k = 0; k < p.k_blocks; ++k, at.advance()) {
+      mbarrier_wait(&smem.full[at.stage], at.parity, {p.stall, kName, stall_word("full")});
+      // Out of step with the first warpgroup from its first block on.
+      if (first && me == 1) named_barrier_sync(3, 2 * kWarpgroup);
+      block_product<kN>(
+          part, wgmma_descriptor<Layout::kKMajor>(smem_address(smem.stage[at.stage].a + me * 64 * kRowBytes)),
+          wgmma_descriptor<Layout::kKMajor>(smem_address(smem.stage[at.stage].b)));
+      if (k % 4 == 0 && k > 0) {
+        row_scale[0].refill(k);
+        row_scale[1].refill(k);
+        column_scale.low.refill(k);
+        if constexpr (ColumnScales<kN>::kTwo) column_scale.high.refill(k);
+      }
+      wgmma_wait<0>();
+      wgmma_hold(part);
+      if (first && me == 0) named_barrier_arrive(3, 2 * kWarpgroup);
+      first = false;
+      if (thread % 32 == 0) mbarrier_arrive(&smem.empty[at.stage]);
+      const float a[2] = {row_scale[0].take(), row_scale[1].take()};
+      const float low = column_scale.low.take();
+      const float high = ColumnScales<kN>::kTwo ? column_scale.high.take() : low;
+      const float s_low[2] = {__fmul_rn(a[0], low), __fmul_rn(a[1], low)};
+      const float s_high[2] = {__fmul_rn(a[0], high), __fmul_rn(a[1], high)};
+#pragma unroll
+      for (int i = 0; i < kN / 2; ++i) {
+        const int h = i / 2 % 2;
+        const bool in_high = ColumnScales<kN>::kTwo && i / 4 * 8 >= column_scale.split;
+        d[i] = fmaf(part[i], in_high ? s_high[h] : s_low[h], d[i]);
+      }
+    }
+    if constexpr (kN == kQuantizeBlock) {
+      if (p.q.data != nullptr) store_q(p, place, row0, thread, 1 + me, smem.out[me], d);
+    }
+    if (p.d.data == nullptr) continue;
+    if (p.d.dtype == DType::kF32) {
+      store_f32<kN>(p, place, row0, thread, d, part);
+    } else {
+      store_bf16<kN>(p, place, row0, thread, 1 + me, smem.out[me], d);
+    }
+  }
+}
+
+template <int kConsumers, int kN>
+__global__ void __launch_bounds__(Fp8Layout<kConsumers, kN>::kThreads, 1)
+    fp8_gemm_kernel(const __grid_constant__ Params p) {
+  using L = Fp8Layout<kConsumers, kN>;
+  extern __shared__ __align__(1024) uint8_t shared[];
+  auto& smem = *reinterpret_cast<typename L::Smem*>(shared);
+  const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
+  if (threadIdx.x == 0) {
+    prefetch_tensor_map(&p.a);
+    prefetch_tensor_map(&p.b);
+    for (int s = 0; s < L::kStages; ++s) {
+      mbarrier_init(&smem.full[s], 1);
+      mbarrier_init(&smem.empty[s], kConsumers * 4);
+    }
+    fence_mbarrier_init();
+  }
+  griddepcontrol_wait();
+  griddepcontrol_launch_dependents();
+  if (threadIdx.x < 32) smem.table.fill(p.groups, L::kM, p.stall, kName);
+  __syncthreads();
+  if (role == kConsumers) {
+    if constexpr (kConsumers == 2) setmaxnreg_dec<kProducerRegisters>();
+    if (threadIdx.x % kWarpgroup == 0) produce<kConsumers, kN>(p, smem);
+  } else {
+    if constexpr (kConsumers == 2) setmaxnreg_inc<kConsumerRegisters>();
+    consume<kConsumers, kN>(p, smem, role);
+  }
+}
+
+// --- launcher ---
+
+CUtensorMap code_map(const Tensor& t, int box_rows) {
+  return make_tensor_map_2d({.base = t.data,
+                             .type = CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                             .element_bytes = 1,
+                             .cols = t.cols,
+                             .rows = t.rows,
+                             .row_stride = t.ld,
+                             .box_cols = kRowBytes,
+                             .box_rows = box_rows});
+}
+
+void check_aligned(const Tensor& t, const char* name) {
+  CHECK(in_pieces(t), "{} at {}, rows {} {} apart: not in pieces of 16 bytes", name, t.data, t.ld,
+        dtype_name(t.dtype));
+}
+
+// f(std::integral_constant<Fp8Tile, ...>()) of the table.
+template <class F, size_t... kIndex>
+void with_tile(const Fp8Tile& tile, const F& f, std::index_sequence<kIndex...>) {
+  const bool found =
+      ((tile == kFp8Tiles[kIndex] && (f(std::integral_constant<size_t, kIndex>()), true)) || ...);
+  CHECK(found, "no tile of {} x {}", tile.block_m(), tile.block_n);
+}
+
+void launch(const Exec& exec, const Fp8GroupedGemmArgs& a, bool accumulate, const Fp8Tile& tile,
+            int64_t blocks) {
+  for (const auto& [tensor, name] :
+       {std::pair{&a.a.data, "a"}, {&a.b.data, "b"}, {&a.d, "d"}, {&a.q.data, "q"}})
+    check_aligned(*tensor, name);
+  const int64_t m = a.a.data.rows, n = a.b.data.rows / a.num_groups,
+                k_blocks = ceil_div(a.a.data.cols, kFp8Block);
+  CHECK(!a.q.data || tile.block_n == kFp8Block, "q needs tiles of 128 columns, not {}", tile.block_n);
+  const auto vector = [](const Tensor& scale) {
+    return aligned16(scale.data) && (scale.rows <= 1 || scale.ld % 4 == 0);
+  };
+  Params p = {.a = code_map(a.a.data, tile.block_m()),
+              .b = code_map(a.b.data, tile.block_n),
+              .sfa = a.a.scale.f32(),
+              .sfb = a.b.scale.f32(),
+              .sfa_ld = a.a.scale.ld,
+              .sfb_ld = a.b.scale.ld,
+              .sfa_vector = vector(a.a.scale),
+              .sfb_vector = vector(a.b.scale),
+              .sfb_group_rows = narrow<int>(ceil_div(n, kFp8Block)),
+              .d = a.d,
+              .q = a.q.data,
+              .sfq = a.q.scale,
+              .accumulate = accumulate,
+              .n = narrow<int>(n),
+              .k_blocks = narrow<int>(k_blocks),
+              .tiles_n = narrow<int>(ceil_div(n, tile.block_n)),
+              .groups = {.offsets = a.offsets,
+                         .counts = a.counts,
+                         .num_groups = narrow<int>(a.num_groups),
+                         .rows = narrow<int>(m),
+                         .capacity = narrow<int>(m / a.num_groups)},
+              .stall = stall_record()};
+  const int64_t most_tiles = (m / tile.block_m() + a.num_groups) * p.tiles_n;
+  narrow<int32_t>(most_tiles);
+  with_tile(
+      tile,
+      [&]<size_t kIndex>(std::integral_constant<size_t, kIndex>) {
+        constexpr Fp8Tile kTile = kFp8Tiles[kIndex];
+        using L = Fp8Layout<kTile.consumers, kTile.block_n>;
+        constexpr auto kernel = fp8_gemm_kernel<kTile.consumers, kTile.block_n>;
+        allow_shared_memory<kernel>();
+        kernel<<<static_cast<unsigned>(std::min(most_tiles, blocks)), L::kThreads, sizeof(typename L::Smem),
+                 stream_of(exec)>>>(p);
+      },
+      std::make_index_sequence<std::size(kFp8Tiles)>());
+  CUDA_CHECK_LAUNCH();
+}
+
+Fp8Tile best_tile(const Fp8GroupedGemmArgs& a) {
+  return score_fp8_tiles({.m = a.a.data.rows,
+                          .n = a.b.data.rows / a.num_groups,
+                          .k = a.a.data.cols,
+                          .num_groups = a.num_groups,
+                          .quantised = a.q.data.data != nullptr,
+                          .num_sms = sm_count()})
+      .front()
+      .tile;
+}
+
+Fp8GroupedGemmArgs one_group(const Fp8GemmArgs& a) { return {.a = a.a, .b = a.b, .d = a.d, .q = a.q}; }
+
+}  // namespace
+
+void fp8_gemm(const Exec& exec, const Fp8GemmArgs& args, const Fp8Tile& tile, int64_t blocks) {
+  check_fp8_gemm(args);
+  if (args.a.data.rows > 0) launch(exec, one_group(args), args.accumulate, tile, blocks);
+}
+void fp8_gemm(const Exec& exec, const Fp8GemmArgs& args) {
+  check_fp8_gemm(args);
+  fp8_gemm(exec, args, best_tile(one_group(args)), sm_count());
+}
+
+void fp8_grouped_gemm(const Exec& exec, const Fp8GroupedGemmArgs& args, const Fp8Tile& tile, int64_t blocks) {
+  check_fp8_grouped_gemm(args);
+  if (args.a.data.rows > 0) launch(exec, args, false, tile, blocks);
+}
+void fp8_grouped_gemm(const Exec& exec, const Fp8GroupedGemmArgs& args) {
+  check_fp8_grouped_gemm(args);
+  fp8_grouped_gemm(exec, args, best_tile(args), sm_count());
+}
+
+}  // namespace contender::cuda

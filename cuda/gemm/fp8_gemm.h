@@ -1,0 +1,45 @@
+// FP8 products on the GPU (ops/gemm.h), and which tile they take: for tests, benches and `--explain`.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ops/gemm.h"
+
+namespace contender::cuda {
+
+void fp8_gemm(const Exec&, const Fp8GemmArgs&);
+void fp8_grouped_gemm(const Exec&, const Fp8GroupedGemmArgs&);
+void fp8_wgrad(const Exec&, const Fp8WgradArgs&);
+
+// A block of threads makes [64 * consumers, block_n] of d, each consumer warpgroup 64 rows of it.
+struct Fp8Tile {
+  int consumers = 2;
+  int block_n = 128;
+  constexpr int block_m() const { return 64 * consumers; }
+  bool operator==(const Fp8Tile&) const = default;
+};
+// The instantiation table. Every one of them gives the same bits.
+inline constexpr Fp8Tile kFp8Tiles[] = {{2, 160}, {2, 128}, {2, 64}, {1, 128}, {1, 64}, {1, 32}, {1, 16}};
+
+// What the choice depends on: rows in all, of one group columns and contracted length.
+struct Fp8Problem {
+  int64_t m = 0, n = 0, k = 0, num_groups = 1;
+  bool quantised = false;  // q is asked for
+  int64_t num_sms = 0;
+};
+struct Fp8TileScore {
+  Fp8Tile tile;
+  double cycles = 0;   // expected, of an SM; 0: not possible
+  std::string reason;  // of the number, or of the rejection
+};
+// All tiles, the best first. The counts of groups are not known to the host: rows count as spread evenly.
+std::vector<Fp8TileScore> score_fp8_tiles(const Fp8Problem& problem);
+// The table of it, a line per tile.
+std::string explain_fp8_gemm(const Fp8Problem& problem);
+
+// With a tile of the table, whatever its score, and so many blocks of threads; for tests and benches.
+void fp8_gemm(const Exec&, const Fp8GemmArgs&, const Fp8Tile&, int64_t blocks);
+void fp8_grouped_gemm(const Exec&, const Fp8GroupedGemmArgs&, const Fp8Tile&, int64_t blocks);
+
+}  // namespace contender::cuda

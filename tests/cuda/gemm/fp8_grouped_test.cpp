@@ -1,0 +1,136 @@
+#include "tests/cuda/gemm/fp8_products.h"
+
+namespace contender {
+namespace {
+
+using test::DeviceArray;
+using test::DeviceFp8Matrix;
+using test::DeviceTensor;
+using test::expect_same_matrix;
+using test::Fp8Matrix;
+using test::Matrix;
+
+constexpr int64_t kGroups = 6, kN = 144, kK = 272, kCapacity = 70;
+constexpr int64_t kBlocks = 3;
+
+// Sorted by expert, or of fixed capacity.
+enum class Rows { kSorted, kFixed };
+
+struct GroupSizes {
+  Rows rows;
+  std::vector<int32_t> values;  // offsets or counts
+};
+
+class CudaFp8Grouped : public testing::TestWithParam<std::tuple<cuda::Fp8Tile, GroupSizes>> {
+ protected:
+  const GroupSizes& sizes() const { return std::get<1>(GetParam()); }
+  Fp8GroupedGemmArgs args(const QTensor& a, const QTensor& b, const Tensor& d, const int32_t* values) const {
+    const bool sorted = sizes().rows == Rows::kSorted;
+    return {.a = a,
+            .b = b,
+            .d = d,
+            .num_groups = kGroups,
+            .offsets = sorted ? values : nullptr,
+            .counts = sorted ? nullptr : values};
+  }
+};
+
+// Ragged groups, empty ones, rows of none: those stay NaN. N is no multiple of 128: scales of b begin anew in
+// each group.
+TEST_P(CudaFp8Grouped, EqualsTheCpuBackend) {
+  const cuda::Fp8Tile tile = std::get<0>(GetParam());
+  const int64_t m = kGroups * kCapacity;
+  DeviceFp8Matrix a(Fp8Matrix(m, kK, QLayout::k1x128, 21)),
+      b(Fp8Matrix(kGroups * kN, kK, QLayout::k128x128, 22, kGroups));
+  const DeviceArray<int32_t> values(sizes().values);
+  Matrix want = Matrix::poisoned(m, kN, 8);
+  cpu::fp8_grouped_gemm({}, args(a.host.tensor(), b.host.tensor(), want.tensor(), sizes().values.data()));
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const DeviceTensor d(dtype, m, kN, 8);
+    cuda::fp8_grouped_gemm({}, args(a.tensor(), b.tensor(), d.tensor(), values.data()), tile, kBlocks);
+    expect_same_matrix(d.download(), test::rounded(want, dtype));
+  }
+}
+INSTANTIATE_TEST_SUITE_P(TilesAndGroups, CudaFp8Grouped,
+                         testing::Combine(testing::ValuesIn(cuda::kFp8Tiles),
+                                          testing::Values(GroupSizes{Rows::kSorted,
+                                                                     {0, 1, 1, 131, 180, 180, 321}},
+                                                          GroupSizes{Rows::kSorted, {0, 0, 0, 0, 0, 0, 0}},
+                                                          GroupSizes{Rows::kFixed, {70, 0, 1, 65, 0, 13}})));
+
+// The chosen tile, q, more groups than a warp has lanes, most of them empty; the same again.
+TEST(CudaFp8GroupedQuantised, ManyGroups) {
+  constexpr int64_t kMany = 100, kM = 60, kCols = 16, kDepth = 16;
+  DeviceFp8Matrix a(Fp8Matrix(kM, kDepth, QLayout::k1x128, 23)),
+      b(Fp8Matrix(kMany * kCols, kDepth, QLayout::k128x128, 24, kMany));
+  std::vector<int32_t> offsets(kMany + 1);
+  for (int64_t g = 0; g <= kMany; ++g)
+    offsets[static_cast<size_t>(g)] = static_cast<int32_t>(g / 3 * 3 * 50 / 100);
+  std::vector<uint8_t> codes(kM * (kCols + 16), 0xFF);
+  Matrix want = Matrix::poisoned(kM, kCols), scale = Matrix::poisoned(kM, 1, 1);
+  Fp8GroupedGemmArgs args{
+      .a = a.host.tensor(),
+      .b = b.host.tensor(),
+      .d = want.tensor(),
+      .q = {{codes.data(), DType::kE4M3, kM, kCols, kCols + 16}, scale.tensor(), QLayout::k1x128},
+      .num_groups = kMany,
+      .offsets = offsets.data()};
+  cpu::fp8_grouped_gemm({}, args);
+  const DeviceArray<int32_t> device_offsets(offsets);
+  const test::Fp8Output q(kM, kCols);
+  const DeviceTensor d(DType::kF32, kM, kCols);
+  args.a = a.tensor();
+  args.b = b.tensor();
+  args.d = d.tensor();
+  args.q = q.tensor();
+  args.offsets = device_offsets.data();
+  for (int run = 0; run < 2; ++run) {
+    cuda::fp8_grouped_gemm({}, args);
+    EXPECT_EQ(q.codes.download(), codes);
+    EXPECT_TRUE(test::same_or_nan(d.download().values, want.values));
+  }
+}
+
+TEST(CudaFp8GroupedErrors, SeenByTheHost) {
+  DeviceFp8Matrix a(Fp8Matrix(7, 32, QLayout::k1x128, 25)), b(Fp8Matrix(64, 32, QLayout::k128x128, 26, 2));
+  const DeviceTensor d(DType::kF32, 7, 32);
+  const DeviceArray<int32_t> values(3);
+  Fp8GroupedGemmArgs args{.a = a.tensor(), .b = b.tensor(), .d = d.tensor(), .num_groups = 2};
+  EXPECT_THROW(cuda::fp8_grouped_gemm({}, args), Error);  // neither offsets nor counts
+  args.counts = values.data();
+  EXPECT_THROW(cuda::fp8_grouped_gemm({}, args), Error);  // 7 rows, 2 groups
+  args.counts = nullptr;
+  args.offsets = values.data();
+  args.num_groups = 513;
+  EXPECT_THROW(cuda::fp8_grouped_gemm({}, args), Error);
+}
+
+// What only the kernel sees: it ends the job and says which group it refuses.
+TEST(CudaFp8GroupedErrors, SeenByTheKernel) {
+  testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  const auto run = [](bool sorted, const std::vector<int32_t>& host) {
+    DeviceFp8Matrix a(Fp8Matrix(8, 32, QLayout::k1x128, 27)), b(Fp8Matrix(64, 32, QLayout::k128x128, 28, 2));
+    const DeviceTensor d(DType::kF32, 8, 32);
+    const DeviceArray<int32_t> values(host);
+    Fp8GroupedGemmArgs args{.a = a.tensor(), .b = b.tensor(), .d = d.tensor(), .num_groups = 2};
+    (sorted ? args.offsets : args.counts) = values.data();
+    try {
+      cuda::fp8_grouped_gemm({}, args);
+      CUDA_CHECK(cudaDeviceSynchronize());
+    } catch (const Error& e) {
+      std::fprintf(stderr, "%s\n", e.what());
+      std::_Exit(3);
+    }
+    std::_Exit(0);
+  };
+  const auto failed = testing::ExitedWithCode(3);
+  EXPECT_EXIT(run(true, {0, 3, 8}), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(run(true, {0, 3, 9}), failed, "fp8gemm refuses group 1: rows .3, 9., they may end at 8");
+  EXPECT_EXIT(run(true, {0, 4, 3}), failed, "fp8gemm refuses group 1: rows .4, 3.");
+  EXPECT_EXIT(run(true, {1, 4, 8}), failed, "fp8gemm refuses group 0: rows .1, 4.");
+  EXPECT_EXIT(run(false, {4, 5}), failed, "fp8gemm refuses group 1: rows .4, 9., they may end at 8");
+  EXPECT_EXIT(run(false, {-1, 2}), failed, "fp8gemm refuses group 0: rows .0, -1.");
+}
+
+}  // namespace
+}  // namespace contender
