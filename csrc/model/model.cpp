@@ -96,10 +96,19 @@ struct Model::Impl {
     return p;
   }
 
+  // Behind here no operator looks: a rank's part of the vocabulary has zeros for the ids of others.
+  void check_ids(const char* what, const std::vector<int32_t>& ids) const {
+    const auto bad = std::ranges::find_if(ids, [&](int32_t id) { return id < 0 || id >= m.vocab_size; });
+    CHECK(bad == ids.end(), "{} {} of the batch is {}, the vocabulary has {}", what, bad - ids.begin(), *bad,
+          m.vocab_size);
+  }
+
   // Sends the batch, its leaves and its head rows to the device, in one copy.
   void send(Pass& p, const std::vector<int32_t>& own_slots, const std::vector<int32_t>& group_slots,
             const std::vector<int32_t>& head_rows, const std::vector<int32_t>& targets) const {
     const TokenBatch& b = p.batch;
+    check_ids("token", b.tokens);
+    check_ids("target", targets);
     const std::vector<RowSegment> own = slot_leaves(own_slots), group = slot_leaves(group_slots),
                                   of_head = slot_leaves(head_offsets(head_rows, group_slots));
     Upload up;

@@ -140,6 +140,24 @@ TEST(ModelMla, ExpandedFormIsTheAbsorbedOneUpToRounding) {
   EXPECT_GT(gap, 0);  // another order of summation: equal bits would mean that one form runs in both places
 }
 
+TEST(ModelBatch, IdsOutsideTheVocabularyAreRefused) {
+  TinyModel t(tiny_config("moe"));
+  for (const int32_t id : {-1, 272}) {
+    for (const size_t at : {0, 2}) {  // a token, and a target that is no token of the batch's inputs
+      std::vector<TrainSequence> sequences = {{.tokens = {1, 2, 3}}};
+      sequences[0].tokens[at] = id;
+      try {
+        t.model.forward_logp(packed(t, sequences), 1.0f);
+        ADD_FAILURE() << id << " at " << at;
+      } catch (const Error& e) {
+        EXPECT_NE(std::string(e.what()).find(fmt::format("of the batch is {}, the vocabulary has 272", id)),
+                  std::string::npos)
+            << e.what();
+      }
+    }
+  }
+}
+
 TEST(ModelRecompute, SelectiveAndFullGiveTheBitsOfNone) {
   std::vector<std::vector<float>> grads;
   for (const char* policy : {"none", "selective", "full"}) {
