@@ -132,44 +132,7 @@ __device__ void produce(const Params& p, typename Fp8Layout<kConsumers, kN>::Sme
   }
 }
 
-// --- epilogue: a warpgroup's 64 rows, the fragments of wgmma.cuh ---
-
-struct Fragment {
-  int row[2];  // of the tile's rows, for h = 0, 1
-  int column;  // of the first pair; the next is 8 on
-  __device__ explicit Fragment(int thread)
-      : row{thread / 32 * 16 + thread % 32 / 4, thread / 32 * 16 + thread % 32 / 4 + 8},
-        column(thread % 4 * 2) {}
-};
-
-template <int kN>
-__device__ void store_f32(const Params& p, const Place& place, int row0, int thread, float (&d)[kN / 2],
-                          float (&old)[kN / 2]) {
-  const Fragment f(thread);
-  float* rows[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h)
-    rows[h] = static_cast<float*>(p.d.data) + int64_t{row0 + f.row[h]} * p.d.ld + place.column + f.column;
-  const auto inside = [&](int j, int h) {
-    return row0 + f.row[h] < place.row_end && place.column + f.column + 8 * j < p.n;
-  };
-  if (p.accumulate) {
-#pragma unroll
-    for (int i = 0; i < kN / 4; ++i) {
-      const int j = i / 2, h = i % 2;
-      const float2 v = inside(j, h) ? *reinterpret_cast<const float2*>(rows[h] + 8 * j) : float2{0, 0};
-      old[2 * i] = v.x;
-      old[2 * i + 1] = v.y;
-    }
-#pragma unroll
-    for (int i = 0; i < kN / 2; ++i) d[i] = __fadd_rn(old[i], d[i]);
-  }
-#pragma unroll
-  for (int i = 0; i < kN / 4; ++i) {
-    const int j = i / 2, h = i % 2;
-    if (inside(j, h)) *reinterpret_cast<float2*>(rows[h] + 8 * j) = make_float2(d[2 * i], d[2 * i + 1]);
-  }
-}
+// --- epilogue: a warpgroup's 64 rows ---
 
 __device__ inline uint32_t bf16_pair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -312,7 +275,7 @@ __device__ void consume(const Params& p, typename Fp8Layout<kConsumers, kN>::Sme
     }
     if (p.d.data == nullptr) continue;
     if (p.d.dtype == DType::kF32) {
-      store_f32<kN>(p, place, row0, thread, d, part);
+      store_f32<kN>(p.d, p.accumulate, {row0, place.row_end, place.column, p.n}, thread, d, part);
     } else {
       store_bf16<kN>(p, place, row0, thread, 1 + me, smem.out[me], d);
     }
@@ -349,22 +312,6 @@ __global__ void __launch_bounds__(Fp8Layout<kConsumers, kN>::kThreads, 1)
 }
 
 // --- launcher ---
-
-CUtensorMap code_map(const Tensor& t, int box_rows) {
-  return make_tensor_map_2d({.base = t.data,
-                             .type = CU_TENSOR_MAP_DATA_TYPE_UINT8,
-                             .element_bytes = 1,
-                             .cols = t.cols,
-                             .rows = t.rows,
-                             .row_stride = t.ld,
-                             .box_cols = kRowBytes,
-                             .box_rows = box_rows});
-}
-
-void check_aligned(const Tensor& t, const char* name) {
-  CHECK(in_pieces(t), "{} at {}, rows {} {} apart: not in pieces of 16 bytes", name, t.data, t.ld,
-        dtype_name(t.dtype));
-}
 
 // f(std::integral_constant<Fp8Tile, ...>()) of the table.
 template <class F, size_t... kIndex>

@@ -41,5 +41,6 @@ std::string explain_fp8_gemm(const Fp8Problem& problem);
 // With a tile of the table, whatever its score, and so many blocks of threads; for tests and benches.
 void fp8_gemm(const Exec&, const Fp8GemmArgs&, const Fp8Tile&, int64_t blocks);
 void fp8_grouped_gemm(const Exec&, const Fp8GroupedGemmArgs&, const Fp8Tile&, int64_t blocks);
+void fp8_wgrad(const Exec&, const Fp8WgradArgs&, int64_t blocks);
 
 }  // namespace contender::cuda

@@ -1,8 +1,10 @@
-// What the FP8 products share: the ring of stages that a producer warp fills by TMA, the products of a block
-// of 128, and its promotion into FP32 registers.
+// What the FP8 products share: places in the ring of stages, the product of a block of 128, scales on their
+// way into registers, F32 results on their way out.
 #pragma once
 
+#include "cuda/common/dispatch.h"
 #include "cuda/common/e4m3.cuh"
+#include "cuda/common/tensor_map.h"
 #include "cuda/common/tma.cuh"
 #include "cuda/common/wgmma.cuh"
 #include "cuda/gemm/fp8_gemm.h"
@@ -75,5 +77,71 @@ class ScaleStream {
   bool vector_;
   float4 current_, next_;
 };
+
+// Of a thread in a warpgroup's [64, kN]: d[4 j + 2 h + e] is row row[h], column `column` + 8 j + e.
+struct Fragment {
+  int row[2];
+  int column;
+  __device__ explicit Fragment(int thread)
+      : row{thread / 32 * 16 + thread % 32 / 4, thread / 32 * 16 + thread % 32 / 4 + 8},
+        column(thread % 4 * 2) {}
+};
+
+// Where 64 rows of results go: rows [row0, row_end) and columns [column, n) of a tensor exist.
+struct OutPlace {
+  int64_t row0, row_end;
+  int column, n;
+};
+
+// Stores d, or adds it (one rounding). `old` is scratch. Four lanes write 32 bytes of a row.
+template <int kN>
+__device__ void store_f32(const Tensor& to, bool accumulate, const OutPlace& place, int thread,
+                          float (&d)[kN / 2], float (&old)[kN / 2]) {
+  const Fragment f(thread);
+  float* rows[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+    rows[h] = static_cast<float*>(to.data) + (place.row0 + f.row[h]) * to.ld + place.column + f.column;
+  const auto inside = [&](int j, int h) {
+    return place.row0 + f.row[h] < place.row_end && place.column + f.column + 8 * j < place.n;
+  };
+  if (accumulate) {
+#pragma unroll
+    for (int i = 0; i < kN / 4; ++i) {
+      const int j = i / 2, h = i % 2;
+      const float2 v = inside(j, h) ? *reinterpret_cast<const float2*>(rows[h] + 8 * j) : float2{0, 0};
+      old[2 * i] = v.x;
+      old[2 * i + 1] = v.y;
+    }
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) d[i] = __fadd_rn(old[i], d[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < kN / 4; ++i) {
+    const int j = i / 2, h = i % 2;
+    if (inside(j, h)) *reinterpret_cast<float2*>(rows[h] + 8 * j) = make_float2(d[2 * i], d[2 * i + 1]);
+  }
+}
+
+// --- launchers ---
+
+// Boxes of 128 codes of `box_rows` rows.
+inline CUtensorMap code_map(const Tensor& t, int box_rows) {
+  return make_tensor_map_2d({.base = t.data,
+                             .type = CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                             .element_bytes = 1,
+                             .cols = t.cols,
+                             .rows = t.rows,
+                             .row_stride = t.ld,
+                             .box_cols = kRowBytes,
+                             .box_rows = box_rows});
+}
+
+// TMA, and stores of 16 bytes: rows begin at multiples of them.
+inline void check_aligned(const Tensor& t, const char* name) {
+  CHECK(
+      reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (t.rows <= 1 || t.ld * dtype_size(t.dtype) % 16 == 0),
+      "{} at {}, rows of {} {} apart: not at multiples of 16 bytes", name, t.data, dtype_name(t.dtype), t.ld);
+}
 
 }  // namespace contender::cuda

@@ -35,7 +35,7 @@ struct GroupTable {
       int pieces = 0;
       if (g < groups.num_groups) {
         const int begin = groups.begin(g), end = groups.end(g);
-        const int limit = groups.offsets ? groups.rows : begin + groups.capacity;
+        const int limit = groups.counts ? begin + groups.capacity : groups.rows;
         if (begin < 0 || end < begin || end > limit || (g == 0 && begin != 0)) {
           trap_with(record, refused_group(kernel, g, begin, end, limit));
         }

@@ -107,7 +107,7 @@ TEST(CudaFp8GroupedErrors, SeenByTheHost) {
 
 // What only the kernel sees: it ends the job and says which group it refuses.
 TEST(CudaFp8GroupedErrors, SeenByTheKernel) {
-  testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto run = [](bool sorted, const std::vector<int32_t>& host) {
     DeviceFp8Matrix a(Fp8Matrix(8, 32, QLayout::k1x128, 27)), b(Fp8Matrix(64, 32, QLayout::k128x128, 28, 2));
     const DeviceTensor d(DType::kF32, 8, 32);
