@@ -56,6 +56,8 @@ const Ops kOps = {
     .square_sum = square_sum,
     .quantize = quantize,
     .dequantize = dequantize,
+    .quantize_transposed = quantize_transposed,
+    .quantize_weight = quantize_weight,
 };
 
 std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }

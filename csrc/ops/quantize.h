@@ -29,10 +29,9 @@ struct DequantizeArgs {
 };
 
 // Rows sorted by group (expert): [offsets[g], offsets[g + 1]) are those of group g. Blocks along the rows
-// begin anew in each group; those of group g stand behind the row_blocks(size) blocks of every group before
+// begin anew in each group; those of group g stand behind the ceil(size / 128) blocks of every group before
 // it. Without offsets all rows are one group.
 inline constexpr int64_t kQuantizeBlock = 128;
-constexpr int64_t row_blocks(int64_t rows) { return (rows + kQuantizeBlock - 1) / kQuantizeBlock; }
 // The most that `rows` rows in `num_groups` groups, whatever their sizes, can have.
 constexpr int64_t max_row_blocks(int64_t rows, int64_t num_groups) {
   return (rows + (kQuantizeBlock - 1) * num_groups) / kQuantizeBlock;

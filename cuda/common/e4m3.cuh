@@ -2,6 +2,8 @@
 // NaN's code only the sign is not kept.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include "cuda/common/rows.cuh"
 
 namespace contender::cuda {
@@ -20,6 +22,11 @@ __device__ inline uint32_t cvt_f16x2(uint16_t codes) {
   uint32_t halves;
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(codes));
   return halves;
+}
+
+__device__ inline float2 decode_e4m3x2(uint16_t codes) {
+  const uint32_t halves = cvt_f16x2(codes);
+  return __half22float2(*reinterpret_cast<const __half2*>(&halves));
 }
 
 // Codes of kCount quotients, four to a word.
@@ -46,7 +53,7 @@ class E4m3Scale {
     if (!short_) return __fdiv_rn(x, scale_);
     const float first = x * inverse_;
     const float second = fmaf(fmaf(-first, scale_, x), inverse_, first);
-    return fmaf(fmaf(-second, scale_, x), inverse_, second);
+    return copysignf(fmaf(fmaf(-second, scale_, x), inverse_, second), x);  // -0 stays -0
   }
   template <int kCount>
   __device__ void encode(const float* x, uint32_t* words) const {
@@ -75,6 +82,8 @@ __device__ inline void store_codes(uint8_t* row, int c, int cols, const uint32_t
     if (c >= cols) return;
     if constexpr (kCount == 4) *reinterpret_cast<uint32_t*>(row + c) = words[0];
     if constexpr (kCount == 8) *reinterpret_cast<uint2*>(row + c) = make_uint2(words[0], words[1]);
+    if constexpr (kCount == 16)
+      *reinterpret_cast<uint4*>(row + c) = make_uint4(words[0], words[1], words[2], words[3]);
   } else {
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {

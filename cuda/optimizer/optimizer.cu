@@ -1,28 +1,38 @@
-// What: AdamW on a flat shard, and the order-free sum of squares behind the global gradient norm.
+// What: AdamW on a flat shard, with the copies of a whole weight that products read, and the order-free sum
+// of
+//   squares behind the global gradient norm.
 // Math: g = grad * scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //       w -= lr * weight_decay * w;  w -= lr * (m / bias_correction1) / (sqrt(v / bias_correction2) + eps)
 //       square_sum: sum += x^2, exactly, into the digits of an ExactSum.
 // Shapes: flat arrays of n; n = 0 is legal. The clip factor and the skip flag are read from device memory.
+//   With copies: n = groups * N * K, and of each group BF16 [N, K] and [K, N], E4M3 the same in 128x128
+//   blocks.
 // Layouts: four elements at a time where every array is aligned to 16 bytes, single elements elsewhere.
 // Precision: AdamW in FP32, each operation rounded once as on the CPU, so both give the same bits; BF16
-//   moments are rounded to nearest even after their use. square_sum rounds nothing: a float is mantissa
+//   moments are rounded to nearest even after their use; copies have the bits of pack_weight and
+//   quantize_weight. square_sum rounds nothing: a float is mantissa
 //   * 2^(e - 150), its square an integer of 48 bits; a lane adds 96-bit integers whose unit is set by a
 //   window of 16 exponents that the warp shares, and what lies outside the window goes straight to the
 //   digits. Integer sums do not depend on their order, so neither grid nor sharding shows in the
 //   result.
-// Schedule: AdamW: a thread owns four elements. square_sum: a warp takes runs of 512 values, 16 a lane;
-//   lanes meet in shuffles, warps in shared digits, blocks in global ones.
-// Roofline: AdamW 28 bytes (BF16 moments: 20) and 17 flops an element: memory-bound everywhere.
+// Schedule: AdamW: a thread owns four elements. With copies a block of threads updates a square of 128 x 128,
+//   two rows of a warp at a time, keeps it in shared memory and writes all forms from there. square_sum: a
+//   warp takes runs of 512 values, 16 a lane; lanes meet in shuffles, warps in shared digits, blocks in
+//   global ones.
+// Roofline: AdamW 28 bytes (BF16 moments: 20) and 17 flops an element, 2 bytes more for a BF16 copy, 1 for
+//   E4M3: memory-bound everywhere.
 //   square_sum 4 bytes and about 15 integer instructions an element: near the balance of 64 integer
 //   lanes per SM on both H800 and H200.
-// Limits: at most 2^30 terms in all.
+// Limits: square_sum: at most 2^30 terms in all. Copies: fewer than 2^31 squares; N and K below 2^31.
 // Source: Loshchilov & Hutter, arXiv 1711.05101; Kulisch accumulator (base/exact_sum.h).
 #include <cstddef>
 
 #include "cuda/common/grid.h"
 #include "cuda/common/rows.cuh"
+#include "cuda/common/shared_memory.h"
 #include "cuda/common/stream.h"
 #include "cuda/ops.h"
+#include "cuda/quantize/weight_tile.cuh"
 #include "ops/optimizer.h"
 
 namespace contender::cuda {
@@ -61,26 +71,33 @@ __device__ void adamw_one(const AdamwArgs& a, float grad_scale, int64_t i) {
 }
 
 // Four neighbouring elements: 16 bytes of the F32 arrays, so that neighbouring lanes touch neighbouring
-// bytes.
-template <class Moment>
-__device__ void adamw_quad(const AdamwArgs& a, float grad_scale, int64_t i) {
-  Moment* moment_m = static_cast<Moment*>(a.m) + i;
-  Moment* moment_v = static_cast<Moment*>(a.v) + i;
-  const float4 g = load_quad(a.grad + i);
-  float4 w = load_quad(a.master + i), m = load_quad(moment_m), v = load_quad(moment_v);
+// bytes. Those from `count` on are zero and not written.
+struct AdamwQuad {
+  float4 g, w, m, v;
+};
+template <class Moment, Access access>
+__device__ AdamwQuad load_adamw(const AdamwArgs& a, int64_t i, int count) {
+  return {load_quad_piece<access>(a.grad + i, 0, count), load_quad_piece<access>(a.master + i, 0, count),
+          load_quad_piece<access>(static_cast<const Moment*>(a.m) + i, 0, count),
+          load_quad_piece<access>(static_cast<const Moment*>(a.v) + i, 0, count)};
+}
+template <class Moment, Access access>
+__device__ void store_adamw(const AdamwArgs& a, int64_t i, int count, const AdamwQuad& x) {
+  store_quad_piece<access>(a.master + i, 0, count, x.w);
+  store_quad_piece<access>(static_cast<Moment*>(a.m) + i, 0, count, x.m);
+  store_quad_piece<access>(static_cast<Moment*>(a.v) + i, 0, count, x.v);
+}
+__device__ void update_adamw(const AdamwArgs& a, float grad_scale, AdamwQuad& x) {
   const auto update = [&](float grad, float& weight, float& first, float& second) {
-    const AdamwElement x = adamw_element(a, grad_scale, grad, {weight, first, second});
-    weight = x.w;
-    first = x.m;
-    second = x.v;
+    const AdamwElement e = adamw_element(a, grad_scale, grad, {weight, first, second});
+    weight = e.w;
+    first = e.m;
+    second = e.v;
   };
-  update(g.x, w.x, m.x, v.x);
-  update(g.y, w.y, m.y, v.y);
-  update(g.z, w.z, m.z, v.z);
-  update(g.w, w.w, m.w, v.w);
-  store_quad(a.master + i, w);
-  store_quad(moment_m, m);
-  store_quad(moment_v, v);
+  update(x.g.x, x.w.x, x.m.x, x.v.x);
+  update(x.g.y, x.w.y, x.m.y, x.v.y);
+  update(x.g.z, x.w.z, x.m.z, x.v.z);
+  update(x.g.w, x.w.w, x.m.w, x.v.w);
 }
 
 template <class Moment, Access access>
@@ -90,16 +107,70 @@ __global__ __launch_bounds__(kThreads) void adamw_kernel(const __grid_constant__
   constexpr int kStep = access == Access::kVector ? 4 : 1;
   const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kStep;
   if (access == Access::kVector && begin + kStep <= a.n) {
-    adamw_quad<Moment>(a, grad_scale, begin);
+    AdamwQuad x = load_adamw<Moment, access>(a, begin, kStep);
+    update_adamw(a, grad_scale, x);
+    store_adamw<Moment, access>(a, begin, kStep, x);
   } else {
     for (int64_t i = begin; i < min(begin + kStep, a.n); ++i) adamw_one<Moment>(a, grad_scale, i);
   }
 }
 
+template <class Moment, Access access>
+__global__ __launch_bounds__(kWeightThreads) void adamw_copies_kernel(
+    const __grid_constant__ AdamwArgs a, const __grid_constant__ WeightStrides strides) {
+  extern __shared__ float4 shared[];
+  if (a.skip && *a.skip != 0) return;
+  WeightTile& tile = *reinterpret_cast<WeightTile*>(shared);
+  const float grad_scale = a.grad_scale ? *a.grad_scale : 1.0f;
+  const WeightPlace at = weight_place(a.copies);
+  constexpr int kAtOnce = 2;  // rows whose loads are under way together
+  const int lane = threadIdx.x % 32, col = at.col0 + lane * 4, count = min(4, at.k - col);
+  float amax = 0;
+  for (int step = 0; step < kWeightRows; step += kAtOnce) {
+    AdamwQuad x[kAtOnce] = {};
+    int64_t first[kAtOnce];
+    bool inside[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int row = at.row0 + threadIdx.x / 32 + (step + i) * kWeightWarps;
+      first[i] = (int64_t{at.group} * at.n + row) * at.k + col;
+      inside[i] = row < at.n && count > 0;
+      if (inside[i]) x[i] = load_adamw<Moment, access>(a, first[i], count);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (inside[i]) {
+        update_adamw(a, grad_scale, x[i]);
+        store_adamw<Moment, access>(a, first[i], count, x[i]);
+      }
+      // Columns past the end were updated too: out of the square with them.
+      const float w[4] = {x[i].w.x, count > 1 ? x[i].w.y : 0, count > 2 ? x[i].w.z : 0,
+                          count > 3 ? x[i].w.w : 0};
+      amax = abs_max<4>(w, amax);
+      tile.quads[weight_quad(threadIdx.x / 32 + (step + i) * kWeightWarps, lane)] =
+          make_float4(w[0], w[1], w[2], w[3]);
+    }
+  }
+  write_weight_copies<access>(a.copies, strides, at, tile, amax);
+}
+
+bool shard_aligned(const AdamwArgs& a) {
+  return aligned16(a.master) && aligned16(a.grad) && aligned16(a.m) && aligned16(a.v);
+}
+
+template <class Moment>
+void launch_adamw_copies(cudaStream_t stream, const AdamwArgs& a) {
+  with_access(shard_aligned(a) && copies_in_pieces(a.copies), [&](auto access) {
+    allow_shared_memory<adamw_copies_kernel<Moment, access()>>();
+    adamw_copies_kernel<Moment, access()>
+        <<<weight_tiles(a.copies), kWeightThreads, sizeof(WeightTile), stream>>>(a, weight_strides(a.copies));
+  });
+  CUDA_CHECK_LAUNCH();
+}
+
 template <class Moment>
 void launch_adamw(cudaStream_t stream, const AdamwArgs& a) {
-  const bool vectors = aligned16(a.master) && aligned16(a.grad) && aligned16(a.m) && aligned16(a.v);
-  with_access(vectors, [&](auto access) {
+  with_access(shard_aligned(a), [&](auto access) {
     const unsigned grid = grid_size(a.n, kThreads * (access() == Access::kVector ? 4 : 1));
     adamw_kernel<Moment, access()><<<grid, kThreads, 0, stream>>>(a);
   });
@@ -251,12 +322,13 @@ __global__ __launch_bounds__(kThreads) void square_sum_kernel(const float* x, in
 void adamw(const Exec& exec, const AdamwArgs& a) {
   CHECK(a.moment_dtype == DType::kF32 || a.moment_dtype == DType::kBF16,
         "adamw: moments of type {}: only F32 and BF16 are known", dtype_name(a.moment_dtype));
+  if (a.copies.any()) check_adamw_copies(a);
   if (a.n == 0) return;
-  if (a.moment_dtype == DType::kF32) {
-    launch_adamw<float>(stream_of(exec), a);
-  } else {
-    launch_adamw<__nv_bfloat16>(stream_of(exec), a);
-  }
+  const auto launch = [&]<class Moment>(std::type_identity<Moment>) {
+    if (a.copies.any()) return launch_adamw_copies<Moment>(stream_of(exec), a);
+    launch_adamw<Moment>(stream_of(exec), a);
+  };
+  with_float_type(a.moment_dtype, launch);
 }
 
 void square_sum(const Exec& exec, const SquareSumArgs& a) {

@@ -15,8 +15,6 @@
 //   on H800.
 // Limits: fewer than 2^31 pieces; 65,535 * 128 rows.
 // Source: DeepSeek-V3, arXiv 2412.19437, section 3.3.
-#include <cuda_fp16.h>
-
 #include "cuda/common/e4m3.cuh"
 #include "cuda/common/grid.h"
 #include "cuda/common/stream.h"
@@ -163,11 +161,6 @@ __device__ float scale_at(const QTensor& q, int64_t r, int c) {
   return row_of<const float>(q.scale, r / kQuantizeBlock)[c / kQuantizeBlock];
 }
 
-__device__ float2 decode(uint16_t codes) {
-  const uint32_t halves = cvt_f16x2(codes);
-  return __half22float2(*reinterpret_cast<const __half2*>(&halves));
-}
-
 template <QLayout kLayout, Access kAccess>
 __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_constant__ DequantizeArgs a) {
   const int cols = static_cast<int>(a.y.cols);
@@ -183,7 +176,8 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const __grid_const
 #pragma unroll
     for (int k = 0; k < 4; ++k) word |= c + k < cols ? uint32_t{codes[k]} << (8 * k) : 0;
   }
-  const float2 low = decode(static_cast<uint16_t>(word)), high = decode(static_cast<uint16_t>(word >> 16));
+  const float2 low = decode_e4m3x2(static_cast<uint16_t>(word)),
+               high = decode_e4m3x2(static_cast<uint16_t>(word >> 16));
   float4 scale;
   if constexpr (kLayout == QLayout::k128x1) {
     scale = load_quad_piece<kAccess>(row_of<const float>(a.q.scale, r / kQuantizeBlock), c, cols);

@@ -144,6 +144,70 @@ TEST(CpuAdamw, ShardsAgree) {
   EXPECT_TRUE(same_bits(w, w2) && same_bits(m, m2) && same_bits(v, v2));
 }
 
+// Copies are those of the operators that make them from the new master.
+TEST(CpuAdamw, CopiesAreTheComposition) {
+  constexpr int64_t kGroups = 2, kN = 37, kK = 130, kCount = kGroups * kN * kK;
+  const std::vector<float> grad = test::random_values(kCount, 5);
+  std::vector<float> w = test::random_values(kCount, 6), m(kCount, 0.1f), v(kCount, 0.2f), w2 = w, m2 = m,
+                     v2 = v;
+  struct Copies {
+    std::vector<float> forward, backward, scale, scale_t;
+    std::vector<uint8_t> q, transposed;
+    Copies()
+        : forward(test::poisoned(kGroups * packed_forward_bytes(kN, kK) / 4)),
+          backward(test::poisoned(kGroups * packed_backward_bytes(kN, kK) / 4)),
+          scale(test::poisoned(kGroups * 2)),
+          scale_t(scale),
+          q(kCount, 0x55),
+          transposed(q) {}
+    WeightCopies view() {
+      return {.n = kN,
+              .k = kK,
+              .num_groups = kGroups,
+              .forward = forward.data(),
+              .backward = backward.data(),
+              .q = {.data = {q.data(), DType::kE4M3, kGroups * kN, kK},
+                    .scale = f32_tensor(scale.data(), kGroups, 2),
+                    .layout = QLayout::k128x128},
+              .transposed = {.data = {transposed.data(), DType::kE4M3, kGroups * kK, kN},
+                             .scale = f32_tensor(scale_t.data(), kGroups * 2, 1),
+                             .layout = QLayout::k128x128}};
+    }
+  } got, want;
+  AdamwArgs a = at_step(3);
+  a.n = kCount;
+  a.master = w.data();
+  a.grad = grad.data();
+  a.m = m.data();
+  a.v = v.data();
+  cpu::adamw({}, a);
+  const Tensor master = f32_tensor(w.data(), kGroups * kN, kK);
+  const WeightCopies c = want.view();
+  cpu::pack_weight({}, {.master = master,
+                        .forward = c.forward,
+                        .backward = c.backward,
+                        .n = kN,
+                        .k = kK,
+                        .num_groups = kGroups});
+  cpu::quantize_weight({}, {.x = master, .num_groups = kGroups, .q = c.q, .transposed = c.transposed});
+  a.master = w2.data();
+  a.m = m2.data();
+  a.v = v2.data();
+  a.copies = got.view();
+  const int32_t skip = 1;
+  a.skip = &skip;
+  cpu::adamw({}, a);
+  EXPECT_TRUE(std::isnan(got.forward[0]) && got.q[0] == 0x55);  // nothing, copies included
+  a.skip = nullptr;
+  cpu::adamw({}, a);
+  EXPECT_TRUE(same_bits(w, w2) && same_bits(m, m2) && same_bits(v, v2));
+  EXPECT_TRUE(same_bits(got.forward, want.forward) && same_bits(got.backward, want.backward));
+  EXPECT_TRUE(same_bits(got.scale, want.scale) && same_bits(got.scale_t, want.scale_t));
+  EXPECT_TRUE(got.q == want.q && got.transposed == want.transposed);
+  a.n = kCount - 1;
+  EXPECT_THROW(cpu::adamw({}, a), Error);
+}
+
 TEST(CpuAdamw, UnknownMomentTypeIsNamed) {
   AdamwArgs a = at_step(1);
   a.moment_dtype = DType::kF16;

@@ -147,6 +147,122 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CpuQuantize,
                          testing::Combine(testing::ValuesIn(kLayouts), testing::Values(0, 1, 128, 150),
                                           testing::Values(1, 129, 300)));
 
+struct GroupedRows {
+  int64_t rows, cols;
+  std::vector<int32_t> offsets;  // or none
+};
+class CpuQuantizeTransposed : public testing::TestWithParam<GroupedRows> {};
+
+// Group by group the 128x1 blocks of its rows, transposed, and the 1x128 blocks; stored codes count as the
+// values they stand for. What no group has stays as it was.
+TEST_P(CpuQuantizeTransposed, IsTheCompositionByGroup) {
+  const auto& [rows, cols, offsets] = GetParam();
+  const int64_t groups = std::max<int64_t>(1, std::ssize(offsets) - 1), ld = rows + 3;
+  const int64_t blocks = max_row_blocks(rows, groups), col_blocks = ceil_div(cols, 128);
+  Matrix x = Matrix::random(rows, cols, 44, 2, 5.0), stored_scale = Matrix::poisoned(rows, col_blocks);
+  std::vector<uint8_t> stored(static_cast<size_t>(rows * cols));
+  const QTensor q = {.data = {stored.data(), DType::kE4M3, rows, cols}, .scale = stored_scale.tensor()};
+  cpu::quantize({}, {.x = x.tensor(), .q = q});
+  for (const bool from_stored : {false, true}) {
+    Matrix value = x;
+    if (from_stored) cpu::dequantize({}, {.q = q, .y = value.tensor()});
+    std::vector<uint8_t> codes(static_cast<size_t>(cols * ld), 0x55), row_codes(stored.size(), 0x55);
+    std::vector<uint8_t> want = codes, want_rows = row_codes;
+    Matrix scale = Matrix::poisoned(blocks + 1, cols, 1), want_scale = scale,
+           row_scale = Matrix::poisoned(rows, col_blocks), want_row_scale = row_scale;
+    int64_t block = 0;
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t begin = offsets.empty() ? 0 : offsets[g], end = offsets.empty() ? rows : offsets[g + 1];
+      const int64_t n = end - begin;
+      std::vector<uint8_t> part(static_cast<size_t>(n * cols));
+      const Tensor values = value.tensor().row_range(begin, end);
+      cpu::quantize({}, {.x = values,
+                         .q = {.data = {part.data(), DType::kE4M3, n, cols},
+                               .scale = want_scale.tensor().row_range(block, block + ceil_div(n, 128)),
+                               .layout = QLayout::k128x1}});
+      for (int64_t r = 0; r < n; ++r)
+        for (int64_t c = 0; c < cols; ++c) want[c * ld + begin + r] = part[r * cols + c];
+      block += ceil_div(n, 128);
+      std::copy_n(stored.data() + begin * cols, n * cols, want_rows.data() + begin * cols);
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t b = 0; b < col_blocks; ++b) want_row_scale.at(r, b) = stored_scale.at(r, b);
+    }
+    EXPECT_LE(block, blocks);
+    QuantizeTransposedArgs args = {
+        .x = from_stored ? q.data : x.tensor(),
+        .t = {.data = {codes.data(), DType::kE4M3, cols, rows, ld}, .scale = scale.tensor()},
+        .num_groups = groups,
+        .offsets = offsets.empty() ? nullptr : offsets.data()};
+    if (from_stored) {
+      args.x_scale = q.scale;
+    } else {
+      args.q = {.data = {row_codes.data(), DType::kE4M3, rows, cols}, .scale = row_scale.tensor()};
+    }
+    cpu::quantize_transposed({}, args);
+    EXPECT_EQ(codes, want);
+    EXPECT_TRUE(same_bits(scale.values, want_scale.values));
+    if (from_stored) continue;
+    EXPECT_EQ(row_codes, want_rows);
+    EXPECT_TRUE(same_bits(row_scale.values, want_row_scale.values));
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, CpuQuantizeTransposed,
+                         testing::Values(GroupedRows{0, 5, {}}, GroupedRows{1, 1, {}},
+                                         GroupedRows{300, 130, {}}, GroupedRows{0, 3, {0, 0, 0}},
+                                         GroupedRows{290, 129, {0, 1, 1, 130, 283}}));
+
+// Group by group the 128x128 blocks, and their transposes with the same scales.
+TEST(CpuQuantizeWeight, IsTheCompositionByGroup) {
+  for (const auto& [groups, n, k] : {std::tuple<int64_t, int64_t, int64_t>{1, 1, 1}, {2, 130, 257}}) {
+    Matrix x = Matrix::random(groups * n, k, 45, 1, 5.0);
+    const int64_t n_blocks = ceil_div(n, 128), k_blocks = ceil_div(k, 128);
+    std::vector<uint8_t> codes(static_cast<size_t>(groups * n * k), 0x55), transposed = codes, want = codes;
+    Matrix scale = Matrix::poisoned(groups * n_blocks, k_blocks),
+           scale_t = Matrix::poisoned(groups * k_blocks, n_blocks), want_scale = scale;
+    cpu::quantize_weight({}, {.x = x.tensor(),
+                              .num_groups = groups,
+                              .q = {.data = {codes.data(), DType::kE4M3, groups * n, k},
+                                    .scale = scale.tensor(),
+                                    .layout = QLayout::k128x128},
+                              .transposed = {.data = {transposed.data(), DType::kE4M3, groups * k, n},
+                                             .scale = scale_t.tensor(),
+                                             .layout = QLayout::k128x128}});
+    for (int64_t g = 0; g < groups; ++g)
+      cpu::quantize({}, {.x = x.tensor().row_range(g * n, (g + 1) * n),
+                         .q = {.data = {want.data() + g * n * k, DType::kE4M3, n, k},
+                               .scale = want_scale.tensor().row_range(g * n_blocks, (g + 1) * n_blocks),
+                               .layout = QLayout::k128x128}});
+    EXPECT_EQ(codes, want);
+    EXPECT_TRUE(same_bits(scale.values, want_scale.values));
+    for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t r = 0; r < n; ++r)
+        for (int64_t c = 0; c < k; ++c)
+          ASSERT_EQ(transposed[(g * k + c) * n + r], codes[(g * n + r) * k + c]) << g << " " << r << " " << c;
+      for (int64_t r = 0; r < n_blocks; ++r)
+        for (int64_t c = 0; c < k_blocks; ++c)
+          ASSERT_TRUE(same_bits(scale_t.at(g * k_blocks + c, r), scale.at(g * n_blocks + r, c)));
+    }
+  }
+}
+
+TEST(CpuQuantizeErrors, GroupsAndShapes) {
+  Matrix x = Matrix::random(4, 3, 46), scale = Matrix::poisoned(1, 3);
+  std::vector<uint8_t> codes(12);
+  const std::vector<int32_t> past = {0, 5}, back = {0, 3, 2};
+  QuantizeTransposedArgs args = {.x = x.tensor(),
+                                 .t = {.data = {codes.data(), DType::kE4M3, 3, 4}, .scale = scale.tensor()},
+                                 .offsets = past.data()};
+  EXPECT_THROW(cpu::quantize_transposed({}, args), Error);
+  args.offsets = back.data();
+  args.num_groups = 2;  // may need two blocks
+  EXPECT_THROW(cpu::quantize_transposed({}, args), Error);
+  args.num_groups = 1;
+  args.offsets = nullptr;
+  args.x_scale = scale.tensor();  // F32 has none
+  EXPECT_THROW(cpu::quantize_transposed({}, args), Error);
+  EXPECT_THROW(cpu::quantize_weight({}, {.x = x.tensor(), .num_groups = 3}), Error);
+}
+
 TEST(CpuQuantizeErrors, SmallBlocksAndWrongScale) {
   // A block whose scale would underflow counts as zero.
   Matrix x = Matrix::poisoned(1, 2), scale = Matrix::poisoned(1, 1);

@@ -175,6 +175,106 @@ TEST(CudaAdamw, NanGradientStaysVisible) {
     EXPECT_TRUE(std::isnan(got.w[i]) && std::isnan(got.m[i]) && std::isnan(got.v[i]));
 }
 
+struct CopyShape {
+  int64_t groups, n, k;
+  int64_t offset;  // of the shard in its arrays
+};
+class CudaAdamwCopies : public testing::TestWithParam<CopyShape> {};
+
+// A weight's copies on the device, poisoned.
+struct DeviceCopies {
+  CopyShape s;
+  DeviceArray<uint8_t> forward, backward, q, transposed;
+  DeviceArray<float> scale, scale_t;
+  explicit DeviceCopies(const CopyShape& s)
+      : s(s),
+        forward(s.groups * packed_forward_bytes(s.n, s.k, kCudaWeights)),
+        backward(s.groups * packed_backward_bytes(s.n, s.k, kCudaWeights)),
+        q(s.groups * s.n * s.k),
+        transposed(s.groups * s.n * s.k),
+        scale(s.groups * ceil_div(s.n, 128) * ceil_div(s.k, 128)),
+        scale_t(scale.size()) {}
+  WeightCopies view() const {
+    const auto form = [&](void* codes, float* scale, int64_t n, int64_t k) {
+      return QTensor{.data = {codes, DType::kE4M3, s.groups * n, k},
+                     .scale = f32_tensor(scale, s.groups * ceil_div(n, 128), ceil_div(k, 128)),
+                     .layout = QLayout::k128x128};
+    };
+    return {.n = s.n,
+            .k = s.k,
+            .num_groups = s.groups,
+            .forward = forward.data(),
+            .backward = backward.data(),
+            .q = form(q.data(), scale.data(), s.n, s.k),
+            .transposed = form(transposed.data(), scale_t.data(), s.k, s.n)};
+  }
+  bool same_bytes(const DeviceCopies& o) const {
+    return forward.download() == o.forward.download() && backward.download() == o.backward.download() &&
+           q.download() == o.q.download() && transposed.download() == o.transposed.download() &&
+           same_bits(scale.download(), o.scale.download()) &&
+           same_bits(scale_t.download(), o.scale_t.download());
+  }
+};
+
+// One pass writes the bits of adamw, pack_weight and quantize_weight one after the other.
+TEST_P(CudaAdamwCopies, AreTheComposition) {
+  const CopyShape s = GetParam();
+  const int64_t n = s.groups * s.n * s.k;
+  const std::vector<float> grad = test::random_values(n, 4, 6.0);
+  const Shard start = random_shard(n);
+  const auto expect_composition = [&]<class Moment>(std::type_identity<Moment>) {
+    const Shard want = run_adamw<Moment>(start, grad, at_step(3), s.offset, {});
+    const DeviceCopies want_copies(s), got_copies(s), skipped(s);
+    const test::DeviceTensor master(DType::kF32, {want.w, s.groups * s.n, s.k, s.k});
+    const WeightCopies c = want_copies.view();
+    cuda::pack_weight({}, {.master = master.tensor(),
+                           .forward = c.forward,
+                           .backward = c.backward,
+                           .n = s.n,
+                           .k = s.k,
+                           .num_groups = s.groups});
+    cuda::quantize_weight(
+        {}, {.x = master.tensor(), .num_groups = s.groups, .q = c.q, .transposed = c.transposed});
+    AdamwArgs a = at_step(3);
+    a.copies = got_copies.view();
+    const Shard got = run_adamw<Moment>(start, grad, a, s.offset, {});
+    EXPECT_TRUE(same_bits(got.w, want.w) && same_bits(got.m, want.m) && same_bits(got.v, want.v));
+    EXPECT_TRUE(got_copies.same_bytes(want_copies));
+  };
+  expect_composition(std::type_identity<float>());
+  expect_composition(std::type_identity<uint16_t>());
+
+  // Any of the forms may be absent; with skip none is written.
+  const DeviceCopies all(s), some(s), none(s), untouched(s);
+  AdamwArgs a = at_step(3);
+  a.copies = all.view();
+  run_adamw<float>(start, grad, a, s.offset, {});
+  a.copies = some.view();
+  a.copies.q = {};
+  a.copies.backward = nullptr;
+  run_adamw<float>(start, grad, a, s.offset, {});
+  EXPECT_EQ(some.forward.download(), all.forward.download());
+  EXPECT_EQ(some.transposed.download(), all.transposed.download());
+  EXPECT_EQ(some.backward.download(), untouched.backward.download());
+  EXPECT_EQ(some.q.download(), untouched.q.download());
+  a.copies = none.view();
+  run_adamw<float>(start, grad, a, s.offset, {.skip = 1});
+  EXPECT_TRUE(none.same_bytes(untouched));
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaAdamwCopies,
+                         testing::Values(CopyShape{1, 1, 1, 0}, CopyShape{1, 128, 128, 0},
+                                         CopyShape{2, 24, 20, 0}, CopyShape{3, 16, 132, 0},
+                                         CopyShape{1, 200, 148, 0}, CopyShape{2, 144, 272, 0},
+                                         CopyShape{1, 131, 67, 1}));
+
+TEST(CudaAdamw, CopiesOfAnotherShapeAreRefused) {
+  const DeviceCopies copies({1, 2, 3, 0});
+  AdamwArgs a = at_step(1);
+  a.n = 7;
+  a.copies = copies.view();
+  EXPECT_THROW(cuda::adamw({}, a), Error);
+}
+
 TEST(CudaAdamw, UnknownMomentTypeIsNamed) {
   AdamwArgs a = at_step(1);
   a.moment_dtype = DType::kF16;

@@ -69,6 +69,7 @@ class CudaQuantize : public testing::TestWithParam<std::tuple<DType, QLayout, Qu
     for (int64_t r = 0; r < std::min<int64_t>(rows, 128); ++r) {
       for (int64_t c = 0; c < std::min<int64_t>(cols, 128); ++c) x.at(r, c) = 0;
     }
+    if (rows > 0 && cols > 1) x.at(rows - 1, 1) = -0.0f;
     if (rows > 1 && cols > 128) {
       x.at(rows - 1, cols - 1) = NAN;
       x.at(rows / 2, 128) = -INFINITY;
@@ -173,32 +174,202 @@ TEST(CudaDequantize, EveryCode) {
   }
 }
 
-// Roundings to the two neighbours are as frequent as their distances ask: no bias. Of n values spread evenly
-// between two codes, those rounded up are n / 2 within 5 sigma.
-TEST(CudaQuantizeRounding, HasNoBias) {
-  constexpr int64_t kRows = 64;
-  Matrix x = Matrix::poisoned(kRows, 128);
-  for (int64_t r = 0; r < kRows; ++r) {
-    for (int64_t c = 0; c < 128; ++c)
-      x.at(r, c) = c == 0
-                       ? 448.0f
-                       : 16.0f + 2.0f * static_cast<float>(uniform01(philox(
-                                            5, RandomStream::kTest, static_cast<uint64_t>(r * 128 + c))[0]));
+// Codes and scales on the device beside those on the host; what must stay is 0x55, or NaN.
+struct Codes {
+  std::vector<uint8_t> host;
+  Matrix host_scale;
+  DeviceArray<uint8_t> device;
+  DeviceTensor scale;
+  Codes(int64_t bytes, int64_t scale_rows, int64_t scale_cols)
+      : host(static_cast<size_t>(bytes), 0x55),
+        host_scale(Matrix::poisoned(scale_rows, scale_cols, 4)),
+        device(host),
+        scale(DType::kF32, host_scale) {}
+  // Bit for bit; a NaN's sign aside.
+  void expect_equal(const char* what) const {
+    std::vector<uint8_t> got = device.download();
+    for (size_t i = 0; i < host.size(); ++i) {
+      const bool nan = (host[i] & 0x7F) == 0x7F;
+      ASSERT_EQ(nan ? got[i] & 0x7F : got[i], nan ? 0x7F : host[i]) << what << " code " << i;
+    }
+    EXPECT_TRUE(same_bits(scale.download().values, host_scale.values)) << what;
   }
-  QuantizedPair q(kRows, 128, 0, 0, QLayout::k1x128);
+};
+
+struct GroupShape {
+  int64_t rows, cols, padding;   // of x
+  int64_t ld;                    // of the transposed codes
+  std::vector<int32_t> offsets;  // or none
+};
+std::vector<int32_t> many_groups() {  // more than a warp has lanes
+  std::vector<int32_t> offsets = {0};
+  for (int g = 0; g < 70; ++g) offsets.push_back(offsets.back() + (g == 40 ? 131 : g % 4));
+  return offsets;
+}
+class CudaQuantizeTransposed : public testing::TestWithParam<std::tuple<DType, GroupShape>> {};
+
+TEST_P(CudaQuantizeTransposed, EqualsTheCpuBackend) {
+  const auto& [dtype, shape] = GetParam();
+  const auto& [rows, cols, padding, ld, offsets] = shape;
+  const int64_t groups = std::max<int64_t>(1, std::ssize(offsets) - 1);
+  Matrix x = Matrix::random(rows, cols, 45, padding, 10.0);
+  if (rows > 1) x.at(rows / 2, cols - 1) = NAN;
+  for (int64_t r = 0; r < std::min<int64_t>(rows, 128); ++r) x.at(r, 0) = 0;
+  x = test::rounded(x, dtype == DType::kE4M3 ? DType::kF32 : dtype);
+  const DeviceTensor device_x(dtype == DType::kBF16 ? dtype : DType::kF32, x);
+  QuantizedPair stored(rows, cols, padding, 0, QLayout::k1x128);
+  if (dtype == DType::kE4M3) {
+    cpu::quantize({}, {.x = x.tensor(), .q = stored.host()});
+    cuda::quantize({}, {.x = device_x.tensor(), .q = stored.device()});
+  }
+  Codes t(cols * ld, max_row_blocks(rows, groups) + 1, cols);
+  QuantizedPair q(rows, cols, padding, 1, QLayout::k1x128);
+  const DeviceArray<int32_t> device_offsets(offsets);
+
+  QuantizeTransposedArgs host = {
+      .x = x.tensor(),
+      .t = {.data = {t.host.data(), DType::kE4M3, cols, rows, ld}, .scale = t.host_scale.tensor()},
+      .num_groups = groups,
+      .offsets = offsets.empty() ? nullptr : offsets.data()};
+  QuantizeTransposedArgs device = host;
+  device.x = device_x.tensor();
+  device.t = {.data = {t.device.data(), DType::kE4M3, cols, rows, ld}, .scale = t.scale.tensor()};
+  device.offsets = offsets.empty() ? nullptr : device_offsets.data();
+  if (dtype == DType::kE4M3) {
+    host.x = stored.host().data;
+    host.x_scale = stored.host().scale;
+    device.x = stored.device().data;
+    device.x_scale = stored.device().scale;
+  } else {
+    host.q = q.host();
+    device.q = q.device();
+  }
+  cpu::quantize_transposed({}, host);
+  cuda::quantize_transposed({}, device);
+  t.expect_equal("transposed");
+  q.expect_equal();
+  const std::vector<uint8_t> first = t.device.download();
+  device.q = {};
+  cuda::quantize_transposed({}, device);
+  EXPECT_EQ(t.device.download(), first);
+}
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, CudaQuantizeTransposed,
+    testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kE4M3),
+                     testing::Values(GroupShape{0, 16, 0, 16, {}}, GroupShape{1, 1, 0, 1, {}},
+                                     GroupShape{128, 128, 0, 128, {}}, GroupShape{300, 272, 8, 304, {}},
+                                     GroupShape{257, 130, 1, 259, {}}, GroupShape{0, 16, 0, 16, {0, 0, 0}},
+                                     GroupShape{400, 144, 0, 400, {0, 5, 5, 150, 290, 397}},
+                                     GroupShape{240, 24, 0, 240, many_groups()})));
+
+// Codes and scales of a group's rows depend on them alone, wherever the group lies.
+TEST(CudaQuantizeTransposedGroups, AreIndependent) {
+  constexpr int64_t kRows = 150, kCols = 64, kShift = 37, kAll = 200;
+  const Matrix x = Matrix::random(kRows, kCols, 46);
+  Matrix moved = Matrix::random(kAll, kCols, 47);
+  for (int64_t r = 0; r < kRows; ++r)
+    for (int64_t c = 0; c < kCols; ++c) moved.at(kShift + r, c) = x.at(r, c);
+  const DeviceTensor alone_x(DType::kBF16, x), moved_x(DType::kBF16, moved);
+  const Codes alone(kCols * 160, 2, kCols), among(kCols * 208, max_row_blocks(kAll, 3), kCols);
+  const DeviceArray<int32_t> offsets(std::vector<int32_t>{0, kShift, kShift + kRows, kAll});
+  cuda::quantize_transposed({}, {.x = alone_x.tensor(),
+                                 .t = {.data = {alone.device.data(), DType::kE4M3, kCols, kRows, 160},
+                                       .scale = alone.scale.tensor()}});
+  cuda::quantize_transposed({}, {.x = moved_x.tensor(),
+                                 .t = {.data = {among.device.data(), DType::kE4M3, kCols, kAll, 208},
+                                       .scale = among.scale.tensor()},
+                                 .num_groups = 3,
+                                 .offsets = offsets.data()});
+  const std::vector<uint8_t> a = alone.device.download(), b = among.device.download();
+  const Matrix sa = alone.scale.download(), sb = among.scale.download();
+  for (int64_t c = 0; c < kCols; ++c) {
+    EXPECT_TRUE(std::equal(a.begin() + c * 160, a.begin() + c * 160 + kRows, b.begin() + c * 208 + kShift));
+    for (int64_t block = 0; block < 2; ++block)
+      EXPECT_TRUE(same_bits(sa.at(block, c), sb.at(block + 1, c))) << block << " " << c;
+  }
+}
+
+struct WeightShape {
+  int64_t groups, n, k, padding;
+};
+class CudaQuantizeWeight : public testing::TestWithParam<WeightShape> {};
+
+TEST_P(CudaQuantizeWeight, EqualsTheCpuBackend) {
+  const auto [groups, n, k, padding] = GetParam();
+  Matrix x = Matrix::random(groups * n, k, 48, padding, 10.0);
+  if (n > 1) x.at(groups * n - 1, k - 1) = NAN;
   const DeviceTensor device(DType::kF32, x);
-  cuda::quantize({}, {.x = device.tensor(), .q = q.device()});
-  const std::vector<uint8_t> codes = q.device_codes.download();
-  const uint8_t upper = float_to_e4m3(18.0f), lower = float_to_e4m3(16.0f);
-  int64_t up = 0, n = 0;
-  for (int64_t i = 0; i < kRows * 128; ++i) {
-    if (i % 128 == 0) continue;
-    ASSERT_TRUE(codes[i] == upper || codes[i] == lower) << int{codes[i]};
-    up += codes[i] == upper;
-    ++n;
+  const int64_t n_blocks = ceil_div(n, 128), k_blocks = ceil_div(k, 128);
+  Codes q(groups * n * (k + padding), groups * n_blocks, k_blocks),
+      t(groups * k * (n + padding), groups * k_blocks, n_blocks);
+  const auto form = [&](void* codes, int64_t rows, int64_t cols, const Tensor& scale) {
+    return QTensor{.data = {codes, DType::kE4M3, rows, cols, cols + padding},
+                   .scale = scale,
+                   .layout = QLayout::k128x128};
+  };
+  cpu::quantize_weight({}, {.x = x.tensor(),
+                            .num_groups = groups,
+                            .q = form(q.host.data(), groups * n, k, q.host_scale.tensor()),
+                            .transposed = form(t.host.data(), groups * k, n, t.host_scale.tensor())});
+  const QuantizeWeightArgs args = {.x = device.tensor(),
+                                   .num_groups = groups,
+                                   .q = form(q.device.data(), groups * n, k, q.scale.tensor()),
+                                   .transposed = form(t.device.data(), groups * k, n, t.scale.tensor())};
+  cuda::quantize_weight({}, args);
+  q.expect_equal("q");
+  t.expect_equal("transposed");
+  // Each alone has the same bits.
+  const std::vector<uint8_t> codes = q.device.download(), turned = t.device.download();
+  q.device.upload(std::vector<uint8_t>(codes.size(), 0x55));
+  t.device.upload(std::vector<uint8_t>(turned.size(), 0x55));
+  cuda::quantize_weight({}, {.x = args.x, .num_groups = groups, .q = args.q});
+  cuda::quantize_weight({}, {.x = args.x, .num_groups = groups, .transposed = args.transposed});
+  EXPECT_EQ(q.device.download(), codes);
+  EXPECT_EQ(t.device.download(), turned);
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, CudaQuantizeWeight,
+                         testing::Values(WeightShape{1, 0, 16, 0}, WeightShape{1, 1, 1, 0},
+                                         WeightShape{1, 128, 256, 0}, WeightShape{3, 48, 144, 16},
+                                         WeightShape{2, 272, 132, 0}, WeightShape{2, 131, 66, 1}));
+
+// Roundings to the two neighbours are as frequent as their distances ask: no bias. Of n values spread evenly
+// between two codes, those rounded up are n / 2 within 5 sigma, in every kind of block.
+TEST(CudaQuantizeRounding, HasNoBias) {
+  constexpr int64_t kSide = 128;
+  Matrix x = Matrix::poisoned(kSide, kSide);
+  for (int64_t r = 0; r < kSide; ++r) {
+    for (int64_t c = 0; c < kSide; ++c) {
+      const auto place = static_cast<uint64_t>(r * kSide + c);
+      x.at(r, c) =
+          r == 0 || c == 0
+              ? 448.0f  // the largest of every row, column and square
+              : 16.0f + 2.0f * static_cast<float>(uniform01(philox(5, RandomStream::kTest, place)[0]));
+    }
   }
-  EXPECT_LE(std::abs(static_cast<double>(up) - static_cast<double>(n) / 2),
-            2.5 * std::sqrt(static_cast<double>(n)));
+  const auto expect_even = [&](const std::vector<uint8_t>& codes, const char* what) {
+    const uint8_t upper = float_to_e4m3(18.0f), lower = float_to_e4m3(16.0f);
+    int64_t up = 0, n = 0;
+    for (int64_t i = kSide; i < kSide * kSide; ++i) {
+      if (i % kSide == 0) continue;
+      ASSERT_TRUE(codes[i] == upper || codes[i] == lower) << what << " " << int{codes[i]};
+      up += codes[i] == upper;
+      ++n;
+    }
+    EXPECT_LE(std::abs(static_cast<double>(up) - static_cast<double>(n) / 2),
+              2.5 * std::sqrt(static_cast<double>(n)))
+        << what;
+  };
+  const DeviceTensor device(DType::kF32, x);
+  QuantizedPair q(kSide, kSide, 0, 0, QLayout::k1x128), w(kSide, kSide, 0, 0, QLayout::k128x128);
+  const Codes t(kSide * kSide, 1, kSide);
+  cuda::quantize_transposed(
+      {}, {.x = device.tensor(),
+           .t = {.data = {t.device.data(), DType::kE4M3, kSide, kSide}, .scale = t.scale.tensor()},
+           .q = q.device()});
+  cuda::quantize_weight({}, {.x = device.tensor(), .q = w.device()});
+  expect_even(q.device_codes.download(), "1x128");
+  expect_even(t.device.download(), "128x1");
+  expect_even(w.device_codes.download(), "128x128");
 }
 
 TEST(CudaQuantizeErrors, WrongScaleAndDtype) {
