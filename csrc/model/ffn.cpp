@@ -19,7 +19,7 @@ void ffn_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor& d
   s.y = add_norm(p, p.keep(true), x, delta, b.ffn_norm, &s.rstd);
   s.x = x;
   s.y_all = gather_rows(p, p.keep(true), s.y);
-  s.gate_up = linear(p, p.act(p.keep(), p.rows, p.w.view(b.gate_up).n), s.y_all, b.gate_up);
+  s.gate_up = linear(p, p.act(p.keep(), p.rows, p.w.specs()[b.gate_up].n), s.y_all, b.gate_up);
   s.act = activate(p, p.keep(true), s.gate_up);
   if (p.alone()) {
     linear(p, p.update, s.act, b.down, p.slices);

@@ -14,7 +14,8 @@ RopeConfig rope_config(const ModelConfig& m) {
           .beta_fast = m.rope_beta_fast,
           .beta_slow = m.rope_beta_slow,
           .mscale = m.rope_mscale,
-          .mscale_all_dim = m.rope_mscale_all_dim};
+          .mscale_all_dim = m.rope_mscale_all_dim,
+          .scaling = m.rope_scaling == "llama3" ? RopeScaling::kLlama3 : RopeScaling::kYarn};
 }
 
 AttentionShape attention_shape(const ModelConfig& m, int tp, int64_t page_size) {

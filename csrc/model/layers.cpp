@@ -34,16 +34,102 @@ BlockParams find_block(const WeightStore& w, const std::string& name) {
   return b;
 }
 
+namespace {
+
+// Room in the scratch arena for x in FP8, 1 x 128; and x there.
+QTensor empty_rows(const Pass& p, const Tensor& x) {
+  return {.data = p.temp().tensor(DType::kE4M3, x.rows, x.cols),
+          .scale = p.temp().f32(x.rows, ceil_div(x.cols, kQuantizeBlock)),
+          .layout = QLayout::k1x128};
+}
+QTensor quantized(const Pass& p, const Tensor& x) {
+  const QTensor q = empty_rows(p, x);
+  p.ops.quantize(p.exec, {.x = x, .q = q});
+  return q;
+}
+
+// x in FP8 along its rows, as weight gradients contract it; and, from the same read, 1 x 128 in q.
+QTransposed transposed(const Pass& p, const Tensor& x, const QTensor& q = {}, int64_t groups = 1,
+                       const int32_t* offsets = nullptr) {
+  const int64_t ld = round_up(x.rows, 16);  // rows of codes are aligned
+  const QTransposed t = {
+      .data = {p.temp().tensor(DType::kE4M3, x.cols, ld).data, DType::kE4M3, x.cols, x.rows, ld},
+      .scale = p.temp().f32(max_row_blocks(x.rows, groups), round_up(x.cols, 4)).col_range(0, x.cols)};
+  p.ops.quantize_transposed(p.exec, {.x = x, .t = t, .q = q, .num_groups = groups, .offsets = offsets});
+  return t;
+}
+
+}  // namespace
+
 Tensor linear(const Pass& p, const Tensor& y, const Tensor& x, int param, int32_t slices, const float* bias) {
-  p.ops.linear(p.exec, {.x = x, .w = p.w.view(param), .y = y, .bias = bias, .slices = slices});
+  if (p.w.fp8(param)) {
+    const ArenaScope scope(p.temp());
+    p.ops.fp8_gemm(p.exec, {.a = quantized(p, x), .b = p.w.fp8_forms(param).forward, .d = y});
+  } else {
+    p.ops.linear(p.exec, {.x = x, .w = p.w.view(param), .y = y, .bias = bias, .slices = slices});
+  }
   return y;
 }
 
+void grouped_linear(const Pass& p, const Tensor& y, const Tensor& x, int param, const int32_t* offsets) {
+  if (!p.w.fp8(param))
+    return p.ops.grouped_linear(p.exec, {.x = x, .w = p.w.view(param), .y = y, .offsets = offsets});
+  const ArenaScope scope(p.temp());
+  p.ops.fp8_grouped_gemm(p.exec, {.a = quantized(p, x),
+                                  .b = p.w.fp8_forms(param).forward,
+                                  .d = y,
+                                  .num_groups = p.w.specs()[param].groups,
+                                  .offsets = offsets});
+}
+
+void grouped_linear_dgrad(const Pass& p, const Tensor& dx, const Tensor& dy, int param, const int32_t* offsets) {
+  if (!p.w.fp8(param))
+    return p.ops.grouped_linear_dgrad(p.exec, {.dy = dy, .w = p.w.view(param), .dx = dx, .offsets = offsets});
+  const ArenaScope scope(p.temp());
+  p.ops.fp8_grouped_gemm(p.exec, {.a = quantized(p, dy),
+                                  .b = p.w.fp8_forms(param).backward,
+                                  .d = dx,
+                                  .num_groups = p.w.specs()[param].groups,
+                                  .offsets = offsets});
+}
+
 void linear_backward(const Pass& p, const Tensor& dy, const Tensor& x, int param, const Tensor& dx,
-                     const RowSegments& leaves, int32_t slices, bool accumulate) {
-  p.ops.linear_dgrad(p.exec,
-                     {.dy = dy, .w = p.w.view(param), .dx = dx, .slices = slices, .accumulate = accumulate});
+                     const RowSegments& leaves, int32_t slices) {
+  if (p.w.fp8(param)) {
+    const ArenaScope scope(p.temp());
+    const QTensor q = empty_rows(p, dy);
+    const QTransposed dy_t = transposed(p, dy, q);
+    p.ops.fp8_gemm(p.exec, {.a = q, .b = p.w.fp8_forms(param).backward, .d = dx});
+    p.ops.fp8_wgrad(p.exec,
+                    {.dy = dy_t, .x = transposed(p, x), .dw = p.w.grad(param), .accumulate = false});
+    return;
+  }
+  p.ops.linear_dgrad(p.exec, {.dy = dy, .w = p.w.view(param), .dx = dx, .slices = slices});
   p.ops.linear_wgrad(p.exec, {.dy = dy, .x = x, .dw = p.w.grad(param), .segments = leaves});
+}
+
+void grouped_wgrad(const Pass& p, const Tensor& dy, const Tensor& x, int param, const RowSegments& leaves,
+                   const int32_t* offsets, int64_t chunks) {
+  const int64_t groups = p.w.specs()[param].groups, room = x.rows / chunks;
+  if (!p.w.fp8(param)) {
+    p.ops.linear_wgrad(
+        p.exec, {.dy = dy, .x = x, .dw = p.w.grad(param), .segments = leaves, .num_groups = groups});
+    return;
+  }
+  for (int64_t c = 0; c < chunks; ++c) {
+    const ArenaScope scope(p.temp());
+    const int32_t* rows = offsets + c * (groups + 1);
+    const auto in_chunk = [&](const Tensor& t) {
+      return transposed(p, t.row_range(c * room, (c + 1) * room), {}, groups, rows);
+    };
+    const QTransposed dy_t = in_chunk(dy), x_t = in_chunk(x);
+    p.ops.fp8_wgrad(p.exec, {.dy = dy_t,
+                             .x = x_t,
+                             .dw = p.w.grad(param),
+                             .accumulate = c > 0,
+                             .num_groups = groups,
+                             .offsets = rows});
+  }
 }
 
 namespace {

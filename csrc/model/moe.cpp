@@ -138,9 +138,9 @@ void shared_forward(const Pass& p, const BlockParams& b, const MoeSaved& s, int6
   if (b.shared_gate_up < 0 || begin == end) return;
   const TraceScope trace("shared");
   const Tensor gate_up = s.shared_gate_up.row_range(begin, end), act = s.shared_act.row_range(begin, end);
-  p.ops.linear(p.exec, {.x = s.y.row_range(begin, end), .w = p.w.view(b.shared_gate_up), .y = gate_up});
+  linear(p, gate_up, s.y.row_range(begin, end), b.shared_gate_up);
   p.ops.swiglu(p.exec, {.gate_up = gate_up, .y = act});
-  p.ops.linear(p.exec, {.x = act, .w = p.w.view(b.shared_down), .y = p.update.row_range(begin, end)});
+  linear(p, p.update.row_range(begin, end), act, b.shared_down);
 }
 
 // From x_in to y, both sorted.
@@ -149,9 +149,9 @@ void experts_forward(const Pass& p, const MoeDims& d, const BlockParams& b, cons
   const int32_t* offsets = s.plan.offsets + c * (d.shape.experts + 1);
   const Tensor x = sorted(p, d, s, s.x_in, c), gate_up = sorted(p, d, s, s.gate_up, c),
                act = sorted(p, d, s, s.act, c);
-  p.ops.grouped_linear(p.exec, {.x = x, .w = p.w.view(b.experts_gate_up), .y = gate_up, .offsets = offsets});
+  grouped_linear(p, gate_up, x, b.experts_gate_up, offsets);
   p.ops.swiglu(p.exec, {.gate_up = gate_up, .y = act});
-  p.ops.grouped_linear(p.exec, {.x = act, .w = p.w.view(b.experts_down), .y = y, .offsets = offsets});
+  grouped_linear(p, y, act, b.experts_down, offsets);
 }
 
 void combine(const Pass& p, const MoeDims& d, const MoeSaved& s, int64_t c) {
@@ -246,11 +246,9 @@ void experts_backward(const Pass& p, const MoeDims& d, const BlockParams& b, con
   const int32_t* offsets = s.plan.offsets + c * (d.shape.experts + 1);
   const ArenaScope scope(p.temp());
   const Tensor dg = sorted(p, d, s, dgate_up, c), dact = p.act(p.temp(), dy.rows, d.i);
-  p.ops.grouped_linear_dgrad(p.exec,
-                             {.dy = dy, .w = p.w.view(b.experts_down), .dx = dact, .offsets = offsets});
+  grouped_linear_dgrad(p, dact, dy, b.experts_down, offsets);
   p.ops.swiglu_bwd(p.exec, {.dy = dact, .gate_up = sorted(p, d, s, s.gate_up, c), .dgate_up = dg});
-  p.ops.grouped_linear_dgrad(p.exec,
-                             {.dy = dg, .w = p.w.view(b.experts_gate_up), .dx = dx, .offsets = offsets});
+  grouped_linear_dgrad(p, dx, dg, b.experts_gate_up, offsets);
 }
 
 Tensor shared_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& y,
@@ -348,16 +346,8 @@ void moe_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const 
         start(p, d, "combine_grad", out, s.plan.received + c * d.shape.ep, blocks_of(d, dsent, c)));
   }
   const RowSegments leaves = leaves_of(d, s);
-  p.ops.linear_wgrad(p.exec, {.dy = dout,
-                              .x = act,
-                              .dw = p.w.grad(b.experts_down),
-                              .segments = leaves,
-                              .num_groups = d.shape.experts});
-  p.ops.linear_wgrad(p.exec, {.dy = dgate_up,
-                              .x = s.x_in,
-                              .dw = p.w.grad(b.experts_gate_up),
-                              .segments = leaves,
-                              .num_groups = d.shape.experts});
+  grouped_wgrad(p, dout, act, b.experts_down, leaves, s.plan.offsets, chunks);
+  grouped_wgrad(p, dgate_up, s.x_in, b.experts_gate_up, leaves, s.plan.offsets, chunks);
   for (Flight& f : back) f.pending.wait();
   p.ops.combine(p.exec, {.x = dsent, .pos = s.pos, .y = dy, .accumulate = true});
   norm_backward(p, dy, s.x, s.rstd, b.ffn_norm, dx, true, p.own_leaves);

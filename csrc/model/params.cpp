@@ -32,7 +32,7 @@ class SpecList {
   // The whole tensor on every rank.
   ParamSpec& whole(const std::string& name, const std::string& hf, int64_t layer, int64_t n, int64_t k) {
     ParamSpec& s = add(name, ParamKind::kTokenWise, layer, n, k);
-    s.packed = true;
+    s.packed = s.fp8 = true;
     s.pieces = {{hf, n, k, 0, 0, 0, n, k}};
     return s;
   }
@@ -41,7 +41,7 @@ class SpecList {
                              int64_t k) {
     const int64_t local = div_exact(n, p_.tp);
     ParamSpec& s = add(name, ParamKind::kTensor, layer, local, k);
-    s.packed = true;
+    s.packed = s.fp8 = true;
     s.pieces = {{hf, n, k, p_.tp_rank * local, 0, 0, local, k}};
     return s;
   }
@@ -50,7 +50,7 @@ class SpecList {
                           int64_t k) {
     const int64_t local = div_exact(k, p_.tp);
     ParamSpec& s = add(name, ParamKind::kTensor, layer, n, local);
-    s.packed = true;
+    s.packed = s.fp8 = true;
     s.pieces = {{hf, n, k, 0, p_.tp_rank * local, 0, n, local}};
     return s;
   }
@@ -62,7 +62,7 @@ class SpecList {
                     const std::vector<std::pair<std::string, int64_t>>& parts, int64_t k) {
     const int64_t slices = virtual_slices(m_), local_slices = div_exact(slices, p_.tp);
     ParamSpec& s = add(name, ParamKind::kTensor, layer, 0, k);
-    s.packed = true;
+    s.packed = s.fp8 = true;
     for (int64_t i = 0; i < local_slices; ++i) {
       for (const auto& [hf, rows] : parts) {
         const int64_t slice_rows = div_exact(rows, slices);
@@ -81,7 +81,7 @@ class SpecList {
     const int64_t q_lora = m_.q_lora_rank;
     // Both down-projections are one product on the rank's own tokens.
     ParamSpec& a = add(name + ".qkv_a", ParamKind::kTokenWise, layer, q_lora + latent + rope, h);
-    a.packed = true;
+    a.packed = a.fp8 = true;
     if (q_lora > 0) a.pieces.push_back({hf + ".q_a_proj.weight", q_lora, h, 0, 0, 0, q_lora, h});
     a.pieces.push_back({hf + ".kv_a_proj_with_mqa.weight", latent + rope, h, 0, 0, q_lora, latent + rope, h});
     if (q_lora > 0) {
@@ -119,7 +119,8 @@ class SpecList {
       ParamSpec& b =
           sliced(name + ".qkv_bias", layer,
                  {{hf + ".q_proj.bias", q}, {hf + ".k_proj.bias", kv}, {hf + ".v_proj.bias", kv}}, 1);
-      b.packed = b.decay = false;
+      b.packed = b.fp8 = b.decay = false;
+      list[list.size() - 2].fp8 = false;  // FP8 products add no bias
       b.zeros = true;
     }
     if (m_.qk_norm) {  // one gamma for all heads: each head is a use of its own, so that heads on other ranks
@@ -140,7 +141,7 @@ class SpecList {
 
   void moe(const std::string& name, const std::string& hf, int64_t layer) {
     const int64_t h = m_.hidden_size, e = m_.n_routed_experts, i = m_.moe_intermediate_size;
-    whole(name + ".router", hf + ".gate.weight", layer, e, h);
+    whole(name + ".router", hf + ".gate.weight", layer, e, h).fp8 = false;
     if (m_.topk_method == "noaux_tc") {
       ParamSpec& bias = add(name + ".router_bias", ParamKind::kTokenWise, layer, 1, e);
       bias.decay = false;
@@ -150,7 +151,7 @@ class SpecList {
     if (m_.n_shared_experts > 0) {  // token-wise: each rank runs it on its own tokens, with no exchange
       const int64_t s = m_.n_shared_experts * i;
       ParamSpec& gu = add(name + ".shared_gate_up", ParamKind::kTokenWise, layer, 2 * s, h);
-      gu.packed = true;
+      gu.packed = gu.fp8 = true;
       gu.pieces = {{hf + ".shared_experts.gate_proj.weight", s, h, 0, 0, 0, s, h},
                    {hf + ".shared_experts.up_proj.weight", s, h, 0, 0, s, s, h}};
       whole(name + ".shared_down", hf + ".shared_experts.down_proj.weight", layer, h, s);
@@ -158,7 +159,7 @@ class SpecList {
     const int64_t local = div_exact(e, p_.ep);
     ParamSpec& gu = add(name + ".experts_gate_up", ParamKind::kExpert, layer, 2 * i, h);
     gu.groups = local;
-    gu.packed = true;
+    gu.packed = gu.fp8 = true;
     ParamSpec down = gu;
     down.name = name + ".experts_down";
     down.n = h;
@@ -203,12 +204,16 @@ std::vector<ParamSpec> param_specs(const ModelConfig& m, const ShardPlace& place
   // both.
   ParamSpec& embed = s.column_parallel("embed", "model.embed_tokens.weight", -1, m.vocab_size, h);
   embed.packed = m.tie_word_embeddings;
+  embed.fp8 = false;
   embed.uses = (1 + mtp) * (m.tie_word_embeddings ? 2 : 1);
   for (int64_t l = 0; l < layers; ++l)
     s.block(fmt::format("layers.{}", l), fmt::format("model.layers.{}", l), l);
   s.norm("final_norm", "model.norm.weight", layers, h);
-  if (!m.tie_word_embeddings)
-    s.column_parallel("head", "lm_head.weight", layers, m.vocab_size, h).uses = 1 + mtp;
+  if (!m.tie_word_embeddings) {
+    ParamSpec& head = s.column_parallel("head", "lm_head.weight", layers, m.vocab_size, h);
+    head.uses = 1 + mtp;
+    head.fp8 = false;
+  }
   if (mtp > 0) {
     const std::string hf = fmt::format("model.layers.{}", layers);
     s.norm("mtp.hidden_norm", hf + ".hnorm.weight", layers + 1, h);

@@ -38,6 +38,7 @@ struct ParamSpec {
   int64_t n = 0, k = 0;
   int64_t uses = 1;     // gradient planes: independent uses whose gradients are summed after the reduction
   bool packed = false;  // read by products (has forward / backward packed forms)
+  bool fp8 = false;     // of the linear layers that train.precision = "fp8" makes FP8 products
   bool forward_transposed =
       false;            // the forward reads the backward form too (MLA's W_UK, absorbed into the query)
   bool decay = true;    // weight decay

@@ -49,6 +49,17 @@ int64_t packed_bytes(const ParamSpec& s, StoreRole role, const WeightFormat& f) 
                      (needs_backward_form(s, role) ? packed_backward_bytes(s.n, s.k, f) : 0));
 }
 
+int64_t scale_elements(int64_t groups, int64_t n, int64_t k) {
+  return groups * ceil_div(n, kQuantizeBlock) * ceil_div(k, kQuantizeBlock);
+}
+int64_t fp8_bytes(const ParamSpec& s, StoreRole role) {
+  const int64_t forms = role == StoreRole::kTrain ? 2 : 1;
+  return forms * (round_up(s.numel(), 64) + round_up(4 * scale_elements(s.groups, s.n, s.k), 64));
+}
+int64_t form_bytes(const ParamSpec& s, StoreRole role, const WeightFormat& f, bool fp8) {
+  return fp8 && s.fp8 ? fp8_bytes(s, role) : packed_bytes(s, role, f);
+}
+
 // Scalars of the optimizer in device memory.
 struct Scalars {
   ExactSum square_sum;
@@ -68,10 +79,20 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
     : config_(&config), device_(device), ops_(ops), exec_(exec), mesh_(mesh), role_(role) {
   specs_ = param_specs(config.model, place_of(*mesh));
   moment_dtype_ = config.train.moment_dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  fp8_ = config.train.precision == "fp8";
   layout_buckets();
   int64_t packed = 0;
   for (const ParamSpec& s : specs_) {
     forward_offset_.push_back(s.packed ? packed : -1);
+    if (fp8_ && s.fp8) {
+      if (s.n % 16 != 0 || s.k % 16 != 0)
+        fail(ExitCode::kConfig,
+             "train.precision = \"fp8\": {} is {} x {} on a rank, FP8 products want multiples of 16", s.name,
+             s.n, s.k);
+      backward_offset_.push_back(-1);
+      packed += fp8_bytes(s, role);
+      continue;
+    }
     backward_offset_.push_back(
         needs_backward_form(s, role) ? packed + s.groups * packed_forward_bytes(s.n, s.k, ops->weights) : -1);
     packed += packed_bytes(s, role, ops->weights);
@@ -79,6 +100,7 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   const char* what = role == StoreRole::kTrain ? "weights" : "reference weights";
   master_ = Buffer(device, master_numel_ * 4, what);
   packed_ = Buffer(device, packed, what);
+  place_fp8_forms();
   if (role == StoreRole::kReference) return;
   grad_ = Buffer(device, grad_numel_ * 4, "gradients");
   grad_shard_ = Buffer(device, shard_numel_ * 4, "gradient shards");
@@ -90,6 +112,25 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   scalars_ = Buffer(device, sizeof(Scalars), "optimizer");
   for (Buffer* b : {&grad_, &grad_shard_, &moment_m_, &moment_v_})
     device->zero(exec.stream, b->data(), b->bytes());
+}
+
+void WeightStore::place_fp8_forms() {
+  fp8_forms_.resize(specs_.size());
+  for (int p = 0; p < std::ssize(specs_); ++p) {
+    if (!fp8(p)) continue;
+    const ParamSpec& s = specs_[p];
+    char* at = static_cast<char*>(packed_.data()) + forward_offset_[p];
+    auto form = [&](int64_t n, int64_t k) {
+      const int64_t scale_cols = ceil_div(k, kQuantizeBlock), scale_rows = scale_elements(s.groups, n, k) / scale_cols;
+      const QTensor q = {.data = {at, DType::kE4M3, s.groups * n, k},
+                         .scale = {at + round_up(s.numel(), 64), DType::kF32, scale_rows, scale_cols},
+                         .layout = QLayout::k128x128};
+      at += round_up(s.numel(), 64) + round_up(4 * scale_rows * scale_cols, 64);
+      return q;
+    };
+    fp8_forms_[p].forward = form(s.n, s.k);
+    if (role_ == StoreRole::kTrain) fp8_forms_[p].backward = form(s.k, s.n);
+  }
 }
 
 void WeightStore::layout_buckets() {
@@ -150,7 +191,7 @@ Tensor WeightStore::grad(int p, int use) const {
 
 WeightView WeightStore::view(int p) const {
   const ParamSpec& s = specs_[p];
-  CHECK(s.packed, "{}", s.name);
+  CHECK(s.packed && !fp8(p), "{}", s.name);
   const char* base = static_cast<const char*>(packed_.data());
   return {.forward = base + forward_offset_[p],
           .backward = backward_offset_[p] < 0 ? nullptr : base + backward_offset_[p],
@@ -208,6 +249,13 @@ void WeightStore::repack() {
   for (int p = 0; p < static_cast<int>(specs_.size()); ++p) {
     const ParamSpec& s = specs_[p];
     if (!s.packed) continue;
+    if (fp8(p)) {
+      ops_->quantize_weight(exec_, {.x = master(p),
+                                    .num_groups = s.groups,
+                                    .q = fp8_forms_[p].forward,
+                                    .transposed = fp8_forms_[p].backward});
+      continue;
+    }
     ops_->pack_weight(exec_, {.master = master(p),
                               .forward = base + forward_offset_[p],
                               .backward = backward_offset_[p] < 0 ? nullptr : base + backward_offset_[p],
@@ -348,7 +396,8 @@ int64_t WeightStore::bytes(const std::vector<ParamSpec>& specs, const RunConfig&
                            const MeshShape& mesh) {
   const int64_t moment = config.train.moment_dtype == "bf16" ? 2 : 4;
   int64_t total = 0;
-  for (const ParamSpec& s : specs) total += packed_bytes(s, role, weight_format(config));
+  const bool fp8 = config.train.precision == "fp8";
+  for (const ParamSpec& s : specs) total += form_bytes(s, role, weight_format(config), fp8);
   for (const Bucket& b : make_buckets(specs)) {
     total += 4 * round_up(b.n, 16);
     if (role == StoreRole::kReference) continue;

@@ -32,6 +32,11 @@ struct Bucket {
   std::vector<int> params;
 };
 
+// A weight in 128 x 128 blocks of FP8: [groups * n, k] for y = x w^T, and [groups * k, n] for dx = dy w.
+struct Fp8Forms {
+  QTensor forward, backward;  // backward is empty in a reference
+};
+
 enum class StoreRole : uint8_t { kTrain, kReference };  // a reference has masters and forward forms only
 
 class WeightStore {
@@ -43,6 +48,9 @@ class WeightStore {
   int find(const std::string& name) const;    // index, or Error
   Tensor master(int param) const;             // [groups * n, k]
   WeightView view(int param) const;           // packed forms
+  // With train.precision = "fp8" the linear layers have FP8 forms instead.
+  bool fp8(int param) const { return fp8_ && specs_[param].fp8; }
+  const Fp8Forms& fp8_forms(int param) const { return fp8_forms_.at(param); }
   Tensor grad(int param, int use = 0) const;  // [groups * n, k], written by the backward
   const std::vector<Bucket>& buckets() const { return buckets_; }
   Group& group_of(ParamKind kind) const;
@@ -91,6 +99,7 @@ class WeightStore {
     return {static_cast<char*>(b.data()) + at * dtype_size(moment_dtype_), moment_dtype_, rows, cols};
   }
   void layout_buckets();
+  void place_fp8_forms();
   void reduce_bucket(int bucket);
   const RunConfig* config_;
   Device* device_;
@@ -103,6 +112,8 @@ class WeightStore {
   std::vector<int64_t> param_offset_, param_bucket_,
       param_place_;  // element offsets in master; bucket; place in the bucket
   std::vector<int64_t> forward_offset_, backward_offset_;  // bytes in packed_, -1 when not packed
+  std::vector<Fp8Forms> fp8_forms_;                        // by parameter, empty where it has none
+  bool fp8_ = false;
   Buffer master_, grad_, grad_shard_, moment_m_, moment_v_, packed_, scratch_, scalars_;
   int64_t master_numel_ = 0, grad_numel_ = 0, shard_numel_ = 0;
   int64_t version_ = 0;
