@@ -37,19 +37,71 @@ bool unread(const StageConfig& stage, const ConfigSection& section) {
   return (section.name == "sft" && stage.kind == "rl") || (section.name == "rl" && stage.kind == "sft");
 }
 
+const char* type_name(const toml::node& node) {
+  switch (node.type()) {
+    case toml::node_type::table:
+      return "a table";
+    case toml::node_type::array:
+      return "a list";
+    case toml::node_type::string:
+      return "a string";
+    case toml::node_type::integer:
+      return "an integer";
+    case toml::node_type::floating_point:
+      return "a number with a point or exponent";
+    case toml::node_type::boolean:
+      return "a boolean";
+    default:
+      return "a date or time";
+  }
+}
+
+// Stores an allowed value; returns what is wrong with any other.
+template <class T>
+std::string assign_field(T* field, const ConfigKey& key, const toml::node& node) {
+  std::optional<T> value;
+  if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+    if (const toml::array* list = node.as_array()) {
+      value.emplace();
+      for (const toml::node& item : *list) {
+        if (!item.is_string())
+          return fmt::format("expected a list of strings, found {} in it", type_name(item));
+        value->push_back(**item.as_string());
+      }
+    }
+  } else if constexpr (std::is_same_v<T, double>) {
+    if (node.is_number()) value = node.value<double>();
+  } else if constexpr (std::is_same_v<T, uint64_t>) {
+    if (node.is_integer() && **node.as_integer() < 0)
+      return fmt::format("{} is negative", **node.as_integer());
+    if (node.is_integer()) value = static_cast<uint64_t>(**node.as_integer());
+  } else {
+    value = node.value_exact<T>();
+  }
+  if (!value) return fmt::format("expected {}, not {}", allowed_text(key), type_name(node));
+  const std::string problem = rule_problem(key.rule, ConfigField(&*value));
+  if (problem.empty()) *field = *value;
+  return problem;
+}
+
 // One file or override being read. Names are full: "rl.lr", "stage.reasoning.rl.lr".
 class Loader {
  public:
-  explicit Loader(const std::string& path) : path_(path) { config_.path = path; }
+  Loader(const std::string& path, const ModelReader& read_model) : path_(path), read_model_(read_model) {
+    config_.path = path;
+  }
 
   RunConfig load(const std::vector<std::string>& overrides, int np) {
     for (const std::string& text : overrides) read_override(text);
     if (const std::optional<toml::table> file = parse_file()) {
+      const std::optional<ModelConfig> model = read_model(*file);
       read_sections(*file);
       apply_overrides(config_sections(config_), "", "");
+      if (model) check_choices(*model);
       read_stages(*file);
       check_stage_overrides();
-      for (const ConfigProblem& p : check_config(config_, np)) add_check(p);
+      if (model_known_)
+        for (const ConfigProblem& p : check_config(config_, np)) add_check(p);
     }
     if (!problems_.empty()) throw Error(ExitCode::kConfig, report());
     return std::move(config_);
@@ -112,6 +164,55 @@ class Loader {
           fmt::format("syntax error: {}", e.description()));
       return std::nullopt;
     }
+  }
+
+  // --- model.path: the section [model] comes from elsewhere ---
+
+  // The model that the run starts from, as what [model] is before its keys are read.
+  std::optional<ModelConfig> read_model(const toml::table& file) {
+    std::string dir = file["model"]["path"].value_or(std::string());
+    Place place = file["model"]["path"] ? place_of(*file["model"]["path"].node()) : Place{};
+    for (const Override& o : overrides_) {
+      if (o.section_key != "model.path") continue;
+      dir = parse_override(o, /*text_wanted=*/true).get("value")->value_or(std::string());
+      place = {.from_set = true};
+    }
+    if (dir.empty()) return std::nullopt;
+    CHECK(read_model_, "model.path, and nothing that could read it");
+    try {
+      config_.model = read_model_(dir);
+    } catch (const Error& e) {
+      add_key(place, "model.path", e.what());
+      model_known_ = false;
+      return std::nullopt;
+    }
+    return config_.model;
+  }
+
+  // The file may change what the weights leave open, and nothing else.
+  void check_choices(ModelConfig given) {
+    static const std::set<std::string> open = {"path", "max_position_embeddings", "initializer_range",
+                                               "mla_form", "bias_update_speed"};
+    const ModelConfig& m = config_.model;
+    ConfigSection mine, theirs;
+    RunConfig other;
+    other.model = given;
+    for (ConfigSection& s : config_sections(config_))
+      if (s.name == "model") mine = std::move(s);
+    for (ConfigSection& s : config_sections(other))
+      if (s.name == "model") theirs = std::move(s);
+    for (size_t i = 0; i < mine.keys.size(); ++i) {
+      const std::string &name = mine.keys[i].name, full = "model." + name;
+      const bool without_mtp = name == "num_nextn_predict_layers" && m.num_nextn_predict_layers == 0;
+      const bool longer = name.starts_with("rope_") && name != "rope_theta";
+      const std::string here = format_value(mine.keys[i].field), there = format_value(theirs.keys[i].field);
+      if (here == there || open.contains(name) || without_mtp || longer || bad_keys_.contains(full)) continue;
+      add_key(places_[full], full, fmt::format("{} contradicts the weights of {}: {}", here, m.path, there));
+    }
+    if (m.max_position_embeddings > given.max_position_embeddings && m.rope_factor <= given.rope_factor)
+      add_key(places_["model.max_position_embeddings"], "model.max_position_embeddings",
+              fmt::format("{} is beyond what {} was made for, {}; rope_factor extends it",
+                          m.max_position_embeddings, m.path, given.max_position_embeddings));
   }
 
   static Place place_of(const toml::node& node) {
@@ -190,57 +291,10 @@ class Loader {
     }
   }
 
-  static const char* type_name(const toml::node& node) {
-    switch (node.type()) {
-      case toml::node_type::table:
-        return "a table";
-      case toml::node_type::array:
-        return "a list";
-      case toml::node_type::string:
-        return "a string";
-      case toml::node_type::integer:
-        return "an integer";
-      case toml::node_type::floating_point:
-        return "a number with a point or exponent";
-      case toml::node_type::boolean:
-        return "a boolean";
-      default:
-        return "a date or time";
-    }
-  }
-
   void assign(const ConfigKey& key, const toml::node& node, Place place, const std::string& full) {
     const std::string problem =
         std::visit([&](auto* field) { return assign_field(field, key, node); }, key.field);
     if (!problem.empty()) add_key(place, full, problem);
-  }
-
-  // Stores an allowed value; returns what is wrong with any other.
-  template <class T>
-  static std::string assign_field(T* field, const ConfigKey& key, const toml::node& node) {
-    std::optional<T> value;
-    if constexpr (std::is_same_v<T, std::vector<std::string>>) {
-      if (const toml::array* list = node.as_array()) {
-        value.emplace();
-        for (const toml::node& item : *list) {
-          if (!item.is_string())
-            return fmt::format("expected a list of strings, found {} in it", type_name(item));
-          value->push_back(**item.as_string());
-        }
-      }
-    } else if constexpr (std::is_same_v<T, double>) {
-      if (node.is_number()) value = node.value<double>();
-    } else if constexpr (std::is_same_v<T, uint64_t>) {
-      if (node.is_integer() && **node.as_integer() < 0)
-        return fmt::format("{} is negative", **node.as_integer());
-      if (node.is_integer()) value = static_cast<uint64_t>(**node.as_integer());
-    } else {
-      value = node.value_exact<T>();
-    }
-    if (!value) return fmt::format("expected {}, not {}", allowed_text(key), type_name(node));
-    const std::string problem = rule_problem(key.rule, ConfigField(&*value));
-    if (problem.empty()) *field = *value;
-    return problem;
   }
 
   // --- overrides: section.key=value, or stage.NAME.section.key=value ---
@@ -287,18 +341,23 @@ class Loader {
     }
   }
 
-  void apply_override(const Override& o, const ConfigKey& key, const std::string& full) {
+  // A table of one value; a bare word is a string.
+  static toml::table parse_override(const Override& o, bool text_wanted) {
     toml::table parsed;
     try {
       parsed = toml::parse("value = " + o.text);
     } catch (const toml::parse_error&) {
-      parsed.insert("value", o.text);  // a bare word
+      parsed.insert("value", o.text);
     }
-    const bool text_wanted = std::holds_alternative<std::string*>(key.field);
     if (parsed.size() != 1 || !parsed.contains("value") ||
         (text_wanted && !parsed.get("value")->is_string())) {
       parsed = toml::table{{"value", o.text}};
     }
+    return parsed;
+  }
+
+  void apply_override(const Override& o, const ConfigKey& key, const std::string& full) {
+    const toml::table parsed = parse_override(o, std::holds_alternative<std::string*>(key.field));
     places_[full] = {.from_set = true};
     bad_keys_.erase(full);
     const std::string problem =
@@ -369,6 +428,8 @@ class Loader {
   }
 
   std::string path_;
+  const ModelReader& read_model_;
+  bool model_known_ = true;
   RunConfig config_;
   std::vector<Override> overrides_;
   std::map<std::string, Place> places_;
@@ -389,8 +450,30 @@ std::string fingerprint_of(const std::vector<ConfigSection>& sections, const std
 
 }  // namespace
 
-RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides, int np) {
-  return Loader(path).load(overrides, np);
+RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides, int np,
+                      const ModelReader& read_model) {
+  return Loader(path, read_model).load(overrides, np);
+}
+
+ModelConfig model_of_fingerprint(const std::string& fingerprint) {
+  toml::table text;
+  try {
+    text = toml::parse(fingerprint);  // its lines are dotted keys
+  } catch (const toml::parse_error& e) {
+    fail(ExitCode::kNoCheckpoint, "the configuration in the checkpoint cannot be read: {}", e.description());
+  }
+  RunConfig config;
+  for (const ConfigSection& s : config_sections(config)) {
+    for (const ConfigKey& k : s.keys) {
+      const toml::node_view<toml::node> node = text["model"][k.name];
+      if (s.name != "model" || !node) continue;
+      const std::string problem =
+          std::visit([&](auto* field) { return assign_field(field, k, *node.node()); }, k.field);
+      if (!problem.empty()) fail(ExitCode::kNoCheckpoint, "the checkpoint's model.{}: {}", k.name, problem);
+    }
+  }
+  if (!text["model"].is_table()) fail(ExitCode::kNoCheckpoint, "the checkpoint does not say its model");
+  return config.model;
 }
 
 std::string config_fingerprint(const RunConfig& config) {

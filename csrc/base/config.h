@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,10 @@ namespace contender {
 
 // [model]: names as in Hugging Face's config.json.
 struct ModelConfig {
-  std::string family = "deepseek_v3";  // deepseek_v3 (MLA + MoE) | gqa (dense Llama / Qwen2 / Qwen3)
+  // A Hugging Face directory: its config.json is this section, but for the keys that the file gives, and
+  // training starts from its weights; "": random weights.
+  std::string path;
+  std::string family = "deepseek_v3";  // deepseek_v3 (MLA) | gqa (Llama / Qwen2 / Qwen3); both with experts
   int64_t vocab_size = 272;            // multiple of 16
   int64_t hidden_size = 128;
   int64_t num_hidden_layers = 4;
@@ -25,7 +29,8 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   double initializer_range = 0.02;
   double rope_theta = 10000.0;
-  double rope_factor = 1.0;  // YaRN; 1: off
+  double rope_factor = 1.0;           // context extension; 1: off
+  std::string rope_scaling = "yarn";  // yarn | llama3 (ops/rope.h)
   int64_t rope_original_max_position = 4096;
   double rope_beta_fast = 32, rope_beta_slow = 1, rope_mscale = 1, rope_mscale_all_dim = 1;
   // MLA
@@ -67,13 +72,14 @@ struct MeshConfig {
   int64_t ep = 1;          // folded: divides np
   int64_t data_slots = 4;  // virtual data slots, a power of two and a multiple of np; part of the numerics
   int64_t moe_chunks = 2;  // token chunks in flight through dispatch / combine
-  double capacity_factor = 0;  // receive rows per peer = factor * mean; 0: worst case, cannot overflow
+  double capacity_factor = 0;      // receive rows per peer = factor * mean; 0: worst case, cannot overflow
   std::string transport = "auto";  // of collectives on a GPU: auto | host | staged | nccl
 };
 
 // [train]: what SFT and RL share.
 struct TrainConfig {
   std::string recompute = "none";  // none | selective | full
+  std::string precision = "bf16";  // bf16 | fp8: products of the linear layers
   int64_t token_budget = 2048;     // tokens of one pack (per slot and round)
   double max_grad_norm = 1.0;
   double adam_beta1 = 0.9, adam_beta2 = 0.95, adam_eps = 1e-8, weight_decay = 0.1;
@@ -213,12 +219,18 @@ struct RunConfig {
 // stage too; `stage.NAME.section.key=value` in that stage. np is the number of ranks (0: not known). Collects
 // every problem and throws one Error(kConfig) whose message has a line per problem: `file:line: key: what is
 // wrong (did you mean ...?)`.
-RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides, int np);
+// `read_model` gives the [model] of a directory that model.path names (hub/model_config.h), or throws
+// Error(kConfig); keys of the file and of overrides win over it where the weights leave a choice.
+using ModelReader = std::function<ModelConfig(const std::string& dir)>;
+RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides, int np,
+                      const ModelReader& read_model = {});
 // All problems of a config that is already parsed (layout, sizes); each a readable line.
 std::vector<std::string> config_problems(const RunConfig& config, int np);
 // Canonical text of everything that decides the numbers (not dir, metrics, checkpoint, mesh layout): the
 // config hash of checkpoints.
 std::string config_fingerprint(const RunConfig& config);
+// The [model] of a fingerprint. Error(kNoCheckpoint) when the text is not one.
+ModelConfig model_of_fingerprint(const std::string& fingerprint);
 // A file that loads as this config: every key with its value, and of each stage the keys in which it differs
 // from the sections above it.
 std::string config_text(const RunConfig& config);

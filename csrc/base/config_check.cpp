@@ -44,7 +44,7 @@ class Checker {
   std::vector<ConfigProblem> run() {
     model_shape();
     m_.mla() ? mla_only() : gqa_only();
-    if (m_.n_routed_experts > 0 && m_.mla()) experts();
+    if (m_.n_routed_experts > 0) experts();
     mesh_layout();
     checkpoint_and_eval();
     stage({nullptr, c_.sft, c_.rl, c_.task, c_.reward});
@@ -99,7 +99,6 @@ class Checker {
           "{} does not divide num_attention_heads = {}", m_.num_key_value_heads, m_.num_attention_heads);
     }
     const std::string only = "only the family deepseek_v3 has it; here it must be";
-    if (m_.n_routed_experts > 0) add({"model.n_routed_experts", "model.family"}, "{} 0", only);
     if (m_.num_nextn_predict_layers > 0)
       add({"model.num_nextn_predict_layers", "model.family"}, "{} 0", only);
     if (m_.mla_form != "absorbed") add({"model.mla_form", "model.family"}, "{} absorbed", only);
@@ -155,7 +154,7 @@ class Checker {
       if (n != 0 && !power_of_two(n)) add({key}, "{} is not a power of two", n);
     }
     if (!power_of_two(mesh.data_slots)) add({"mesh.data_slots"}, "{} is not a power of two", mesh.data_slots);
-    const bool moe = m_.mla() && m_.n_routed_experts > 0;
+    const bool moe = m_.n_routed_experts > 0;
     if (moe && !divides(mesh.ep, m_.n_routed_experts)) {
       add({"mesh.ep", "model.n_routed_experts"}, "{} does not divide n_routed_experts = {}", mesh.ep,
           m_.n_routed_experts);

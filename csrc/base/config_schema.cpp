@@ -37,8 +37,11 @@ Keys run_keys(RunConfig& c) {
 
 Keys model_keys(ModelConfig& c) {
   return {
-      {"family", &c.family, words({"deepseek_v3", "gqa"}),
-       "deepseek_v3: MLA + MoE; gqa: dense, as Llama, Qwen2, Qwen3", "deepseek_v3"},
+      {"path", &c.path, any(),
+       "Hugging Face directory to start from: its config.json gives what is left out here; \"\": random "
+       "weights"},
+      {"family", &c.family, words({"deepseek_v3", "gqa"}), "attention: MLA; or as in Llama, Qwen2, Qwen3",
+       "deepseek_v3"},
       {"vocab_size", &c.vocab_size, multiple_of(16, 16), "rows of embedding and head", "129280"},
       {"hidden_size", &c.hidden_size, size(), "width of the residual stream", "7168"},
       {"num_hidden_layers", &c.num_hidden_layers, between(1, 4096), "blocks", "61"},
@@ -49,12 +52,12 @@ Keys model_keys(ModelConfig& c) {
       {"tie_word_embeddings", &c.tie_word_embeddings, any(), "head = embedding (gqa)", "false"},
       {"initializer_range", &c.initializer_range, above(0), "standard deviation of initial weights", "0.006"},
       {"rope_theta", &c.rope_theta, above(0), "RoPE base", "10000"},
-      {"rope_factor", &c.rope_factor, at_least(1), "YaRN context extension; 1: off", "40"},
-      {"rope_original_max_position", &c.rope_original_max_position, size(), "YaRN: context before extension",
+      {"rope_factor", &c.rope_factor, at_least(1), "context extension; 1: off", "40"},
+      {"rope_scaling", &c.rope_scaling, words({"yarn", "llama3"}), "form of the context extension", "yarn"},
+      {"rope_original_max_position", &c.rope_original_max_position, size(), "context before extension",
        "4096"},
-      {"rope_beta_fast", &c.rope_beta_fast, above(0), "YaRN: rotations above which a dimension is kept",
-       "32"},
-      {"rope_beta_slow", &c.rope_beta_slow, above(0), "YaRN: rotations below which it is interpolated", "1"},
+      {"rope_beta_fast", &c.rope_beta_fast, above(0), "rotations above which a dimension is kept", "32"},
+      {"rope_beta_slow", &c.rope_beta_slow, above(0), "rotations below which it is interpolated", "1"},
       {"rope_mscale", &c.rope_mscale, at_least(0), "YaRN: scale of cos and sin", "1"},
       {"rope_mscale_all_dim", &c.rope_mscale_all_dim, at_least(0), "YaRN: scale of the softmax", "1"},
       {"q_lora_rank", &c.q_lora_rank, size(0), "MLA: query latent; 0: no query compression", "1536"},
@@ -110,6 +113,8 @@ Keys train_keys(TrainConfig& c) {
   return {
       {"recompute", &c.recompute, words({"none", "selective", "full"}),
        "activations computed again in the backward: less memory, same bits", "", kNoNumerics},
+      {"precision", &c.precision, words({"bf16", "fp8"}),
+       "linear layers: BF16 (FP32 on the CPU), or FP8 with 1x128 and 128x128 scales", "fp8"},
       {"token_budget", &c.token_budget, size(), "tokens of one pack (per slot and round)"},
       {"max_grad_norm", &c.max_grad_norm, above(0), "global gradient norm is clipped to it", "1.0"},
       {"adam_beta1", &c.adam_beta1, below_one(), "AdamW", "0.9"},

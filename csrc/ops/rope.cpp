@@ -7,8 +7,9 @@
 namespace contender {
 namespace {
 
-double yarn_mscale(double factor, double mscale) {
-  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+double yarn_mscale(const RopeConfig& c, double mscale) {
+  const bool none = c.yarn_factor <= 1 || c.scaling == RopeScaling::kLlama3;
+  return none ? 1.0 : 0.1 * mscale * std::log(c.yarn_factor) + 1.0;
 }
 
 // The (fractional) pair whose wavelength makes `rotations` turns over the original context.
@@ -18,10 +19,15 @@ double correction_dim(const RopeConfig& c, double rotations) {
 }
 
 // Radians per position of pair i: interpolated by yarn_factor where a pair turns less than beta_slow times
-// over the original context, kept where it turns more than beta_fast times, and a linear ramp between.
+// over the original context, kept where it turns more than beta_fast times, and a ramp between.
 double inverse_frequency(const RopeConfig& c, int64_t pair) {
   const double kept = std::pow(c.theta, -2.0 * static_cast<double>(pair) / static_cast<double>(c.dim));
   if (c.yarn_factor <= 1) return kept;
+  if (c.scaling == RopeScaling::kLlama3) {
+    const double turns = c.original_max_position * kept / (2 * std::numbers::pi);
+    const double share = std::clamp((turns - c.beta_slow) / (c.beta_fast - c.beta_slow), 0.0, 1.0);
+    return kept / c.yarn_factor * (1 - share) + kept * share;
+  }
   const double low = std::max(std::floor(correction_dim(c, c.beta_fast)), 0.0);
   double high = std::min(std::ceil(correction_dim(c, c.beta_slow)), static_cast<double>(c.dim - 1));
   if (low == high) high += 0.001;  // as in the published code: no division by zero
@@ -34,8 +40,7 @@ double inverse_frequency(const RopeConfig& c, int64_t pair) {
 std::vector<float> rope_table(const RopeConfig& config, int64_t max_position) {
   CHECK(config.dim > 0 && config.dim % 2 == 0, "rope dim {}", config.dim);
   const int64_t half = config.dim / 2;
-  const double mscale =
-      yarn_mscale(config.yarn_factor, config.mscale) / yarn_mscale(config.yarn_factor, config.mscale_all_dim);
+  const double mscale = yarn_mscale(config, config.mscale) / yarn_mscale(config, config.mscale_all_dim);
   std::vector<float> table(static_cast<size_t>(max_position * config.dim));
   for (int64_t i = 0; i < half; ++i) {
     const double frequency = inverse_frequency(config, i);
@@ -49,7 +54,7 @@ std::vector<float> rope_table(const RopeConfig& config, int64_t max_position) {
 }
 
 double yarn_softmax_scale(const RopeConfig& config) {
-  const double m = yarn_mscale(config.yarn_factor, config.mscale_all_dim);
+  const double m = yarn_mscale(config, config.mscale_all_dim);
   return m * m;
 }
 

@@ -1,4 +1,5 @@
-// Rotary position embedding, with YaRN (Peng et al., arXiv 2309.00071) frequency interpolation.
+// Rotary position embedding, with the frequency interpolation of YaRN (Peng et al., arXiv 2309.00071) or of
+// Llama 3.1 (Dubey et al., arXiv 2407.21783, and its published code).
 #pragma once
 
 #include <vector>
@@ -7,15 +8,20 @@
 
 namespace contender {
 
+// Where the ramp between interpolated and kept pairs is linear: in the pair's index, or in the turns that it
+// makes over the original context.
+enum class RopeScaling : uint8_t { kYarn, kLlama3 };
+
 struct RopeConfig {
   int64_t dim = 0;  // rotated dimensions, even
   double theta = 10000.0;
-  double yarn_factor = 1.0;  // 1: plain RoPE
+  double yarn_factor = 1.0;  // of either form; 1: plain RoPE
   double original_max_position = 4096;
   double beta_fast = 32;
   double beta_slow = 1;
   double mscale = 1;
   double mscale_all_dim = 1;
+  RopeScaling scaling = RopeScaling::kYarn;
 };
 
 // Table rows of [cos(dim/2) | sin(dim/2)] for positions [0, max_position), FP32, computed in double.
