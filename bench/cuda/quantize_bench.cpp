@@ -1,4 +1,4 @@
-// FP8 blocks: 1x128 and 128x1 of activations, 128x128 of weights, and back.
+// FP8 blocks: 1x128 and 128x1 of activations, 128x128 of weights, as they lie and transposed, and back.
 #include <cmath>
 
 #include "bench/cuda/gpu_bench.h"
@@ -39,6 +39,55 @@ void quantize(const RowsShape& s, QLayout layout, DType dtype) {
                  }
                }});
 }
+// 128x1 and transposed: from BF16, 1x128 beside it, or from stored 1x128.
+void quantize_transposed(const RowsShape& s, bool stored) {
+  const int64_t blocks = ceil_div(s.rows, 128), col_blocks = ceil_div(s.cols, 128);
+  const DeviceData x = DeviceData::random(kActivation, s.rows, s.cols, 1),
+                   codes(DType::kE4M3, s.rows, s.cols), row_scale(DType::kF32, s.rows, col_blocks),
+                   turned(DType::kE4M3, s.cols, s.rows), scale(DType::kF32, blocks, s.cols);
+  const QTensor rows = {.data = codes.tensor(), .scale = row_scale.tensor()};
+  if (stored) cuda::quantize({}, {.x = x.tensor(), .q = rows});
+  const QTransposed t = {.data = turned.tensor(), .scale = scale.tensor()};
+  const QuantizeTransposedArgs args =
+      stored ? QuantizeTransposedArgs{.x = rows.data, .x_scale = rows.scale, .t = t}
+             : QuantizeTransposedArgs{.x = x.tensor(), .t = t, .q = rows};
+  measure({.cost = quantize_transposed_cost(s.rows, s.cols, args.x.dtype, !stored),
+           .call = [&] { cuda::quantize_transposed({}, args); },
+           .check =
+               [&](Check& check) {
+                 for (const int64_t c : samples(s.cols, 8)) {
+                   const std::vector<double> in = x.column(c), q = turned.row(c), scales = scale.column(c);
+                   for (size_t r = 0; r < in.size(); ++r) {
+                     const double unit = scales[r / 128];  // stored values have lost three bits before
+                     check.near(q[r] * unit, in[r], (stored ? 2.1 : 1) * (std::abs(in[r]) / 15 + unit / 512));
+                   }
+                 }
+               }});
+}
+void quantize_weight(const RowsShape& s) {
+  const int64_t n_blocks = ceil_div(s.rows, 128), k_blocks = ceil_div(s.cols, 128);
+  const DeviceData x = DeviceData::random(DType::kF32, s.rows, s.cols, 1),
+                   codes(DType::kE4M3, s.rows, s.cols), turned(DType::kE4M3, s.cols, s.rows),
+                   scale(DType::kF32, n_blocks, k_blocks), scale_t(DType::kF32, k_blocks, n_blocks);
+  const QuantizeWeightArgs args = {
+      .x = x.tensor(),
+      .q = {.data = codes.tensor(), .scale = scale.tensor(), .layout = QLayout::k128x128},
+      .transposed = {.data = turned.tensor(), .scale = scale_t.tensor(), .layout = QLayout::k128x128}};
+  measure({.cost = quantize_weight_cost(s.rows, s.cols),
+           .call = [&] { cuda::quantize_weight({}, args); },
+           .check =
+               [&](Check& check) {
+                 for (const int64_t r : samples(s.rows, 8)) {
+                   const std::vector<double> in = x.row(r), q = codes.row(r), t = turned.column(r),
+                                             scales = scale.row(r / 128), scales_t = scale_t.column(r / 128);
+                   for (size_t c = 0; c < in.size(); ++c) {
+                     const double unit = scales[c / 128];
+                     check.near(q[c] * unit, in[c], std::abs(in[c]) / 15 + unit / 512);
+                     check.equal(t[c] * scales_t[c / 128], q[c] * unit);
+                   }
+                 }
+               }});
+}
 void dequantize(const RowsShape& s) {
   const DeviceData x = DeviceData::random(kActivation, s.rows, s.cols, 1),
                    codes(DType::kE4M3, s.rows, s.cols), scale(DType::kF32, s.rows, ceil_div(s.cols, 128)),
@@ -71,6 +120,11 @@ const Family family("quantize", [] {
        [](const RowsShape& s) { quantize(s, QLayout::k128x1, kActivation); });
   rows("quantize_128x128", weights, {kSmall},
        [](const RowsShape& s) { quantize(s, QLayout::k128x128, DType::kF32); });
+  rows("quantize_transposed", activations, {kSmall},
+       [](const RowsShape& s) { quantize_transposed(s, false); });
+  rows("requantize_transposed", activations, {kSmall},
+       [](const RowsShape& s) { quantize_transposed(s, true); });
+  rows("quantize_weight", weights, {kSmall}, quantize_weight);
   rows("dequantize", activations, {kSmall}, dequantize);
 });
 

@@ -52,9 +52,9 @@ growth() { # ROW SHAPE SHAPE KERNEL BYTES%
   judge "$1" "$5"
 }
 
-for r in embedding embedding_bwd pack_weight token_loss_grpo adamw_f32 adamw_bf16 square_sum gather_rows scatter_rows combine \
+for r in embedding embedding_bwd pack_weight token_loss_grpo adamw_f32 adamw_bf16 adamw_pack adamw_fp8 square_sum gather_rows scatter_rows combine \
   combine_bwd add cast copy_heads rope_mla rope_mla_key rope_gqa swiglu swiglu_bwd swiglu_quantize quantize_1x128 \
-  quantize_128x1 quantize_128x128 dequantize; do
+  quantize_128x1 quantize_128x128 quantize_weight dequantize; do
   row $r
 done
 row router_bwd router_bwd
@@ -64,6 +64,10 @@ growth head_norm 2112x4x128 4224x4x128 "" 7 # of the sector that a rstd is writt
 growth head_norm_bwd 2112x4x128 4224x4x128 head_norm_bwd 5
 
 # Known to move more, and no more than this:
+run quantize_transposed # of the sector that a row's scale is written to, other blocks have the rest
+judge quantize_transposed 7
+run requantize_transposed quantize_transposed # and read from, from L2
+judge requantize_transposed 13
 growth rms_norm_bwd 2112x1024 4224x1024 "" 70 # dgamma's chains go down the columns: dy and x are read twice
 run token_loss_gspo
 judge token_loss_gspo 45 # logp, logp_old and advantage are read again once the mean ratio is known, from L2
