@@ -55,6 +55,15 @@ struct WaitPlace {
 inline constexpr uint64_t kStallTimeoutNs = 20'000'000'000;
 inline constexpr uint32_t kPollsPerLook = 1 << 16;  // at the clock
 
+// The last words of a kernel that cannot go on.
+__device__ __forceinline__ void trap_with(StallRecord* to, const StallRecord& words) {
+  if (to != nullptr) {
+    *to = words;
+    __threadfence_system();
+  }
+  __trap();
+}
+
 __device__ __forceinline__ void mbarrier_wait(Mbarrier* b, uint32_t parity, const WaitPlace& place) {
   uint64_t begin = 0;
   for (uint32_t polls = 0; !mbarrier_try_wait(b, parity); ++polls) {
@@ -63,13 +72,8 @@ __device__ __forceinline__ void mbarrier_wait(Mbarrier* b, uint32_t parity, cons
     const uint64_t now = global_timer_ns();
     if (begin == 0) begin = now;
     if (now - begin < kStallTimeoutNs) continue;
-    if (place.record != nullptr) {
-      *place.record = {
-          place.kernel, place.phase,     blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z),
-          threadIdx.x,  smem_address(b), parity};
-      __threadfence_system();
-    }
-    __trap();
+    const uint32_t block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+    trap_with(place.record, {place.kernel, place.phase, block, threadIdx.x, smem_address(b), parity});
   }
 }
 

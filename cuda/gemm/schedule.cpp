@@ -1,0 +1,110 @@
+#include "cuda/gemm/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace contender::cuda {
+namespace {
+
+// Of an SM of Hopper, per cycle: from the datasheet at the boost clock. Only their ratios matter here.
+constexpr double kMultiplyAdds = 2048;  // BF16
+constexpr double kSharedBytes = 128;    // operands of wgmma come from shared memory
+constexpr double kL2Bytes = 28;         // of a share of the L2, all SMs reading
+constexpr double kMemoryBytes = 18;     // of a share of the memory
+constexpr double kUnitCycles = 900;     // first bytes of a unit, last ones of its result: nothing hides them
+constexpr double kEpilogueBytes = 32;   // results, per cycle; the other half of the time behind products
+
+double wgmma_cycles(const TileShape& t, double k) {
+  const double rows = 64.0 * t.consumers, n = t.wgmma_n;
+  const double multiply = rows * n * k / kMultiplyAdds;
+  // Each warpgroup reads its 64 rows and all of N.
+  const double shared = (rows + n * t.consumers) * k * 2 / kSharedBytes;
+  return std::max(multiply, shared);
+}
+
+TileScore score(const TileShape& t, const ProductShape& s, int64_t sms) {
+  TileScore r;
+  const int64_t rows_of_layer =
+      s.grouped ? std::max<int64_t>(ceil_div(s.m, std::max<int64_t>(s.layers, 1)), 1) : s.m;
+  const int64_t tiles_m = ceil_div(rows_of_layer, t.tile_m()), tiles_n = ceil_div(s.n, t.tile_n());
+  r.units = tiles_m * tiles_n * s.layers;
+  const int64_t places = sms / t.cluster;
+  r.waves = ceil_div(r.units, places);
+  const double k = static_cast<double>(s.k), waves = static_cast<double>(r.waves);
+  const double p = 64.0 * t.consumers, q = t.wgmma_n;
+  // A cluster fetches a shared tile once.
+  const double tile_bytes = (p + q / t.cluster) * k * 2;
+  const double tile_out = p * q * static_cast<double>(s.out_bytes);
+  const double unique = static_cast<double>(s.layers) * static_cast<double>(s.n) * k * 2 +
+                        static_cast<double>(s.m) * (k * 2 + static_cast<double>(s.n * s.out_bytes));
+  r.multiply = waves * (wgmma_cycles(t, k) + kUnitCycles);
+  // Few blocks do not fill the memory: each takes twice its share at most.
+  const double busy = static_cast<double>(std::min(r.units * t.cluster, sms)) / static_cast<double>(sms);
+  r.load = std::max(waves * tile_bytes / kL2Bytes,
+                    unique / (kMemoryBytes * static_cast<double>(sms) * std::min(1.0, 2 * busy)));
+  r.store = waves * tile_out / kEpilogueBytes / 2;
+  r.total = std::max(r.multiply, r.load) + r.store;
+  if ((1 << t.levels) < s.slices)
+    r.reason = fmt::format("keeps sums of {} slices, {} are asked for", 1 << t.levels, s.slices);
+  return r;
+}
+
+std::string name_of(const TileShape& t) {
+  return fmt::format("{}x{} {}{} x {} stages{}", t.tile_m(), t.tile_n(),
+                     t.side == Side::kRows ? "rows first" : "columns first",
+                     t.cluster > 1 ? fmt::format(", cluster of {}", t.cluster) : "", t.stages,
+                     t.levels > 0 ? fmt::format(", {} slices", 1 << t.levels) : "");
+}
+
+}  // namespace
+
+std::vector<TileScore> score_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
+  std::vector<TileScore> scores;
+  for (size_t i = 0; i < table.size(); ++i) {
+    scores.push_back(score(table[i], shape, sms));
+    scores.back().index = static_cast<int>(i);
+  }
+  std::stable_sort(scores.begin(), scores.end(), [](const TileScore& a, const TileScore& b) {
+    if (a.reason.empty() != b.reason.empty()) return a.reason.empty();
+    return a.total < b.total;
+  });
+  return scores;
+}
+
+int choose_tile(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
+  const std::vector<TileScore> scores = score_tiles(table, shape, sms);
+  CHECK(!scores.empty() && scores.front().reason.empty(), "no tile for [{}, {}] x [{}, {}]^T: {}", shape.m,
+        shape.k, shape.n, shape.k, scores.empty() ? "the table is empty" : scores.front().reason);
+  return scores.front().index;
+}
+
+std::string explain_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
+  std::string text = fmt::format("M {} N {} K {} x {}{}, {} slices, on {} SMs\n", shape.m, shape.n, shape.k,
+                                 shape.layers, shape.grouped ? " groups" : "", shape.slices, sms);
+  const std::vector<TileScore> scores = score_tiles(table, shape, sms);
+  for (const TileScore& s : scores) {
+    const TileShape& t = table[static_cast<size_t>(s.index)];
+    if (!s.reason.empty()) {
+      text += fmt::format("  no   {}: {}\n", name_of(t), s.reason);
+      continue;
+    }
+    const char* bound = s.load > s.multiply ? "loads" : "products";
+    text += fmt::format(
+        "  {} {}: {} units in {} waves; cycles: products {:.0f}, loads {:.0f}, stores {:.0f}, "
+        "bound by {}, total {:.0f}{}\n",
+        &s == scores.data() ? "best" : "    ", name_of(t), s.units, s.waves, s.multiply, s.load, s.store,
+        bound, s.total,
+        &s == scores.data() ? "" : fmt::format(" ({:+.1f}%)", 100 * (s.total / scores[0].total - 1)));
+  }
+  return text;
+}
+
+int raster_band(const TileShape& tile, int64_t sms) {
+  const double at_once = static_cast<double>(sms / tile.cluster);
+  const double band = std::sqrt(at_once * tile.tile_n() / tile.tile_m());
+  return std::max(1, static_cast<int>(std::lround(band)));
+}
+
+}  // namespace contender::cuda

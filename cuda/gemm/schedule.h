@@ -1,0 +1,58 @@
+// Which tile a product on wgmma uses, and why. All tiles give the same bits (bf16_gemm.cu), so the choice is
+// free to look at M.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace contender::cuda {
+
+// kRows: the 64 rows of a wgmma are rows of x. kColumns: they are columns of y (rows of w), and rows of x its
+// N, of which few are needed where M is small.
+enum class Side { kRows, kColumns };
+
+// One row of a table of instantiations. A unit of work is tile_m() x tile_n() of y, made by a cluster.
+struct TileShape {
+  Side side = Side::kRows;
+  int consumers = 2;  // warpgroups, of 64 rows of wgmma each
+  int wgmma_n = 256;  // its N
+  int stages = 4;     // of kDepth = 64 contracted values, 128 bytes a row
+  int cluster = 1;    // blocks that share a tile of w
+  int levels = 0;     // of the tree over slices, in registers: 2^levels slices
+  constexpr int wgmma_rows() const { return 64 * consumers * cluster; }
+  constexpr int tile_m() const { return side == Side::kRows ? wgmma_rows() : wgmma_n; }
+  constexpr int tile_n() const { return side == Side::kRows ? wgmma_n : wgmma_rows(); }
+  bool operator==(const TileShape&) const = default;
+};
+
+// What a launch looks like to the chooser.
+struct ProductShape {
+  int64_t m = 0, n = 0, k = 0;  // of a layer; with groups m counts the rows of all
+  int64_t layers = 1;           // heads, or groups
+  bool grouped = false;         // rows dealt out to groups, not all rows for every layer
+  int slices = 1;
+  int64_t out_bytes = 2;  // of an element of y
+};
+
+// Cycles of one SM as the chooser sees a candidate; the largest of the three decides.
+struct TileScore {
+  int index = -1;     // in the table
+  int64_t units = 0;  // of work
+  int64_t waves = 0;  // of them
+  double multiply = 0, load = 0, store = 0, total = 0;
+  std::string reason;  // for a rejection; empty where it could run
+};
+
+std::vector<TileScore> score_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms);
+// The best; exit 1 naming the shape where no tile can run it.
+int choose_tile(std::span<const TileShape> table, const ProductShape& shape, int64_t sms);
+// A line per candidate, the best first: what bench --explain prints.
+std::string explain_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms);
+
+// How many tiles of rows a band of the raster has, so that what runs at once reads the fewest bytes of x and
+// w: nearly square.
+int raster_band(const TileShape& tile, int64_t sms);
+
+}  // namespace contender::cuda
