@@ -45,7 +45,8 @@ struct Params {
   int sfb_group_rows;  // ceil(N / 128)
   Tensor d, q, sfq;    // data null: not asked for
   bool accumulate;
-  int n, k_blocks, tiles_n;
+  int n, k_blocks;
+  int tiles_n;  // columns of tiles, as many as a cluster has at once
   GroupRows groups;
   StallRecord* stall;
 };
@@ -54,7 +55,7 @@ struct Params {
 template <int kN>
 constexpr int kOutPitch = 2 * kN + 16;
 
-template <int kConsumers, int kN>
+template <int kConsumers, int kN, int kCluster>
 struct Fp8Layout {
   static constexpr int kM = 64 * kConsumers, kThreads = kWarpgroup * (kConsumers + 1);
   static constexpr int kStageBytes = (kM + kN) * kRowBytes;
@@ -75,6 +76,7 @@ struct Fp8Layout {
     Mbarrier full[kStages], empty[kStages];
     GroupTable table;
   };
+  static constexpr int kReleases = kConsumers * 4 * kCluster;  // of a stage: every warp that reads its a
   static_assert(sizeof(Smem) <= kMaxSharedMemory);
 };
 
@@ -83,14 +85,15 @@ struct Place {
   int row, row_end, column, group;
 };
 
-// The tiles of a block, in order.
-template <int kM, int kN>
+// The tiles of a block, in order; a cluster walks together, its blocks side by side. Columns may lie behind
+// the last one where their number is odd.
+template <int kM, int kN, int kCluster>
 class TileWalk {
  public:
   __device__ TileWalk(const Params& p, const GroupTable& table) : p_(p), table_(table) {
     tiles_m_ = table.first[p.groups.num_groups];
     total_ = tiles_m_ * p.tiles_n;
-    next_ = static_cast<int>(blockIdx.x);
+    next_ = static_cast<int>(blockIdx.x) / kCluster;
   }
   __device__ bool next(Place& place) {
     if (next_ >= total_) return false;
@@ -101,8 +104,8 @@ class TileWalk {
     place.group = p_.groups.num_groups == 1 ? 0 : table_.group_of(tile_m, p_.groups.num_groups);
     place.row = p_.groups.begin(place.group) + (tile_m - table_.first[place.group]) * kM;
     place.row_end = p_.groups.end(place.group);
-    place.column = tile_n * kN;
-    next_ += static_cast<int>(gridDim.x);
+    place.column = (tile_n * kCluster + static_cast<int>(blockIdx.x) % kCluster) * kN;
+    next_ += static_cast<int>(gridDim.x) / kCluster;
     return true;
   }
 
@@ -114,10 +117,10 @@ class TileWalk {
 
 // --- producer: one thread ---
 
-template <int kConsumers, int kN>
-__device__ void produce(const Params& p, typename Fp8Layout<kConsumers, kN>::Smem& smem) {
-  using L = Fp8Layout<kConsumers, kN>;
-  TileWalk<L::kM, kN> walk(p, smem.table);
+template <int kConsumers, int kN, int kCluster>
+__device__ void produce(const Params& p, typename Fp8Layout<kConsumers, kN, kCluster>::Smem& smem) {
+  using L = Fp8Layout<kConsumers, kN, kCluster>;
+  TileWalk<L::kM, kN, kCluster> walk(p, smem.table);
   RingPlace<L::kStages> at;
   Place place;
   while (walk.next(place)) {
@@ -126,7 +129,14 @@ __device__ void produce(const Params& p, typename Fp8Layout<kConsumers, kN>::Sme
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1, {p.stall, kName, stall_word("empty")});
       Mbarrier* full = &smem.full[at.stage];
       mbarrier_arrive_expect_tx(full, L::kStageBytes);
-      tma_load_2d(smem.stage[at.stage].a, &p.a, full, k * kRowBytes, place.row);
+      if constexpr (kCluster == 1) {
+        tma_load_2d(smem.stage[at.stage].a, &p.a, full, k * kRowBytes, place.row);
+      } else {
+        constexpr int kShare = L::kM / kCluster;
+        const int first = static_cast<int>(blockIdx.x) % kCluster * kShare;
+        tma_load_2d_multicast(smem.stage[at.stage].a + first * kRowBytes, &p.a, full, k * kRowBytes,
+                              place.row + first, (1 << kCluster) - 1);
+      }
       tma_load_2d(smem.stage[at.stage].b, &p.b, full, k * kRowBytes, b_row);
     }
   }
@@ -139,15 +149,19 @@ __device__ inline uint32_t bf16_pair(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// Pieces of 16 bytes of 64 rows of `row_bytes` in shared memory, `pitch` apart, to rows of `out`.
+// Pieces of 16 bytes of 64 rows in shared memory, `pitch` bytes (an odd number of pieces) apart, to rows of
+// `out`. Eight lanes read at a time, each from other banks: all of one row, or of rows apart by their number.
 template <int kRowPieces>
 __device__ void copy_out(const uint8_t* from, int pitch, const Tensor& out, int64_t element_bytes, int row0,
                          int row_end, int column, int n, int thread) {
+  constexpr int kLanes = kRowPieces < 8 ? kRowPieces : (kRowPieces + 7) / 8 * 8;  // of a row
+  constexpr int kTogether = kRowPieces < 8 ? 8 / kRowPieces : 1;                  // rows of eight lanes
   const int per_piece = static_cast<int>(16 / element_bytes);
 #pragma unroll 4
-  for (int i = thread; i < 64 * kRowPieces; i += kWarpgroup) {
-    const int r = i / kRowPieces, piece = i % kRowPieces, c = column + piece * per_piece;
-    if (row0 + r >= row_end || c >= n) continue;
+  for (int i = thread; i < 64 * kLanes; i += kWarpgroup) {
+    const int line = i / kLanes, piece = i % kLanes, c = column + piece * per_piece;
+    const int r = line / 8 * 8 + line % 8 % kTogether * (8 / kTogether) + line % 8 / kTogether;
+    if (piece >= kRowPieces || row0 + r >= row_end || c >= n) continue;
     *reinterpret_cast<uint4*>(static_cast<uint8_t*>(out.data) + ((row0 + r) * out.ld + c) * element_bytes) =
         *reinterpret_cast<const uint4*>(from + r * pitch + piece * 16);
   }
@@ -195,7 +209,7 @@ __device__ void store_q(const Params& p, const Place& place, int row0, int threa
       *reinterpret_cast<uint16_t*>(out + f.row[h] * kPitch + 8 * j + f.column) =
           cvt_e4m3x2(scale.divide(d[4 * j + 2 * h]), scale.divide(d[4 * j + 2 * h + 1]));
     const int row = row0 + f.row[h];
-    if (f.column == 0 && row < place.row_end)
+    if (f.column == 0 && row < place.row_end && place.column < p.n)
       static_cast<float*>(p.sfq.data)[row * p.sfq.ld + place.column / kQuantizeBlock] = scale.value();
   }
   named_barrier_sync(barrier, kWarpgroup);
@@ -221,12 +235,35 @@ struct ColumnScales {
   }
 };
 
-template <int kConsumers, int kN>
-__device__ void consume(const Params& p, typename Fp8Layout<kConsumers, kN>::Smem& smem, int me) {
-  using L = Fp8Layout<kConsumers, kN>;
+// The stage may be filled again: in this block by its own producer, and with rows of a by the others.
+template <int kCluster>
+__device__ __forceinline__ void release(Mbarrier* empty) {
+  if constexpr (kCluster == 1) {
+    mbarrier_arrive(empty);
+  } else {
+#pragma unroll
+    for (uint32_t rank = 0; rank < kCluster; ++rank) mbarrier_arrive_cluster(empty, rank);
+  }
+}
+
+// All threads of the block, or of the cluster.
+template <int kCluster>
+__device__ __forceinline__ void sync_all() {
+  if constexpr (kCluster == 1) {
+    __syncthreads();
+  } else {
+    __syncwarp();
+    cluster_arrive();
+    cluster_wait();
+  }
+}
+
+template <int kConsumers, int kN, int kCluster>
+__device__ void consume(const Params& p, typename Fp8Layout<kConsumers, kN, kCluster>::Smem& smem, int me) {
+  using L = Fp8Layout<kConsumers, kN, kCluster>;
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const Fragment f(thread);
-  TileWalk<L::kM, kN> walk(p, smem.table);
+  TileWalk<L::kM, kN, kCluster> walk(p, smem.table);
   RingPlace<L::kStages> at;
   Place place;
   bool first = kConsumers == 2;
@@ -257,7 +294,7 @@ __device__ void consume(const Params& p, typename Fp8Layout<kConsumers, kN>::Sme
       wgmma_hold(part);
       if (first && me == 0) named_barrier_arrive(3, 2 * kWarpgroup);
       first = false;
-      if (thread % 32 == 0) mbarrier_arrive(&smem.empty[at.stage]);
+      if (thread % 32 == 0) release<kCluster>(&smem.empty[at.stage]);
       const float a[2] = {row_scale[0].take(), row_scale[1].take()};
       const float low = column_scale.low.take();
       const float high = ColumnScales<kN>::kTwo ? column_scale.high.take() : low;
@@ -282,10 +319,10 @@ __device__ void consume(const Params& p, typename Fp8Layout<kConsumers, kN>::Sme
   }
 }
 
-template <int kConsumers, int kN>
-__global__ void __launch_bounds__(Fp8Layout<kConsumers, kN>::kThreads, 1)
+template <int kConsumers, int kN, int kCluster>
+__global__ void __launch_bounds__(Fp8Layout<kConsumers, kN, kCluster>::kThreads, 1)
     fp8_gemm_kernel(const __grid_constant__ Params p) {
-  using L = Fp8Layout<kConsumers, kN>;
+  using L = Fp8Layout<kConsumers, kN, kCluster>;
   extern __shared__ __align__(1024) uint8_t shared[];
   auto& smem = *reinterpret_cast<typename L::Smem*>(shared);
   const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
@@ -294,21 +331,23 @@ __global__ void __launch_bounds__(Fp8Layout<kConsumers, kN>::kThreads, 1)
     prefetch_tensor_map(&p.b);
     for (int s = 0; s < L::kStages; ++s) {
       mbarrier_init(&smem.full[s], 1);
-      mbarrier_init(&smem.empty[s], kConsumers * 4);
+      mbarrier_init(&smem.empty[s], L::kReleases);
     }
     fence_mbarrier_init();
   }
   griddepcontrol_wait();
   griddepcontrol_launch_dependents();
   if (threadIdx.x < 32) smem.table.fill(p.groups, L::kM, p.stall, kName);
-  __syncthreads();
+  sync_all<kCluster>();
   if (role == kConsumers) {
     if constexpr (kConsumers == 2) setmaxnreg_dec<kProducerRegisters>();
-    if (threadIdx.x % kWarpgroup == 0) produce<kConsumers, kN>(p, smem);
+    if (threadIdx.x % kWarpgroup == 0) produce<kConsumers, kN, kCluster>(p, smem);
   } else {
     if constexpr (kConsumers == 2) setmaxnreg_inc<kConsumerRegisters>();
-    consume<kConsumers, kN>(p, smem, role);
+    consume<kConsumers, kN, kCluster>(p, smem, role);
   }
+  // No block ends while another one may still write to its shared memory or arrive there.
+  if constexpr (kCluster > 1) sync_all<kCluster>();
 }
 
 // --- launcher ---
@@ -318,7 +357,7 @@ template <class F, size_t... kIndex>
 void with_tile(const Fp8Tile& tile, const F& f, std::index_sequence<kIndex...>) {
   const bool found =
       ((tile == kFp8Tiles[kIndex] && (f(std::integral_constant<size_t, kIndex>()), true)) || ...);
-  CHECK(found, "no tile of {} x {}", tile.block_m(), tile.block_n);
+  CHECK(found, "no tile of {} x {} in clusters of {}", tile.block_m(), tile.block_n, tile.cluster);
 }
 
 void launch(const Exec& exec, const Fp8GroupedGemmArgs& a, bool accumulate, const Fp8Tile& tile,
@@ -332,7 +371,7 @@ void launch(const Exec& exec, const Fp8GroupedGemmArgs& a, bool accumulate, cons
   const auto vector = [](const Tensor& scale) {
     return aligned16(scale.data) && (scale.rows <= 1 || scale.ld % 4 == 0);
   };
-  Params p = {.a = code_map(a.a.data, tile.block_m()),
+  Params p = {.a = code_map(a.a.data, tile.block_m() / tile.cluster),
               .b = code_map(a.b.data, tile.block_n),
               .sfa = a.a.scale.f32(),
               .sfb = a.b.scale.f32(),
@@ -347,27 +386,28 @@ void launch(const Exec& exec, const Fp8GroupedGemmArgs& a, bool accumulate, cons
               .accumulate = accumulate,
               .n = narrow<int>(n),
               .k_blocks = narrow<int>(k_blocks),
-              .tiles_n = narrow<int>(ceil_div(n, tile.block_n)),
+              .tiles_n = narrow<int>(ceil_div(n, tile.block_n * tile.cluster)),
               .groups = {.offsets = a.offsets,
                          .counts = a.counts,
                          .num_groups = narrow<int>(a.num_groups),
                          .rows = narrow<int>(m),
                          .capacity = narrow<int>(m / a.num_groups)},
               .stall = stall_record()};
-  const int64_t most_tiles = (m / tile.block_m() + a.num_groups) * p.tiles_n;
-  narrow<int32_t>(most_tiles);
+  const int64_t tiles_m =
+      a.offsets || a.counts ? m / tile.block_m() + a.num_groups : ceil_div(m, tile.block_m());
+  const int64_t tiles = narrow<int32_t>(tiles_m * p.tiles_n);
+  const int64_t clusters = std::min(tiles, std::max<int64_t>(blocks / tile.cluster, 1));
   with_tile(
       tile,
       [&]<size_t kIndex>(std::integral_constant<size_t, kIndex>) {
         constexpr Fp8Tile kTile = kFp8Tiles[kIndex];
-        using L = Fp8Layout<kTile.consumers, kTile.block_n>;
-        constexpr auto kernel = fp8_gemm_kernel<kTile.consumers, kTile.block_n>;
+        using L = Fp8Layout<kTile.consumers, kTile.block_n, kTile.cluster>;
+        constexpr auto kernel = fp8_gemm_kernel<kTile.consumers, kTile.block_n, kTile.cluster>;
         allow_shared_memory<kernel>();
-        kernel<<<static_cast<unsigned>(std::min(most_tiles, blocks)), L::kThreads, sizeof(typename L::Smem),
-                 stream_of(exec)>>>(p);
+        launch_dependent(kernel, p, clusters * kTile.cluster, kTile.cluster, L::kThreads,
+                         sizeof(typename L::Smem), stream_of(exec));
       },
       std::make_index_sequence<std::size(kFp8Tiles)>());
-  CUDA_CHECK_LAUNCH();
 }
 
 Fp8Tile best_tile(const Fp8GroupedGemmArgs& a) {

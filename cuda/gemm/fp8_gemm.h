@@ -12,15 +12,18 @@ void fp8_gemm(const Exec&, const Fp8GemmArgs&);
 void fp8_grouped_gemm(const Exec&, const Fp8GroupedGemmArgs&);
 void fp8_wgrad(const Exec&, const Fp8WgradArgs&);
 
-// A block of threads makes [64 * consumers, block_n] of d, each consumer warpgroup 64 rows of it.
+// A block of threads makes [64 * consumers, block_n] of d, each consumer warpgroup 64 rows of it; the blocks
+// of a cluster make neighbouring columns and fetch their common rows of a together.
 struct Fp8Tile {
   int consumers = 2;
   int block_n = 128;
+  int cluster = 1;
   constexpr int block_m() const { return 64 * consumers; }
   bool operator==(const Fp8Tile&) const = default;
 };
 // The instantiation table. Every one of them gives the same bits.
-inline constexpr Fp8Tile kFp8Tiles[] = {{2, 160}, {2, 128}, {2, 64}, {1, 128}, {1, 64}, {1, 32}, {1, 16}};
+inline constexpr Fp8Tile kFp8Tiles[] = {{2, 160}, {2, 128}, {2, 64},     {1, 128},   {1, 64},
+                                        {1, 32},  {1, 16},  {2, 160, 2}, {2, 128, 2}};
 
 // What the choice depends on: rows in all, of one group columns and contracted length.
 struct Fp8Problem {

@@ -125,6 +125,25 @@ __device__ void store_f32(const Tensor& to, bool accumulate, const OutPlace& pla
 
 // --- launchers ---
 
+// On a GPU the kernel's prologue runs beside the end of the one before (it waits by griddepcontrol_wait).
+template <class Params>
+void launch_dependent(void (*kernel)(Params), const Params& params, int64_t blocks, int cluster, int threads,
+                      size_t shared_bytes, cudaStream_t stream) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = static_cast<unsigned>(narrow<int32_t>(blocks));
+  config.blockDim = static_cast<unsigned>(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : 1;
+  CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
+}
+
 // Boxes of 128 codes of `box_rows` rows.
 inline CUtensorMap code_map(const Tensor& t, int box_rows) {
   return make_tensor_map_2d({.base = t.data,

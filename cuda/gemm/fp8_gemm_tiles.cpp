@@ -13,6 +13,7 @@ constexpr double kCacheBytes = 50;     // that an SM draws from L2
 constexpr double kMemoryBytes = 18.6;  // its share of HBM3e, H200
 constexpr double kTileCycles = 1500;   // prologue of the ring, epilogue of the last tile
 constexpr double kPromoteLatency = 60;
+constexpr double kClusterLatency = 10;  // of a block, what waiting for the other one costs
 
 // Of a consumer's wgmma over 128 of k: the tensor cores, or the bytes of shared memory that feed them.
 double wgmma_cycles(const Fp8Tile& t) {
@@ -22,13 +23,15 @@ double wgmma_cycles(const Fp8Tile& t) {
 Fp8TileScore score(const Fp8Problem& p, const Fp8Tile& t) {
   if (p.quantised && t.block_n != kFp8Block) return {t, 0, "q needs its block of 128 columns in one tile"};
   const int64_t group_rows = ceil_div(p.m, p.num_groups), row_tiles = ceil_div(group_rows, t.block_m());
-  const int64_t tiles = p.num_groups * row_tiles * ceil_div(p.n, t.block_n);
+  const int64_t tiles = p.num_groups * row_tiles * ceil_div(p.n, t.block_n * t.cluster) * t.cluster;
   const int64_t waves = ceil_div(tiles, p.num_sms), blocks = ceil_div(p.k, kFp8Block);
   // Rows that do not exist are not fetched. One consumer alone has nothing to hide its promotion behind.
-  const double fetched = static_cast<double>(std::min<int64_t>(group_rows, t.block_m()) + t.block_n);
+  const double fetched =
+      static_cast<double>(std::min<int64_t>(group_rows, t.block_m())) / t.cluster + t.block_n;
   const double fetch = fetched * kFp8Block / kCacheBytes;
-  const double math =
-      t.consumers * wgmma_cycles(t) + (t.consumers == 1 ? t.block_n / 2.0 + kPromoteLatency : 0);
+  const double math = t.consumers * wgmma_cycles(t) +
+                      (t.consumers == 1 ? t.block_n / 2.0 + kPromoteLatency : 0) +
+                      (t.cluster - 1) * kClusterLatency;
   const double run = static_cast<double>(waves * blocks) * std::max(math, fetch);
   const double memory = fp8_gemm_cost(p.m, p.n, p.k, DType::kBF16, p.num_groups).bytes /
                         (kMemoryBytes * static_cast<double>(p.num_sms));
@@ -56,8 +59,8 @@ std::string explain_fp8_gemm(const Fp8Problem& p) {
                                  p.quantised ? " with q" : "", p.num_sms);
   for (const Fp8TileScore& s : score_fp8_tiles(p)) {
     const std::string cycles = s.cycles == 0 ? "-" : fmt::format("{:.0f}", s.cycles);
-    text +=
-        fmt::format("{:>4} x {:<3} {:>10} cycles  {}\n", s.tile.block_m(), s.tile.block_n, cycles, s.reason);
+    text += fmt::format("{:>4} x {:<3} cluster {} {:>9} cycles  {}\n", s.tile.block_m(), s.tile.block_n,
+                        s.tile.cluster, cycles, s.reason);
   }
   return text;
 }

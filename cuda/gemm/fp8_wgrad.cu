@@ -239,9 +239,7 @@ void fp8_wgrad(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
   const int64_t tiles = args.num_groups * p.tiles_n * p.tiles_k;
   narrow<int32_t>(tiles);
   allow_shared_memory<fp8_wgrad_kernel>();
-  fp8_wgrad_kernel<<<static_cast<unsigned>(std::min(tiles, blocks)), kThreads, sizeof(Smem),
-                     stream_of(exec)>>>(p);
-  CUDA_CHECK_LAUNCH();
+  launch_dependent(fp8_wgrad_kernel, p, std::min(tiles, blocks), 1, kThreads, sizeof(Smem), stream_of(exec));
 }
 void fp8_wgrad(const Exec& exec, const Fp8WgradArgs& args) { fp8_wgrad(exec, args, sm_count()); }
 

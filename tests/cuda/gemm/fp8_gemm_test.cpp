@@ -106,7 +106,7 @@ TEST(CudaFp8GemmQuantised, EqualsTheCpuBackend) {
                    .b = b.host.tensor(),
                    .d = {d_bytes.data(), dtype, kM, kN},
                    .q = {{codes.data(), DType::kE4M3, kM, kN, kN + 16}, scale.tensor(), QLayout::k1x128}});
-    for (const cuda::Fp8Tile tile : {cuda::Fp8Tile{2, 128}, {1, 128}}) {
+    for (const cuda::Fp8Tile tile : {cuda::Fp8Tile{2, 128}, {1, 128}, {2, 128, 2}}) {
       const test::Fp8Output alone(kM, kN), beside(kM, kN);
       const DeviceTensor d(dtype, kM, kN), plain(dtype, kM, kN);
       Tensor none = d.tensor();
@@ -184,8 +184,8 @@ TEST(CudaFp8GemmChoice, FollowsTheShape) {
   };
   EXPECT_EQ(best({.m = 1, .n = 4096, .k = 7168}), (cuda::Fp8Tile{1, 32}));
   EXPECT_EQ(best({.m = 64, .n = 2112, .k = 7168}), (cuda::Fp8Tile{1, 16}));
-  EXPECT_EQ(best({.m = 4096, .n = 7168, .k = 16384}), (cuda::Fp8Tile{2, 160}));
-  EXPECT_EQ(best({.m = 4096, .n = 4096, .k = 7168, .quantised = true}), (cuda::Fp8Tile{2, 128}));
+  EXPECT_EQ(best({.m = 4096, .n = 7168, .k = 16384}), (cuda::Fp8Tile{2, 128, 2}));
+  EXPECT_EQ(best({.m = 4096, .n = 4096, .k = 7168, .quantised = true}), (cuda::Fp8Tile{2, 128, 2}));
   const std::string text =
       cuda::explain_fp8_gemm({.m = 64, .n = 4096, .k = 7168, .quantised = true, .num_sms = 132});
   EXPECT_NE(text.find("q needs its block of 128 columns in one tile"), std::string::npos) << text;

@@ -21,6 +21,12 @@ struct GroupSizes {
   std::vector<int32_t> values;  // offsets or counts
 };
 
+std::ostream& operator<<(std::ostream& o, const GroupSizes& s) {
+  o << (s.rows == Rows::kSorted ? "offsets" : "counts");
+  for (const int32_t v : s.values) o << " " << v;
+  return o;
+}
+
 class CudaFp8Grouped : public testing::TestWithParam<std::tuple<cuda::Fp8Tile, GroupSizes>> {
  protected:
   const GroupSizes& sizes() const { return std::get<1>(GetParam()); }

@@ -9,6 +9,14 @@
 #include "tests/cpu/fp8_inputs.h"
 #include "tests/cuda/device_array.h"
 
+namespace contender::cuda {
+
+inline std::ostream& operator<<(std::ostream& o, const Fp8Tile& t) {
+  return o << t.block_m() << "x" << t.block_n << " cluster " << t.cluster;
+}
+
+}  // namespace contender::cuda
+
 namespace contender::test {
 
 // A copy on the device of an Fp8Matrix or Fp8Columns.
