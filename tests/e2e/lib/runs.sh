@@ -6,6 +6,7 @@ contender=${CONTENDER:-build/release/contender}
 work=$(mktemp -d "${WORK:-${TMPDIR:-/tmp}}/run.XXXXXX") # stays when something failed
 MPIRUN=${MPIRUN:-mpirun --oversubscribe --quiet --bind-to none --mca pml ob1 --mca btl self,vader}
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
+sim=     # what runs the program: nothing, or the simulator of a GPU
 status=0
 runs=0
 
@@ -78,8 +79,8 @@ run() { # name ranks exit_code config arguments...: `contender demo`, its files 
   local name=$1 ranks=$2 code=$3 config=$4 got
   shift 4
   runs=$((runs + 1))
-  # shellcheck disable=SC2086  # MPIRUN is a list of words
-  timeout -k 5 120 $MPIRUN -np "$ranks" "$contender" demo "$config" --run-dir "$work/$name" "$@" >>"$work/$name.log" 2>&1
+  # shellcheck disable=SC2086  # MPIRUN and sim are lists of words
+  timeout -k 5 120 $MPIRUN -np "$ranks" $sim "$contender" demo "$config" --run-dir "$work/$name" "$@" >>"$work/$name.log" 2>&1
   got=$?
   [ "$got" -eq "$code" ] || complain "$name, $ranks ranks, $*: exit code $got, not $code" "$work/$name.log"
   [ "$got" -eq "$code" ]
