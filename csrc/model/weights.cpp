@@ -121,7 +121,8 @@ void WeightStore::place_fp8_forms() {
     const ParamSpec& s = specs_[p];
     char* at = static_cast<char*>(packed_.data()) + forward_offset_[p];
     auto form = [&](int64_t n, int64_t k) {
-      const int64_t scale_cols = ceil_div(k, kQuantizeBlock), scale_rows = scale_elements(s.groups, n, k) / scale_cols;
+      const int64_t scale_cols = ceil_div(k, kQuantizeBlock),
+                    scale_rows = scale_elements(s.groups, n, k) / scale_cols;
       const QTensor q = {.data = {at, DType::kE4M3, s.groups * n, k},
                          .scale = {at + round_up(s.numel(), 64), DType::kF32, scale_rows, scale_cols},
                          .layout = QLayout::k128x128};
@@ -244,25 +245,37 @@ Tensor WeightStore::host_view(const Tensor& t, std::vector<char>& memory) const 
   return {memory.data(), t.dtype, t.rows, t.cols};
 }
 
-void WeightStore::repack() {
-  char* base = static_cast<char*>(packed_.data());
-  for (int p = 0; p < static_cast<int>(specs_.size()); ++p) {
-    const ParamSpec& s = specs_[p];
-    if (!s.packed) continue;
-    if (fp8(p)) {
-      ops_->quantize_weight(exec_, {.x = master(p),
-                                    .num_groups = s.groups,
-                                    .q = fp8_forms_[p].forward,
-                                    .transposed = fp8_forms_[p].backward});
-      continue;
-    }
-    ops_->pack_weight(exec_, {.master = master(p),
-                              .forward = base + forward_offset_[p],
-                              .backward = backward_offset_[p] < 0 ? nullptr : base + backward_offset_[p],
-                              .n = s.n,
-                              .k = s.k,
-                              .num_groups = s.groups});
+WeightCopies WeightStore::copies(int p) const {
+  const ParamSpec& s = specs_[p];
+  WeightCopies c = {.n = s.n, .k = s.k, .num_groups = s.groups};
+  if (!s.packed) return c;
+  if (fp8(p)) {
+    c.q = fp8_forms_[p].forward;
+    c.transposed = fp8_forms_[p].backward;
+    return c;
   }
+  char* base = static_cast<char*>(packed_.data());
+  c.forward = base + forward_offset_[p];
+  if (backward_offset_[p] >= 0) c.backward = base + backward_offset_[p];
+  return c;
+}
+
+void WeightStore::repack(int p) {
+  const WeightCopies c = copies(p);
+  if (c.forward)
+    ops_->pack_weight(exec_, {.master = master(p),
+                              .forward = c.forward,
+                              .backward = c.backward,
+                              .n = c.n,
+                              .k = c.k,
+                              .num_groups = c.num_groups});
+  if (c.q.data)
+    ops_->quantize_weight(exec_,
+                          {.x = master(p), .num_groups = c.num_groups, .q = c.q, .transposed = c.transposed});
+}
+
+void WeightStore::repack() {
+  for (int p = 0; p < static_cast<int>(specs_.size()); ++p) repack(p);
 }
 
 void WeightStore::copy_from(const WeightStore& other) {
@@ -323,36 +336,39 @@ void WeightStore::adamw_step(const AdamwStep& step) {
   float* grad_scale = &static_cast<Scalars*>(scalars_.data())->grad_scale;
   device_->upload(exec_.stream, grad_scale, &step.grad_scale, sizeof(float));
   std::vector<Pending> gathers;
+  std::vector<int> parts;  // parameters of which other ranks have parts: packed once those are here
   for (const Bucket& b : buckets_) {
+    const bool unsharded = b.shard_n == b.n;
     int64_t place = 0;
     for (int p : b.params) {
       const int64_t begin = std::max(place, b.shard_begin),
                     end = std::min(place + specs_[p].numel(), b.shard_begin + b.shard_n);
       place += specs_[p].numel();
+      if (!unsharded) parts.push_back(p);
       if (begin >= end || specs_[p].frozen) continue;
       const int64_t s = b.shard_offset + begin - b.shard_begin;
-      ops_->adamw(
-          exec_,
-          {.n = end - begin,
-           .master = master_.f32() + b.offset + begin,
-           .grad = grad_shard_.f32() + s,
-           .m = static_cast<char*>(moment_m_.data()) + s * dtype_size(moment_dtype_),
-           .v = static_cast<char*>(moment_v_.data()) + s * dtype_size(moment_dtype_),
-           .moment_dtype = moment_dtype_,
-           .grad_scale = grad_scale,
-           .lr = step.lr,
-           .beta1 = step.beta1,
-           .beta2 = step.beta2,
-           .eps = step.eps,
-           .weight_decay = specs_[p].decay ? step.weight_decay : 0.0f,
-           .bias_correction1 = static_cast<float>(1.0 - std::pow(double{step.beta1}, double(step.t))),
-           .bias_correction2 = static_cast<float>(1.0 - std::pow(double{step.beta2}, double(step.t)))});
+      ops_->adamw(exec_,
+                  {.n = end - begin,
+                   .master = master_.f32() + b.offset + begin,
+                   .grad = grad_shard_.f32() + s,
+                   .m = static_cast<char*>(moment_m_.data()) + s * dtype_size(moment_dtype_),
+                   .v = static_cast<char*>(moment_v_.data()) + s * dtype_size(moment_dtype_),
+                   .moment_dtype = moment_dtype_,
+                   .grad_scale = grad_scale,
+                   .lr = step.lr,
+                   .beta1 = step.beta1,
+                   .beta2 = step.beta2,
+                   .eps = step.eps,
+                   .weight_decay = specs_[p].decay ? step.weight_decay : 0.0f,
+                   .bias_correction1 = static_cast<float>(1.0 - std::pow(double{step.beta1}, double(step.t))),
+                   .bias_correction2 = static_cast<float>(1.0 - std::pow(double{step.beta2}, double(step.t))),
+                   .copies = unsharded ? copies(p) : WeightCopies()});
     }
     float* whole = master_.f32() + b.offset;
     gathers.push_back(group_of(b.kind).all_gather_flat("gather_weights", whole + b.shard_begin, b.n, whole));
   }
   for (Pending& g : gathers) g.wait();
-  repack();
+  for (int p : parts) repack(p);
   ++version_;
 }
 

@@ -45,9 +45,9 @@ class WeightStore {
               StoreRole role);
 
   const std::vector<ParamSpec>& specs() const { return specs_; }
-  int find(const std::string& name) const;    // index, or Error
-  Tensor master(int param) const;             // [groups * n, k]
-  WeightView view(int param) const;           // packed forms
+  int find(const std::string& name) const;  // index, or Error
+  Tensor master(int param) const;           // [groups * n, k]
+  WeightView view(int param) const;         // packed forms
   // With train.precision = "fp8" the linear layers have FP8 forms instead.
   bool fp8(int param) const { return fp8_ && specs_[param].fp8; }
   const Fp8Forms& fp8_forms(int param) const { return fp8_forms_.at(param); }
@@ -63,7 +63,8 @@ class WeightStore {
 
   // Training. begin_step; then per round: begin_round, the backward fills the gradient planes and starts the
   // reduction of each layer as soon as it is complete, finish_reduce adds the reduced planes to the shards.
-  // Then the norm, and AdamW on the shards, all-gather of the masters, repack.
+  // Then the norm, and AdamW on the shards, all-gather of the masters, repack; what the rank has whole is
+  // packed by AdamW.
   void begin_step();                 // gradient shards := 0
   void begin_round();                // gradient planes := 0
   void reduce_layer(int64_t layer);  // starts the reduction of the layer's buckets
@@ -100,6 +101,8 @@ class WeightStore {
   }
   void layout_buckets();
   void place_fp8_forms();
+  WeightCopies copies(int param) const;  // the forms that products read
+  void repack(int param);
   void reduce_bucket(int bucket);
   const RunConfig* config_;
   Device* device_;
