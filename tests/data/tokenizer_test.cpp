@@ -47,6 +47,16 @@ TEST(ByteTokenizer, IdsOutsideTheVocabularyAreErrors) {
   EXPECT_THROW(tokenizer->decode({'a', -1}), Error);
 }
 
+TEST(ByteTokenizer, SpecialTextIsTextUnlessTrusted) {
+  const auto tokenizer = make_byte_tokenizer();
+  EXPECT_EQ(tokenizer->encode_plain("<user>").size(), 6u);
+  const std::vector<int32_t> both =
+      tokenizer->encode(MarkedText{"<user><user>", std::string(7, '\0') + "\1\1\1\1\1"});
+  EXPECT_EQ(both, (std::vector<int32_t>{261, '<', 'u', 's', 'e', 'r', '>'}));
+  EXPECT_EQ(tokenizer->decode({'a', 256, 257}, Show::kAll), "a<eos><think>");
+  EXPECT_EQ(tokenizer->decode({'a', 256, 257}, Show::kNoSpecials), "a");
+}
+
 TEST(ByteTokenizer, OneMegabyteOfOneCharacter) {
   const auto tokenizer = make_byte_tokenizer();
   const std::string text(1 << 20, '<');
