@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) bf16_gemm_kernel(const __grid_
   __syncthreads();
   if constexpr (T::kCluster > 1) cluster_arrive(), cluster_wait();
   griddepcontrol_wait();
-  const int warpgroup = threadIdx.x / 128;
+  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);  // uniform
   if (warpgroup == T::kConsumers) {
     if constexpr (T::kConsumers == 2) setmaxnreg_dec<kProducerRegisters>();
     if (threadIdx.x / 32 % 4 == 0) produce<T>(p, s);
@@ -57,6 +57,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) bf16_gemm_kernel(const __grid_
   } else {
     if constexpr (T::kConsumers == 2) setmaxnreg_inc<kConsumerRegisters>();
     consume<T>(p, s, warpgroup);
+    __syncwarp();  // warps leave whole: without this ptxas spills
   }
   // Nobody leaves while another block may still count at its barriers.
   if constexpr (T::kCluster > 1) cluster_arrive(), cluster_wait();

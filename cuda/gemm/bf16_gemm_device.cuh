@@ -272,8 +272,12 @@ struct OutPlace {
 
 __device__ __forceinline__ void store_eight(const GemmParams& p, const OutPlace& at, int row, int col,
                                             uint4 v) {
-  if (row < at.rows && col < at.cols)
-    *reinterpret_cast<uint4*>(static_cast<Bf16*>(p.y) + at.index + row * p.ldy + col) = v;
+  if (row >= at.rows || col >= at.cols) return;
+  // In one piece: the compiler takes plain stores of what it holds in registers apart.
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(static_cast<Bf16*>(p.y) + at.index +
+                                                                row * p.ldy + col),
+               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
 }
 // Four results in FP32: bias, then what is there, then one rounding.
 template <class Y>
@@ -339,7 +343,7 @@ __device__ __forceinline__ void store_rows(const float (&acc)[T::kAccumulators],
                    : "memory");
     }
     __syncwarp();
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < 4; ++i) {
       const int r = 4 * i + matrix;
       store_four(p, at, 4 * i, c, load_shared_16(staging + r * 128 + (piece_read ^ ((r & 3) * 2)) * 16));
