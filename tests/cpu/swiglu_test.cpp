@@ -74,12 +74,17 @@ TEST(CpuSwiglu, SlicesAreCallsOfTheirOwn) {
                          .dgate_up = want_dx.tensor().col_range(2 * s * kWidth, 2 * (s + 1) * kWidth)});
   }
   EXPECT_TRUE(same_bits(y.values, want.values) && same_bits(dx.values, want_dx.values));
-  std::vector<uint8_t> codes(kRows * kCols, 0x7F);
-  Matrix scale = Matrix::poisoned(kRows, kBlocks);
+  std::vector<uint8_t> codes(kRows * kCols, 0x7F), want_codes = codes;
+  Matrix scale = Matrix::poisoned(kRows, kBlocks), want_scale = scale;
+  cpu::quantize(
+      {}, {.x = want.tensor(),
+           .q = {.data = {want_codes.data(), DType::kE4M3, kRows, kCols}, .scale = want_scale.tensor()}});
   cpu::swiglu_quantize({},
                        {.swiglu = {.gate_up = x.tensor(), .y = y_fused.tensor(), .slices = kSlices},
                         .q = {.data = {codes.data(), DType::kE4M3, kRows, kCols}, .scale = scale.tensor()}});
   EXPECT_TRUE(same_bits(y_fused.values, want.values));
+  EXPECT_EQ(codes, want_codes);
+  EXPECT_TRUE(same_bits(scale.values, want_scale.values));
   EXPECT_THROW(cpu::swiglu({}, {.gate_up = x.tensor(), .y = y.tensor(), .slices = 3}), Error);
 }
 

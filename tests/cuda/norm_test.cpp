@@ -153,13 +153,18 @@ TEST_P(CudaNorm, Backward) {
   EXPECT_TRUE(dx.padding_untouched() && sum.padding_untouched());
 }
 
-// Fused quantisation is rms_norm followed by quantisation of the stored y, with or without y.
+// Fused quantisation is rms_norm, of x + delta, followed by quantisation of the stored y, with or without y.
 TEST_P(CudaNorm, QuantizeIsTheComposition) {
   const auto [m, h, padding] = shape();
   const int64_t blocks = ceil_div(h, 128);
-  const Matrix x = random(10), gamma = Matrix::random(1, h, 11);
-  const DeviceTensor dx(dtype(), x), dgamma(DType::kF32, gamma), y = poison(), y_fused = poison();
-  cuda::rms_norm({}, {.x = dx.tensor(), .gamma = dgamma.tensor(), .y = y.tensor()});
+  const Matrix x = random(10), delta = random(12), gamma = Matrix::random(1, h, 11);
+  const DeviceTensor dx(dtype(), x), ddelta(dtype(), delta), dgamma(DType::kF32, gamma),
+      y = poison(), y_fused = poison(), sum = poison();
+  const RmsNormArgs norm = {
+      .x = dx.tensor(), .delta = ddelta.tensor(), .sum = sum.tensor(), .gamma = dgamma.tensor()};
+  RmsNormArgs plain = norm;
+  plain.y = y.tensor();
+  cuda::rms_norm({}, plain);
   Matrix want_y = y.download(), want_scale = Matrix::poisoned(m, blocks, 1);
   std::vector<uint8_t> want(static_cast<size_t>(m * (h + padding)), 0xFF);
   cpu::quantize(
@@ -168,8 +173,10 @@ TEST_P(CudaNorm, QuantizeIsTheComposition) {
   for (const Tensor& y_out : {Tensor(), y_fused.tensor()}) {
     const DeviceArray<uint8_t> codes(m * (h + padding));
     const DeviceTensor scale(DType::kF32, m, blocks, 1);
+    RmsNormArgs fused = norm;
+    fused.y = y_out;
     cuda::rms_norm_quantize(
-        {}, {.norm = {.x = dx.tensor(), .gamma = dgamma.tensor(), .y = y_out},
+        {}, {.norm = fused,
              .q = {.data = {codes.data(), DType::kE4M3, m, h, h + padding}, .scale = scale.tensor()}});
     EXPECT_EQ(codes.download(), want);
     const Matrix got_scale = scale.download();

@@ -150,11 +150,20 @@ TEST(CudaSwigluSlices, AreCallsOfTheirOwn) {
                               .dgate_up = want_dx.tensor().col_range(2 * begin, 2 * end)});
       }
       EXPECT_TRUE(y.same_bytes(want) && dx.same_bytes(want_dx)) << width << " " << slices;
-      const DeviceArray<uint8_t> codes(rows * cols);
-      const DeviceTensor scale(DType::kF32, rows, ceil_div(cols, 128));
-      cuda::swiglu_quantize(
-          {}, {.swiglu = {.gate_up = x.tensor(), .y = y_fused.tensor(), .slices = slices},
-               .q = {.data = {codes.data(), DType::kE4M3, rows, cols}, .scale = scale.tensor()}});
+      const DeviceArray<uint8_t> want_codes(rows * cols);
+      const DeviceTensor want_scale(DType::kF32, rows, ceil_div(cols, 128));
+      cuda::quantize(
+          {}, {.x = want.tensor(),
+               .q = {.data = {want_codes.data(), DType::kE4M3, rows, cols}, .scale = want_scale.tensor()}});
+      for (const Tensor& y_out : {Tensor(), y_fused.tensor()}) {
+        const DeviceArray<uint8_t> codes(rows * cols);
+        const DeviceTensor scale(DType::kF32, rows, ceil_div(cols, 128));
+        cuda::swiglu_quantize(
+            {}, {.swiglu = {.gate_up = x.tensor(), .y = y_out, .slices = slices},
+                 .q = {.data = {codes.data(), DType::kE4M3, rows, cols}, .scale = scale.tensor()}});
+        EXPECT_EQ(codes.download(), want_codes.download()) << width << " " << slices;
+        EXPECT_TRUE(scale.same_bytes(want_scale)) << width << " " << slices;
+      }
       EXPECT_TRUE(y_fused.same_bytes(want)) << width << " " << slices;
       EXPECT_FALSE(std::isnan(y.download().at(rows - 1, cols - 1)));
     }
