@@ -2,9 +2,8 @@
 //   of fixed capacity; optionally with D quantised again for the next product.
 // Math: d = fma(part_b, sa_b * sb_b, d) over the blocks b of 128 along K, from +0 (ops/gemm.h).
 // Shapes: any M; N and K multiples of 16; up to kMaxFp8Groups experts, of any sizes.
-// Layouts: A, B row-major (K innermost); scales of A [M, K/128], of B [N/128, K/128], row-major. D BF16 or
-// F32. Precision: exact mode: an element is one chain over K whatever the tile, M or the row's place, so that
-// all
+// Layouts: A, B row-major (K innermost); scales of A [M, K/128], of B [N/128, K/128], row-major; D BF16, F32.
+// Precision: exact mode: an element is one chain over K whatever the tile, M or the row's place, so that all
 //   tiles of the table have the same bits. part_b is a chain of four wgmma.
 // Schedule: persistent. One thread of the producer warpgroup fills a ring of stages (A 64 or 128 rows, B kN
 //   rows, 128 bytes of K each) by TMA, under the 128-byte swizzle. Each of one or two consumer warpgroups
@@ -14,10 +13,14 @@
 //   Tiles are walked in bands of rows, all columns of a band, so that the blocks of threads in flight share
 //   both operands in L2. BF16 results go over shared memory and leave in pieces of 16 bytes; F32 ones leave
 //   from registers, 32 bytes of a row at a time.
-// Small M: tiles of 64 x 16 to 64 x 64 spread the weights over all SMs, with 12 to 16 stages in flight each:
-//   rows that do not exist are not fetched, and the weights are read once.
-// Budget: consumers 232 registers (128 x 160: 160 of them sums), producer 40; stages by Fp8Layout::kStages.
-// Roofline: 2 M N K flops, M K + N K + 2 M N bytes: memory-bound below M = 330 (H200), 480 (H800).
+// Small M: tiles of 64 x 16 to 64 x 64 spread the weights over all SMs, with up to 16 stages in flight each:
+//   rows that do not exist are not fetched, and the weights are read once. Their one consumer starts a block
+//   before it promotes the last.
+// Clusters of two make neighbouring columns: each block fetches half of the rows of A for both.
+// Budget: two consumers of 232 registers (128 x 160: 160 of them sums and a block), producer 40; one consumer
+//   has up to 255. Stages: 5 (128 x 160, 128 x 128), 8 (128 x 64, 64 x 128), 13 (64 x 64), 16.
+// Roofline: 2 M N K flops, M K + N K + 2 M N bytes: with N = K = 4096 memory-bound below M = 280 (H200), 440
+//   (H800).
 // Limits: addresses and strides of codes and D in multiples of 16 bytes. A size of a group that breaks the
 //   contract ends the job with its numbers.
 // Source: DeepSeek-V3, arXiv 2412.19437, sections 3.3.2 and 3.5.2.
@@ -34,7 +37,8 @@ namespace {
 
 constexpr uint64_t kName = stall_word("fp8gemm");
 constexpr int kMaxStages = 16;
-constexpr int kBandRows = 2048;  // of a band of tiles
+constexpr int kBandRows = 2048;                   // of a band of tiles
+constexpr int kOutBarrier = 1, kTurnBarrier = 3;  // named barriers; the first of a warpgroup each
 
 struct Params {
   CUtensorMap a, b;
@@ -218,21 +222,52 @@ __device__ void store_q(const Params& p, const Place& place, int row0, int threa
 
 // --- consumer: a warpgroup ---
 
-// Scales of a tile's columns: one block of 128, or, where the tile's width does not divide 128, two.
+// The scales of a thread's two rows, and of the tile's columns: one block of 128 of them, or, where the
+// tile's width does not divide 128, two.
 template <int kN>
-struct ColumnScales {
+class TileScales {
+ public:
   static constexpr bool kTwo = kQuantizeBlock % kN != 0;
-  ScaleStream low, high;
-  int split;  // columns of the tile in the first block
-  __device__ ColumnScales(const Params& p, const Place& place)
-      : low(row(p, place, 0), p.k_blocks, p.sfb_vector),
-        high(kTwo ? row(p, place, 1) : nullptr, p.k_blocks, p.sfb_vector),
-        split(kQuantizeBlock - place.column % kQuantizeBlock) {}
-  __device__ static const float* row(const Params& p, const Place& place, int i) {
+  __device__ TileScales(const Params& p, const Place& place, int row0, const Fragment& f)
+      : row_{{row(p, place, row0 + f.row[0]), p.k_blocks, p.sfa_vector},
+             {row(p, place, row0 + f.row[1]), p.k_blocks, p.sfa_vector}},
+        low_(column(p, place, 0), p.k_blocks, p.sfb_vector),
+        high_(kTwo ? column(p, place, 1) : nullptr, p.k_blocks, p.sfb_vector),
+        split_(kQuantizeBlock - place.column % kQuantizeBlock) {}
+  // Before block k.
+  __device__ void refill(int k) {
+    if (k % 4 != 0 || k == 0) return;
+    row_[0].refill(k);
+    row_[1].refill(k);
+    low_.refill(k);
+    if constexpr (kTwo) high_.refill(k);
+  }
+  // The next block's promotion.
+  __device__ __forceinline__ void promote(const float (&part)[kN / 2], float (&d)[kN / 2]) {
+    const float a[2] = {row_[0].take(), row_[1].take()};
+    const float low = low_.take(), high = kTwo ? high_.take() : low;
+    const float s_low[2] = {__fmul_rn(a[0], low), __fmul_rn(a[1], low)};
+    const float s_high[2] = {__fmul_rn(a[0], high), __fmul_rn(a[1], high)};
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) {
+      const int h = i / 2 % 2;
+      const bool in_high = kTwo && i / 4 * 8 >= split_;
+      d[i] = fmaf(part[i], in_high ? s_high[h] : s_low[h], d[i]);
+    }
+  }
+
+ private:
+  __device__ static const float* row(const Params& p, const Place& place, int row) {
+    return row < place.row_end ? p.sfa + row * p.sfa_ld : nullptr;
+  }
+  __device__ static const float* column(const Params& p, const Place& place, int i) {
     const int block = place.column / kQuantizeBlock + i;
     if (block >= p.sfb_group_rows) return nullptr;
     return p.sfb + (int64_t{place.group} * p.sfb_group_rows + block) * p.sfb_ld;
   }
+
+  ScaleStream row_[2], low_, high_;
+  int split_;  // columns of the tile in the first block
 };
 
 // The stage may be filled again: in this block by its own producer, and with rows of a by the others.
@@ -259,65 +294,99 @@ __device__ __forceinline__ void sync_all() {
 }
 
 template <int kConsumers, int kN, int kCluster>
-__device__ void consume(const Params& p, typename Fp8Layout<kConsumers, kN, kCluster>::Smem& smem, int me) {
+class Consumer {
   using L = Fp8Layout<kConsumers, kN, kCluster>;
-  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
-  const Fragment f(thread);
-  TileWalk<L::kM, kN, kCluster> walk(p, smem.table);
-  RingPlace<L::kStages> at;
-  Place place;
-  bool first = kConsumers == 2;
-  while (walk.next(place)) {
-    const int row0 = place.row + me * 64;
-    const auto scales_of = [&](int h) {
-      const int row = row0 + f.row[h];
-      return row < place.row_end ? p.sfa + row * p.sfa_ld : nullptr;
-    };
-    ScaleStream row_scale[2] = {{scales_of(0), p.k_blocks, p.sfa_vector},
-                                {scales_of(1), p.k_blocks, p.sfa_vector}};
-    ColumnScales<kN> column_scale(p, place);
-    float d[kN / 2] = {}, part[kN / 2];
-    for (int k = 0; k < p.k_blocks; ++k, at.advance()) {
-      mbarrier_wait(&smem.full[at.stage], at.parity, {p.stall, kName, stall_word("full")});
-      // Out of step with the first warpgroup from its first block on.
-      if (first && me == 1) named_barrier_sync(3, 2 * kWarpgroup);
-      block_product<kN>(
-          part, wgmma_descriptor<Layout::kKMajor>(smem_address(smem.stage[at.stage].a + me * 64 * kRowBytes)),
-          wgmma_descriptor<Layout::kKMajor>(smem_address(smem.stage[at.stage].b)));
-      if (k % 4 == 0 && k > 0) {
-        row_scale[0].refill(k);
-        row_scale[1].refill(k);
-        column_scale.low.refill(k);
-        if constexpr (ColumnScales<kN>::kTwo) column_scale.high.refill(k);
+  // A warpgroup alone has nobody to hide its promotion behind: its next block multiplies meanwhile.
+  static constexpr bool kAhead = kConsumers == 1 && kN <= 64;
+
+ public:
+  __device__ Consumer(const Params& p, typename L::Smem& smem, int me)
+      : p_(p), smem_(smem), me_(me), thread_(static_cast<int>(threadIdx.x) % kWarpgroup) {}
+
+  __device__ void run() {
+    TileWalk<L::kM, kN, kCluster> walk(p_, smem_.table);
+    for (Place place; walk.next(place);) {
+      const int row0 = place.row + me_ * 64;
+      TileScales<kN> scales(p_, place, row0, Fragment(thread_));
+      float d[kN / 2] = {}, part[kN / 2];
+      if constexpr (kAhead) {
+        run_ahead(part, scales, d);
+      } else {
+        for (int k = 0; k < p_.k_blocks; ++k) {
+          start(part);
+          scales.refill(k);
+          finish<0>(part, scales, d);
+        }
       }
-      wgmma_wait<0>();
-      wgmma_hold(part);
-      if (first && me == 0) named_barrier_arrive(3, 2 * kWarpgroup);
-      first = false;
-      if (thread % 32 == 0) release<kCluster>(&smem.empty[at.stage]);
-      const float a[2] = {row_scale[0].take(), row_scale[1].take()};
-      const float low = column_scale.low.take();
-      const float high = ColumnScales<kN>::kTwo ? column_scale.high.take() : low;
-      const float s_low[2] = {__fmul_rn(a[0], low), __fmul_rn(a[1], low)};
-      const float s_high[2] = {__fmul_rn(a[0], high), __fmul_rn(a[1], high)};
-#pragma unroll
-      for (int i = 0; i < kN / 2; ++i) {
-        const int h = i / 2 % 2;
-        const bool in_high = ColumnScales<kN>::kTwo && i / 4 * 8 >= column_scale.split;
-        d[i] = fmaf(part[i], in_high ? s_high[h] : s_low[h], d[i]);
-      }
-    }
-    if constexpr (kN == kQuantizeBlock) {
-      if (p.q.data != nullptr) store_q(p, place, row0, thread, 1 + me, smem.out[me], d);
-    }
-    if (p.d.data == nullptr) continue;
-    if (p.d.dtype == DType::kF32) {
-      store_f32<kN>(p.d, p.accumulate, {row0, place.row_end, place.column, p.n}, thread, d, part);
-    } else {
-      store_bf16<kN>(p, place, row0, thread, 1 + me, smem.out[me], d);
+      store(place, row0, d, part);
     }
   }
-}
+
+ private:
+  // The product of the next stage.
+  __device__ __forceinline__ void start(float (&part)[kN / 2]) {
+    mbarrier_wait(&smem_.full[started_.stage], started_.parity, {p_.stall, kName, stall_word("full")});
+    if (first_ && me_ == 1) named_barrier_sync(kTurnBarrier, 2 * kWarpgroup);
+    const auto& stage = smem_.stage[started_.stage];
+    block_product<kN>(part, wgmma_descriptor<Layout::kKMajor>(smem_address(stage.a + me_ * 64 * kRowBytes)),
+                      wgmma_descriptor<Layout::kKMajor>(smem_address(stage.b)));
+    started_.advance();
+  }
+  // All but the last kPending products are done; the oldest of them releases its stage and is promoted. The
+  // second warpgroup may begin when the first has come here: they stay out of step from then on.
+  template <int kPending>
+  __device__ __forceinline__ void finish(float (&part)[kN / 2], TileScales<kN>& scales, float (&d)[kN / 2]) {
+    wgmma_wait<kPending>();
+    wgmma_hold(part);
+    if (first_ && me_ == 0) named_barrier_arrive(kTurnBarrier, 2 * kWarpgroup);
+    first_ = false;
+    if (thread_ % 32 == 0) release<kCluster>(&smem_.empty[done_.stage]);
+    done_.advance();
+    scales.promote(part, d);
+  }
+  // Two blocks at a time, without a branch around a product: ptxas would wait behind each of them.
+  __device__ __forceinline__ void run_ahead(float (&even)[kN / 2], TileScales<kN>& scales,
+                                            float (&d)[kN / 2]) {
+    float odd[kN / 2];
+    int k = 0;
+    start(even);
+    for (; k + 2 < p_.k_blocks; k += 2) {
+      start(odd);
+      scales.refill(k);
+      finish<1>(even, scales, d);
+      start(even);
+      finish<1>(odd, scales, d);
+    }
+    if (k + 1 < p_.k_blocks) {
+      start(odd);
+      scales.refill(k);
+      finish<1>(even, scales, d);
+      finish<0>(odd, scales, d);
+    } else {
+      scales.refill(k);
+      finish<0>(even, scales, d);
+    }
+  }
+  __device__ void store(const Place& place, int row0, float (&d)[kN / 2], float (&scratch)[kN / 2]) {
+    uint8_t* out = smem_.out[me_];
+    const int barrier = kOutBarrier + me_;
+    if constexpr (kN == kQuantizeBlock) {
+      if (p_.q.data != nullptr) store_q(p_, place, row0, thread_, barrier, out, d);
+    }
+    if (p_.d.data == nullptr) return;
+    if (p_.d.dtype == DType::kF32) {
+      store_f32<kN>(p_.d, p_.accumulate, {row0, place.row_end, place.column, p_.n}, thread_, d, scratch);
+    } else {
+      store_bf16<kN>(p_, place, row0, thread_, barrier, out, d);
+    }
+  }
+
+  const Params& p_;
+  typename L::Smem& smem_;
+  int me_, thread_;
+  bool first_ = kConsumers == 2;
+  RingPlace<L::kStages> started_, done_;
+};
 
 template <int kConsumers, int kN, int kCluster>
 __global__ void __launch_bounds__(Fp8Layout<kConsumers, kN, kCluster>::kThreads, 1)
@@ -344,7 +413,7 @@ __global__ void __launch_bounds__(Fp8Layout<kConsumers, kN, kCluster>::kThreads,
     if (threadIdx.x % kWarpgroup == 0) produce<kConsumers, kN, kCluster>(p, smem);
   } else {
     if constexpr (kConsumers == 2) setmaxnreg_inc<kConsumerRegisters>();
-    consume<kConsumers, kN, kCluster>(p, smem, role);
+    Consumer<kConsumers, kN, kCluster>(p, smem, role).run();
   }
   // No block ends while another one may still write to its shared memory or arrive there.
   if constexpr (kCluster > 1) sync_all<kCluster>();

@@ -22,8 +22,8 @@ struct Fp8Tile {
   bool operator==(const Fp8Tile&) const = default;
 };
 // The instantiation table. Every one of them gives the same bits.
-inline constexpr Fp8Tile kFp8Tiles[] = {{2, 160}, {2, 128}, {2, 64},     {1, 128},   {1, 64},
-                                        {1, 32},  {1, 16},  {2, 160, 2}, {2, 128, 2}};
+inline constexpr Fp8Tile kFp8Tiles[] = {{2, 160}, {2, 128},    {2, 64},     {1, 128},   {1, 64},   {1, 32},
+                                        {1, 16},  {2, 160, 2}, {2, 128, 2}, {1, 32, 2}, {1, 16, 2}};
 
 // What the choice depends on: rows in all, of one group columns and contracted length.
 struct Fp8Problem {

@@ -13,6 +13,7 @@ constexpr double kCacheBytes = 50;     // that an SM draws from L2
 constexpr double kMemoryBytes = 18.6;  // its share of HBM3e, H200
 constexpr double kTileCycles = 1500;   // prologue of the ring, epilogue of the last tile
 constexpr double kPromoteLatency = 60;
+constexpr double kBlockLatency = 110;   // wait, start and promotion of a block, however small
 constexpr double kClusterLatency = 10;  // of a block, what waiting for the other one costs
 
 // Of a consumer's wgmma over 128 of k: the tensor cores, or the bytes of shared memory that feed them.
@@ -25,13 +26,16 @@ Fp8TileScore score(const Fp8Problem& p, const Fp8Tile& t) {
   const int64_t group_rows = ceil_div(p.m, p.num_groups), row_tiles = ceil_div(group_rows, t.block_m());
   const int64_t tiles = p.num_groups * row_tiles * ceil_div(p.n, t.block_n * t.cluster) * t.cluster;
   const int64_t waves = ceil_div(tiles, p.num_sms), blocks = ceil_div(p.k, kFp8Block);
-  // Rows that do not exist are not fetched. One consumer alone has nothing to hide its promotion behind.
+  // Rows that do not exist are not fetched.
   const double fetched =
       static_cast<double>(std::min<int64_t>(group_rows, t.block_m())) / t.cluster + t.block_n;
   const double fetch = fetched * kFp8Block / kCacheBytes;
-  const double math = t.consumers * wgmma_cycles(t) +
-                      (t.consumers == 1 ? t.block_n / 2.0 + kPromoteLatency : 0) +
-                      (t.cluster - 1) * kClusterLatency;
+  // A lone consumer starts its next block before it promotes the last, if that fits into registers.
+  const bool exposed = t.consumers == 1 && t.block_n > 64;
+  const double math =
+      std::max(t.consumers * wgmma_cycles(t) + (exposed ? t.block_n / 2.0 + kPromoteLatency : 0),
+               kBlockLatency) +
+      (t.cluster - 1) * kClusterLatency;
   const double run = static_cast<double>(waves * blocks) * std::max(math, fetch);
   const double memory = fp8_gemm_cost(p.m, p.n, p.k, DType::kBF16, p.num_groups).bytes /
                         (kMemoryBytes * static_cast<double>(p.num_sms));

@@ -11,7 +11,8 @@
 //   each. The scales of a block are in registers before its wgmma end. A group's last block is short: the
 //   consumers clear what lies behind it, tokens of the next group, in shared memory.
 // Budget: consumers 232 registers (64 sums, 64 of the block, 34 scales), producer 40; six stages of 33 KB.
-// Roofline: 2 M N K flops, (N + K) M + 8 G N K bytes: with N = K = 4096 memory-bound below M = 3700 (H200).
+// Roofline: 2 M N K flops, (N + K) M + 8 G N K bytes: with N = K = 4096 memory-bound below M = 2100
+//   (H200), 3200 (H800).
 // Limits: codes and rows of scales and dw at multiples of 16 bytes. Sizes of groups that break the contract
 //   end the job with their numbers.
 // Source: DeepSeek-V3, arXiv 2412.19437, sections 3.3.2 and 3.5.2.

@@ -1,4 +1,5 @@
 #include "tests/cuda/gemm/fp8_products.h"
+#include "tests/cuda/products.h"
 
 namespace contender {
 namespace {
@@ -27,11 +28,10 @@ std::ostream& operator<<(std::ostream& o, const GroupSizes& s) {
   return o;
 }
 
-class CudaFp8Grouped : public testing::TestWithParam<std::tuple<cuda::Fp8Tile, GroupSizes>> {
+class CudaFp8Grouped : public testing::TestWithParam<GroupSizes> {
  protected:
-  const GroupSizes& sizes() const { return std::get<1>(GetParam()); }
   Fp8GroupedGemmArgs args(const QTensor& a, const QTensor& b, const Tensor& d, const int32_t* values) const {
-    const bool sorted = sizes().rows == Rows::kSorted;
+    const bool sorted = GetParam().rows == Rows::kSorted;
     return {.a = a,
             .b = b,
             .d = d,
@@ -44,25 +44,25 @@ class CudaFp8Grouped : public testing::TestWithParam<std::tuple<cuda::Fp8Tile, G
 // Ragged groups, empty ones, rows of none: those stay NaN. N is no multiple of 128: scales of b begin anew in
 // each group.
 TEST_P(CudaFp8Grouped, EqualsTheCpuBackend) {
-  const cuda::Fp8Tile tile = std::get<0>(GetParam());
   const int64_t m = kGroups * kCapacity;
   DeviceFp8Matrix a(Fp8Matrix(m, kK, QLayout::k1x128, 21)),
       b(Fp8Matrix(kGroups * kN, kK, QLayout::k128x128, 22, kGroups));
-  const DeviceArray<int32_t> values(sizes().values);
+  const DeviceArray<int32_t> values(GetParam().values);
   Matrix want = Matrix::poisoned(m, kN, 8);
-  cpu::fp8_grouped_gemm({}, args(a.host.tensor(), b.host.tensor(), want.tensor(), sizes().values.data()));
+  cpu::fp8_grouped_gemm({}, args(a.host.tensor(), b.host.tensor(), want.tensor(), GetParam().values.data()));
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    const DeviceTensor d(dtype, m, kN, 8);
-    cuda::fp8_grouped_gemm({}, args(a.tensor(), b.tensor(), d.tensor(), values.data()), tile, kBlocks);
-    expect_same_matrix(d.download(), test::rounded(want, dtype));
+    for (const cuda::Fp8Tile& tile : cuda::kFp8Tiles) {
+      SCOPED_TRACE(testing::Message() << tile);
+      const DeviceTensor d(dtype, m, kN, 8);
+      cuda::fp8_grouped_gemm({}, args(a.tensor(), b.tensor(), d.tensor(), values.data()), tile, kBlocks);
+      expect_same_matrix(d.download(), test::rounded(want, dtype));
+    }
   }
 }
-INSTANTIATE_TEST_SUITE_P(TilesAndGroups, CudaFp8Grouped,
-                         testing::Combine(testing::ValuesIn(cuda::kFp8Tiles),
-                                          testing::Values(GroupSizes{Rows::kSorted,
-                                                                     {0, 1, 1, 131, 180, 180, 321}},
-                                                          GroupSizes{Rows::kSorted, {0, 0, 0, 0, 0, 0, 0}},
-                                                          GroupSizes{Rows::kFixed, {70, 0, 1, 65, 0, 13}})));
+INSTANTIATE_TEST_SUITE_P(Groups, CudaFp8Grouped,
+                         testing::Values(GroupSizes{Rows::kSorted, {0, 1, 1, 131, 180, 180, 321}},
+                                         GroupSizes{Rows::kSorted, {0, 0, 0, 0, 0, 0, 0}},
+                                         GroupSizes{Rows::kFixed, {70, 0, 1, 65, 0, 13}}));
 
 // The chosen tile, q, more groups than a warp has lanes, most of them empty; the same again.
 TEST(CudaFp8GroupedQuantised, ManyGroups) {
@@ -94,6 +94,34 @@ TEST(CudaFp8GroupedQuantised, ManyGroups) {
     cuda::fp8_grouped_gemm({}, args);
     EXPECT_EQ(q.codes.download(), codes);
     EXPECT_TRUE(test::same_or_nan(d.download().values, want.values));
+  }
+}
+
+// In a graph, with counts that change between replays: one launch, no more rows than there are.
+TEST(CudaFp8GroupedCaptured, CountsOfTheReplay) {
+  constexpr int64_t kM = kGroups * 8;
+  DeviceFp8Matrix a(Fp8Matrix(kM, kK, QLayout::k1x128, 29)),
+      b(Fp8Matrix(kGroups * kN, kK, QLayout::k128x128, 30, kGroups));
+  DeviceArray<int32_t> counts(std::vector<int32_t>(kGroups, 0));
+  const Matrix poisoned = Matrix::poisoned(kM, kN);
+  DeviceTensor d(DType::kF32, poisoned);
+  const test::Captured graph([&](const Exec& exec) {
+    cuda::fp8_grouped_gemm(
+        exec,
+        {.a = a.tensor(), .b = b.tensor(), .d = d.tensor(), .num_groups = kGroups, .counts = counts.data()});
+  });
+  EXPECT_EQ(graph.launches(), 1u);
+  for (const std::vector<int32_t>& now : {std::vector<int32_t>{1, 0, 8, 3, 0, 0}, {0, 8, 0, 0, 5, 2}}) {
+    counts.upload(now);
+    d.upload(poisoned);
+    graph.replay();
+    Matrix want = poisoned;
+    cpu::fp8_grouped_gemm({}, {.a = a.host.tensor(),
+                               .b = b.host.tensor(),
+                               .d = want.tensor(),
+                               .num_groups = kGroups,
+                               .counts = now.data()});
+    expect_same_matrix(d.download(), want);
   }
 }
 
