@@ -18,9 +18,10 @@ reward:     base data
 report:     base
 rollout:    base device ops mpi model data reward
 checkpoint: base device ops mpi model
+hub:        base device ops mpi model data checkpoint
 plan:       base device ops mpi model rollout checkpoint
-grpo:       base device ops mpi model data reward report rollout checkpoint plan
-cli:        base device ops mpi model data reward report rollout checkpoint plan grpo cpu cuda
+grpo:       base device ops mpi model data reward report rollout checkpoint hub plan
+cli:        base device ops mpi model data reward report rollout checkpoint hub plan grpo cpu cuda
 '
 
 roots=()

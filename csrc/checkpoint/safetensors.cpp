@@ -326,6 +326,19 @@ const TensorInfo& SafetensorsFile::info(const std::string& name) const {
   return at->second;
 }
 
+// Whole pages: a neighbour's may be fetched again.
+void SafetensorsFile::advise(const TensorInfo& info, int64_t row, int64_t rows, int advice) const {
+  const int64_t page = ::sysconf(_SC_PAGESIZE), row_bytes = info.cols() * dtype_size(info.dtype);
+  const int64_t begin = data_begin_ + info.begin + row * row_bytes, first = begin / page * page;
+  ::madvise(map_ + first, static_cast<size_t>(begin - first + rows * row_bytes), advice);
+}
+void SafetensorsFile::will_need(const TensorInfo& info, int64_t row, int64_t rows) const {
+  advise(info, row, rows, MADV_WILLNEED);
+}
+void SafetensorsFile::done_with(const TensorInfo& info, int64_t row, int64_t rows) const {
+  advise(info, row, rows, MADV_DONTNEED);
+}
+
 void SafetensorsFile::read(const std::string& name, int64_t row_begin, int64_t rows, int64_t col_begin,
                            int64_t cols, float* dst, int64_t ld) const {
   const TensorInfo& t = info(name);

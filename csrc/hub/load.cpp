@@ -1,0 +1,69 @@
+#include "hub/load.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+namespace contender {
+namespace {
+
+// One rectangle to fetch.
+struct Item {
+  int param;
+  const ParamPiece* piece;
+  const ModelFiles::Place* place;
+  auto order() const { return std::tuple(place->file_index, place->info->begin, piece->hf_row); }
+  // Rows of the file's tensor under it: a column of our own is a row there.
+  bool flat() const { return piece->hf_cols == 1 && place->info->cols() != 1; }
+  int64_t row() const { return flat() ? 0 : piece->hf_row; }
+  int64_t rows() const { return flat() ? 1 : piece->rows; }
+};
+
+std::vector<float> read(const ModelFiles& files, const std::string& name, const ParamPiece& p) {
+  std::vector<float> values(static_cast<size_t>(p.rows * p.cols));
+  files.read(name, p.hf_cols, p.hf_row, p.rows, p.hf_col, p.cols, values.data(), p.cols);
+  return values;
+}
+
+// The second copies that the files hold, by the name of the first.
+std::map<std::string, std::vector<std::string>> copies_in(const ModelFiles& files, const ModelConfig& model) {
+  std::map<std::string, std::vector<std::string>> copies;
+  for (const ModelTensor& t : model_tensors(model))
+    if (!t.copy_of.empty() && files.find(t.name)) copies[t.copy_of].push_back(t.name);
+  return copies;
+}
+
+}  // namespace
+
+void load_weights(const ModelFiles& files, const ModelConfig& model, WeightStore& w) {
+  std::vector<Item> items;
+  for (int p = 0; p < static_cast<int>(w.specs().size()); ++p) {
+    for (const ParamPiece& piece : w.specs()[p].pieces) {
+      const ModelFiles::Place* place = files.find(piece.hf_name);
+      if (!place) fail(ExitCode::kConfig, "{}: no tensor \"{}\"", files.dir(), piece.hf_name);
+      items.push_back({p, &piece, place});
+    }
+  }
+  std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.order() < b.order(); });
+  std::map<std::string, std::vector<std::string>> copies = copies_in(files, model);
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (i + 1 < items.size()) {
+      const Item& next = items[i + 1];
+      next.place->file->will_need(*next.place->info, next.row(), next.rows());
+    }
+    const Item& item = items[i];
+    CHECK(item.piece->cols == w.specs()[item.param].k, "{}", item.piece->hf_name);
+    const std::vector<float> values = read(files, item.piece->hf_name, *item.piece);
+    for (const std::string& copy : copies[item.piece->hf_name])
+      if (read(files, copy, *item.piece) != values)
+        fail(ExitCode::kConfig,
+             "{}: {} differs from {}: a module with tables of its own is not supported; set "
+             "model.num_nextn_predict_layers = 0 to go without it",
+             files.dir(), copy, item.piece->hf_name);
+    w.set_master(item.param, item.piece->local_row, values);
+    item.place->file->done_with(*item.place->info, item.row(), item.rows());
+  }
+  w.repack();
+}
+
+}  // namespace contender

@@ -1,0 +1,38 @@
+// Every family against transformers: logits of a fixed sequence, and 64 greedy tokens.
+#include <gtest/gtest.h>
+
+#include "tests/hub/tiny_hub_model.h"
+
+namespace contender {
+namespace {
+
+using namespace testing_hub;
+
+class HubFamilies : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(HubFamilies, LogitsAreThoseOfTransformers) {
+  const Expected e = expected(GetParam());
+  HubModel model(hub_config(fixture(GetParam())));
+  const auto count = static_cast<int32_t>(e.tokens.size());
+  const double gap = largest_gap(model.logits(e.tokens, count, count), e.logits);
+  RecordProperty("gap", std::to_string(gap));
+  EXPECT_LT(gap, kLogitTolerance);
+}
+
+TEST_P(HubFamilies, GreedyTokensAreThoseOfTransformers) {
+  const Expected e = expected(GetParam());
+  HubModel model(hub_config(fixture(GetParam())));
+  std::vector<int32_t> sequence(e.tokens.begin(), e.tokens.begin() + static_cast<int64_t>(e.prompt));
+  for (auto fresh = static_cast<int32_t>(e.prompt); sequence.size() < e.prompt + e.greedy.size(); fresh = 1) {
+    const std::vector<float> logits = model.logits(sequence, fresh, 1);
+    sequence.push_back(static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
+  }
+  EXPECT_EQ(std::vector<int32_t>(sequence.begin() + static_cast<int64_t>(e.prompt), sequence.end()),
+            e.greedy);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, HubFamilies, ::testing::ValuesIn(families()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace contender
