@@ -1,6 +1,7 @@
 #include "ops/quantize.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "cpu/cpu_ops.h"
 #include "cuda/ops.h"
@@ -370,6 +371,31 @@ TEST(CudaQuantizeRounding, HasNoBias) {
   expect_even(q.device_codes.download(), "1x128");
   expect_even(t.device.download(), "128x1");
   expect_even(w.device_codes.download(), "128x128");
+}
+
+// Groups past the rows: exit code 10 + that of the error.
+[[noreturn]] void quantize_past_the_rows() {
+  dup2(STDERR_FILENO, STDOUT_FILENO);  // a kernel's words go to stdout
+  try {
+    const DeviceTensor x(DType::kF32, 4, 16);
+    const Codes t(16 * 16, 2, 16);
+    const DeviceArray<int32_t> offsets(std::vector<int32_t>{0, 3, 5});
+    cuda::quantize_transposed(
+        {}, {.x = x.tensor(),
+             .t = {.data = {t.device.data(), DType::kE4M3, 16, 4, 16}, .scale = t.scale.tensor()},
+             .num_groups = 2,
+             .offsets = offsets.data()});
+    CUDA_CHECK(cudaDeviceSynchronize());
+  } catch (const Error& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    std::_Exit(10 + static_cast<int>(e.code()));
+  }
+  std::_Exit(0);
+}
+TEST(CudaQuantizeDeathTest, GroupsPastTheRows) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(quantize_past_the_rows(), testing::ExitedWithCode(11),
+              "quantize_transposed: group 1 has rows \\[3, 5\\) of 4\n(.*\n)*.*a kernel failed");
 }
 
 TEST(CudaQuantizeErrors, WrongScaleAndDtype) {
