@@ -25,13 +25,13 @@ TEST(CpuOps, EveryEntryIsFilled) {
   EXPECT_STREQ(o.name, "cpu");
   EXPECT_EQ(o.activation, DType::kF32);
   expect_complete(o.pack_weight, o.linear, o.linear_dgrad, o.linear_wgrad, o.grouped_linear,
-                  o.grouped_linear_dgrad, o.heads_linear, o.heads_wgrad, o.rms_norm, o.rms_norm_bwd,
-                  o.rms_norm_quantize, o.head_norm, o.head_norm_bwd, o.rope, o.attention, o.attention_bwd,
-                  o.swiglu, o.swiglu_bwd, o.swiglu_quantize, o.router, o.router_bwd, o.send_plan,
-                  o.arrival_plan, o.gather_rows, o.scatter_rows, o.combine, o.combine_bwd, o.copy_heads,
-                  o.add, o.column_sum, o.embedding, o.embedding_bwd, o.head_partial, o.head_finish,
-                  o.head_bwd, o.token_loss, o.sample, o.adamw, o.square_sum, o.quantize, o.dequantize,
-                  o.quantize_transposed, o.quantize_weight);
+                  o.grouped_linear_dgrad, o.heads_linear, o.heads_wgrad, o.fp8_gemm, o.fp8_grouped_gemm,
+                  o.fp8_wgrad, o.rms_norm, o.rms_norm_bwd, o.rms_norm_quantize, o.head_norm, o.head_norm_bwd,
+                  o.rope, o.attention, o.attention_bwd, o.swiglu, o.swiglu_bwd, o.swiglu_quantize, o.router,
+                  o.router_bwd, o.send_plan, o.arrival_plan, o.gather_rows, o.scatter_rows, o.combine,
+                  o.combine_bwd, o.copy_heads, o.add, o.column_sum, o.embedding, o.embedding_bwd,
+                  o.head_partial, o.head_finish, o.head_bwd, o.token_loss, o.sample, o.adamw, o.square_sum,
+                  o.quantize, o.dequantize, o.quantize_transposed, o.quantize_weight);
 }
 
 }  // namespace
