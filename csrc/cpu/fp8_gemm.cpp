@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "cpu/cpu_ops.h"
 
@@ -14,10 +15,14 @@ constexpr int64_t kLanes = 16;     // columns of a panel, summed side by side
 constexpr int64_t kTileRows = 64;  // rows that share a decoded panel
 constexpr int64_t kStep = 32;      // products that the tensor core adds at once
 constexpr int kFractionBits = 13;
-constexpr uint32_t kKeptBits = ~((uint32_t{1} << (23 - kFractionBits)) - 1);
+constexpr int32_t kKeptBits = ~((1 << (23 - kFractionBits)) - 1);
 constexpr int kZeroExponent = -1000;  // of a zero: never the largest
 constexpr int kLeastExponent = -60;   // below every exponent that a product or a sum of them has
 constexpr uint32_t kTensorCoreNan = 0x7FFFFFFF;
+
+// One register of AVX-512, or two of AVX2; conversions to integers cut towards zero.
+using Floats [[gnu::vector_size(4 * kLanes)]] = float;
+using Ints [[gnu::vector_size(4 * kLanes)]] = int32_t;
 
 struct Code {
   float value;
@@ -43,6 +48,7 @@ const uint8_t* code_row(const Tensor& t, int64_t r) { return static_cast<const u
 // A block of one row.
 struct Row {
   std::array<Code, kFp8Block> k;
+  float scale;
   bool nan;
 };
 void decode(const uint8_t* from, int64_t count, Row& row) {
@@ -55,8 +61,8 @@ void decode(const uint8_t* from, int64_t count, Row& row) {
 
 // A block of kLanes rows of b.
 struct Panel {
-  float value[kFp8Block][kLanes];
-  int32_t exponent[kFp8Block][kLanes];
+  alignas(Floats) float value[kFp8Block][kLanes];
+  alignas(Ints) int32_t exponent[kFp8Block][kLanes];
   bool nan[kLanes];
 };
 void decode(const Tensor& b, int64_t first, int64_t lanes, int64_t begin, int64_t count, Panel& panel) {
@@ -72,35 +78,32 @@ void decode(const Tensor& b, int64_t first, int64_t lanes, int64_t begin, int64_
   }
 }
 
-float power_of_two(int32_t e) { return std::bit_cast<float>(static_cast<uint32_t>(e + 127) << 23); }
+template <class Vector, class T>
+Vector load(const T (&lanes)[kLanes]) {
+  Vector v;
+  std::memcpy(&v, lanes, sizeof v);
+  return v;
+}
+Ints larger(Ints a, Ints b) { return a > b ? a : b; }
+Floats power_of_two(Ints e) { return std::bit_cast<Floats>((e + 127) << 23); }
 
 // One addition of the tensor core: `count` products to each of the sums in `part`. Everything but the two
 // cuts is exact in FP32: a product has 8 significant bits, a sum of cut ones fewer than 21.
 void add_step(const Code* a, const float (*value)[kLanes], const int32_t (*exponent)[kLanes], int64_t count,
-              float (&part)[kLanes]) {
-  int32_t largest[kLanes], sum[kLanes];
-  float up[kLanes];
-  for (int64_t l = 0; l < kLanes; ++l) {
-    const auto field = static_cast<int32_t>(std::bit_cast<uint32_t>(part[l]) >> 23 & 255);
-    largest[l] = std::max(field - 127, kLeastExponent);
-  }
+              Floats& part) {
+  Ints largest = larger((std::bit_cast<Ints>(part) >> 23 & 255) - 127, Ints{} + kLeastExponent);
+  for (int64_t k = 0; k < count; ++k) largest = larger(largest, a[k].exponent + load<Ints>(exponent[k]));
+  const Floats up = power_of_two(kFractionBits - largest);
+  Ints sum = __builtin_convertvector(part * up, Ints);
   for (int64_t k = 0; k < count; ++k)
-    for (int64_t l = 0; l < kLanes; ++l) largest[l] = std::max(largest[l], a[k].exponent + exponent[k][l]);
-  for (int64_t l = 0; l < kLanes; ++l) {
-    up[l] = power_of_two(kFractionBits - largest[l]);
-    sum[l] = static_cast<int32_t>(part[l] * up[l]);
-  }
-  for (int64_t k = 0; k < count; ++k)
-    for (int64_t l = 0; l < kLanes; ++l) sum[l] += static_cast<int32_t>(a[k].value * value[k][l] * up[l]);
-  for (int64_t l = 0; l < kLanes; ++l) {
-    const float exact = static_cast<float>(sum[l]) * power_of_two(largest[l] - kFractionBits);
-    part[l] = std::bit_cast<float>(std::bit_cast<uint32_t>(exact) & kKeptBits);
-  }
+    sum += __builtin_convertvector(a[k].value * load<Floats>(value[k]) * up, Ints);
+  const Floats exact = __builtin_convertvector(sum, Floats) * power_of_two(largest - kFractionBits);
+  part = std::bit_cast<Floats>(std::bit_cast<Ints>(exact) & kKeptBits);
 }
 
 // part_b of a row and the columns of a panel.
-void block_sums(const Row& a, const Panel& b, int64_t count, float (&part)[kLanes]) {
-  std::fill_n(part, kLanes, 0.0f);
+void block_sums(const Row& a, const Panel& b, int64_t count, Floats& part) {
+  part = Floats{};
   if (a.nan || std::any_of(b.nan, b.nan + kLanes, [](bool n) { return n; })) {
     Row numbers = a;
     Panel rest = b;
@@ -131,25 +134,27 @@ void product(const Tensor& a, const Tensor& b, int64_t begin, int64_t end, const
              const ScaleB& scale_b, const Finish& finish) {
   Tile tile;
   Panel panel;
-  Row row;
+  Row rows_of_a[kTileRows];
   for (int64_t r0 = 0; r0 < a.rows; r0 += kTileRows) {
     for (int64_t c0 = 0; c0 < b.rows; c0 += kFp8Block) {
       const int64_t rows = std::min(kTileRows, a.rows - r0), cols = std::min(kFp8Block, b.rows - c0);
       std::fill_n(&tile.d[0][0], sizeof(tile) / sizeof(float), 0.0f);
       for (int64_t block = 0, k = begin; k < end; ++block, k += kFp8Block) {
         const int64_t count = std::min(kFp8Block, end - k);
+        for (int64_t r = 0; r < rows; ++r) {
+          decode(code_row(a, r0 + r) + k, count, rows_of_a[r]);
+          rows_of_a[r].scale = scale_a(r0 + r, block);
+        }
         for (int64_t c = 0; c < cols; c += kLanes) {
           const int64_t lanes = std::min(kLanes, cols - c);
           decode(b, c0 + c, lanes, k, count, panel);
           float sb[kLanes] = {};
           for (int64_t l = 0; l < lanes; ++l) sb[l] = scale_b(c0 + c + l, block);
           for (int64_t r = 0; r < rows; ++r) {
-            decode(code_row(a, r0 + r) + k, count, row);
-            float part[kLanes];
-            block_sums(row, panel, count, part);
-            const float sa = scale_a(r0 + r, block);
+            Floats part;
+            block_sums(rows_of_a[r], panel, count, part);
             for (int64_t l = 0; l < kLanes; ++l)
-              tile.d[r][c + l] = std::fma(part[l], sa * sb[l], tile.d[r][c + l]);
+              tile.d[r][c + l] = std::fma(part[l], rows_of_a[r].scale * sb[l], tile.d[r][c + l]);
           }
         }
       }
