@@ -133,14 +133,7 @@ __device__ void produce(const Params& p, typename Fp8Layout<kConsumers, kN, kClu
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1, {p.stall, kName, stall_word("empty")});
       Mbarrier* full = &smem.full[at.stage];
       mbarrier_arrive_expect_tx(full, L::kStageBytes);
-      if constexpr (kCluster == 1) {
-        tma_load_2d(smem.stage[at.stage].a, &p.a, full, k * kRowBytes, place.row);
-      } else {
-        constexpr int kShare = L::kM / kCluster;
-        const int first = static_cast<int>(blockIdx.x) % kCluster * kShare;
-        tma_load_2d_multicast(smem.stage[at.stage].a + first * kRowBytes, &p.a, full, k * kRowBytes,
-                              place.row + first, (1 << kCluster) - 1);
-      }
+      load_shared_rows<kCluster, L::kM>(smem.stage[at.stage].a, &p.a, full, k * kRowBytes, place.row);
       tma_load_2d(smem.stage[at.stage].b, &p.b, full, k * kRowBytes, b_row);
     }
   }
@@ -269,29 +262,6 @@ class TileScales {
   ScaleStream row_[2], low_, high_;
   int split_;  // columns of the tile in the first block
 };
-
-// The stage may be filled again: in this block by its own producer, and with rows of a by the others.
-template <int kCluster>
-__device__ __forceinline__ void release(Mbarrier* empty) {
-  if constexpr (kCluster == 1) {
-    mbarrier_arrive(empty);
-  } else {
-#pragma unroll
-    for (uint32_t rank = 0; rank < kCluster; ++rank) mbarrier_arrive_cluster(empty, rank);
-  }
-}
-
-// All threads of the block, or of the cluster.
-template <int kCluster>
-__device__ __forceinline__ void sync_all() {
-  if constexpr (kCluster == 1) {
-    __syncthreads();
-  } else {
-    __syncwarp();
-    cluster_arrive();
-    cluster_wait();
-  }
-}
 
 template <int kConsumers, int kN, int kCluster>
 class Consumer {

@@ -25,6 +25,45 @@ struct RingPlace {
   }
 };
 
+// --- blocks of a cluster that multiply the same rows ---
+
+// kRows rows of codes into this block and, where there are others in the cluster, into theirs: each block
+// fetches its share for all.
+template <int kCluster, int kRows>
+__device__ __forceinline__ void load_shared_rows(uint8_t* to, const CUtensorMap* map, Mbarrier* full, int x,
+                                                 int row) {
+  if constexpr (kCluster == 1) {
+    tma_load_2d(to, map, full, x, row);
+  } else {
+    constexpr int kShare = kRows / kCluster;
+    const int first = static_cast<int>(blockIdx.x) % kCluster * kShare;
+    tma_load_2d_multicast(to + first * kRowBytes, map, full, x, row + first, (1 << kCluster) - 1);
+  }
+}
+// A warp has read its stage, which may be filled again: by its own block, and with shared rows by the others.
+template <int kCluster>
+__device__ __forceinline__ void release(Mbarrier* empty) {
+  if constexpr (kCluster == 1) {
+    mbarrier_arrive(empty);
+  } else {
+#pragma unroll
+    for (uint32_t rank = 0; rank < kCluster; ++rank) mbarrier_arrive_cluster(empty, rank);
+  }
+}
+// All threads of the block, or of the cluster.
+template <int kCluster>
+__device__ __forceinline__ void sync_all() {
+  if constexpr (kCluster == 1) {
+    __syncthreads();
+  } else {
+    __syncwarp();
+    cluster_arrive();
+    cluster_wait();
+  }
+}
+
+// --- products and scales ---
+
 // part = a b^T over one block of 128: operands K-major under the 128-byte swizzle, a 64 rows, b kN rows.
 // Started, not awaited.
 template <int kN>

@@ -8,8 +8,9 @@
 // Precision: one chain per element, deterministic; part_b is a chain of four wgmma.
 // Schedule: persistent, as in fp8_gemm.cu: a producer thread, a ring of stages (128 rows of each operand, 128
 //   tokens, and the 128 scales of each, all by TMA), two consumer warpgroups out of step with 64 x 128 of dw
-//   each. The scales of a block are in registers before its wgmma end. A group's last block is short: the
-//   consumers clear what lies behind it, tokens of the next group, in shared memory.
+//   each. Where there are columns enough, clusters of two make neighbouring ones, and each block fetches half
+//   of the rows of dy^T for both. The scales of a block are in registers before its wgmma end. A group's last
+//   block is short: the consumers clear what lies behind it, tokens of the next group, in shared memory.
 // Budget: consumers 232 registers (64 sums, 64 of the block, 34 scales), producer 40; six stages of 33 KB.
 // Roofline: 2 M N K flops, (N + K) M + 8 G N K bytes: with N = K = 4096 memory-bound below M = 2100
 //   (H200), 3200 (H800).
@@ -34,7 +35,8 @@ struct Params {
   CUtensorMap dy, x, sdy, sx;
   Tensor dw;
   bool accumulate;
-  int n, k, tiles_n, tiles_k;
+  int n, k, tiles_n;
+  int tiles_k;  // columns of tiles, as many as a cluster has at once
   GroupRows groups;
   StallRecord* stall;
 };
@@ -59,7 +61,8 @@ struct Place {
   int group, row, column;
 };
 
-// The tiles of a block: group by group, in bands of rows.
+// The tiles of a block, or cluster: group by group, in bands of rows. Columns may lie behind the last one.
+template <int kCluster>
 __device__ inline bool next_tile(const Params& p, int& next, Place& place) {
   const int per_group = p.tiles_n * p.tiles_k;
   if (next >= per_group * p.groups.num_groups) return false;
@@ -67,25 +70,26 @@ __device__ inline bool next_tile(const Params& p, int& next, Place& place) {
   const int tile = next - place.group * per_group;
   const int band = tile / (kBand * p.tiles_k), rest = tile - band * kBand * p.tiles_k;
   const int height = min(kBand, p.tiles_n - band * kBand);
-  place.column = rest / height * kN;
+  place.column = (rest / height * kCluster + static_cast<int>(blockIdx.x) % kCluster) * kN;
   place.row = (band * kBand + rest % height) * kM;
-  next += static_cast<int>(gridDim.x);
+  next += static_cast<int>(gridDim.x) / kCluster;
   return true;
 }
 
 // --- producer: one thread ---
 
+template <int kCluster>
 __device__ void produce(const Params& p, Smem& smem) {
   RingPlace<kStages> at;
   Place place;
-  for (int next = static_cast<int>(blockIdx.x); next_tile(p, next, place);) {
+  for (int next = static_cast<int>(blockIdx.x) / kCluster; next_tile<kCluster>(p, next, place);) {
     const int token = p.groups.begin(place.group);
     const int first = smem.table.first[place.group], blocks = smem.table.first[place.group + 1] - first;
     for (int b = 0; b < blocks; ++b, at.advance()) {
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1, {p.stall, kName, stall_word("empty")});
       Mbarrier* full = &smem.full[at.stage];
       mbarrier_arrive_expect_tx(full, sizeof(Stage) + sizeof(Scales));
-      tma_load_2d(smem.stage[at.stage].dy, &p.dy, full, token + b * kRowBytes, place.row);
+      load_shared_rows<kCluster, kM>(smem.stage[at.stage].dy, &p.dy, full, token + b * kRowBytes, place.row);
       tma_load_2d(smem.stage[at.stage].x, &p.x, full, token + b * kRowBytes, place.column);
       tma_load_2d(smem.scales[at.stage].dy, &p.sdy, full, place.row, first + b);
       tma_load_2d(smem.scales[at.stage].x, &p.sx, full, place.column, first + b);
@@ -121,13 +125,14 @@ __device__ void clear_tails(Stage& stage, int me, int thread, int count) {
   named_barrier_sync(kTailBarrier, kConsumers * kWarpgroup);
 }
 
+template <int kCluster>
 __device__ void consume(const Params& p, Smem& smem, int me) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const Fragment f(thread);
   RingPlace<kStages> at;
   Place place;
   bool first = true;
-  for (int next = static_cast<int>(blockIdx.x); next_tile(p, next, place);) {
+  for (int next = static_cast<int>(blockIdx.x) / kCluster; next_tile<kCluster>(p, next, place);) {
     const int tokens = p.groups.end(place.group) - p.groups.begin(place.group);
     float d[kN / 2] = {}, part[kN / 2];
     for (int token = 0; token < tokens; token += kRowBytes, at.advance()) {
@@ -149,7 +154,7 @@ __device__ void consume(const Params& p, Smem& smem, int me) {
       if (first && me == 0) named_barrier_arrive(kTurnBarrier, kConsumers * kWarpgroup);
       first = false;
       __syncwarp();  // all lanes have read their scales
-      if (thread % 32 == 0) mbarrier_arrive(&smem.empty[at.stage]);
+      if (thread % 32 == 0) release<kCluster>(&smem.empty[at.stage]);
 #pragma unroll
       for (int i = 0; i < kN / 2; ++i) {
         const float2 c = column[i / 4];
@@ -163,6 +168,7 @@ __device__ void consume(const Params& p, Smem& smem, int me) {
   }
 }
 
+template <int kCluster>
 __global__ void __launch_bounds__(kThreads, 1) fp8_wgrad_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) uint8_t shared[];
   Smem& smem = *reinterpret_cast<Smem*>(shared);
@@ -174,21 +180,23 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_wgrad_kernel(const __grid_con
     prefetch_tensor_map(&p.sx);
     for (int s = 0; s < kStages; ++s) {
       mbarrier_init(&smem.full[s], 1);
-      mbarrier_init(&smem.empty[s], kConsumers * 4);
+      mbarrier_init(&smem.empty[s], kConsumers * 4 * kCluster);
     }
     fence_mbarrier_init();
   }
   griddepcontrol_wait();
   griddepcontrol_launch_dependents();
   if (threadIdx.x < 32) smem.table.fill(p.groups, kRowBytes, p.stall, kName);
-  __syncthreads();
+  sync_all<kCluster>();
   if (role == kConsumers) {
     setmaxnreg_dec<kProducerRegisters>();
-    if (threadIdx.x % kWarpgroup == 0) produce(p, smem);
+    if (threadIdx.x % kWarpgroup == 0) produce<kCluster>(p, smem);
   } else {
     setmaxnreg_inc<kConsumerRegisters>();
-    consume(p, smem, role);
+    consume<kCluster>(p, smem, role);
   }
+  // No block ends while another one may still write to its shared memory or arrive there.
+  if constexpr (kCluster > 1) sync_all<kCluster>();
 }
 
 // --- launcher ---
@@ -206,6 +214,29 @@ CUtensorMap scale_map(const Tensor& t) {
                              .swizzle = CU_TENSOR_MAP_SWIZZLE_NONE});
 }
 
+template <int kCluster>
+void launch(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
+  const int64_t m = args.dy.data.cols, n = args.dy.data.rows, k = args.x.data.rows;
+  const Params p = {
+      .dy = code_map(args.dy.data, kM / kCluster),
+      .x = code_map(args.x.data, kN),
+      .sdy = scale_map(args.dy.scale),
+      .sx = scale_map(args.x.scale),
+      .dw = args.dw,
+      .accumulate = args.accumulate,
+      .n = narrow<int>(n),
+      .k = narrow<int>(k),
+      .tiles_n = narrow<int>(ceil_div(n, kM)),
+      .tiles_k = narrow<int>(ceil_div(k, kN * kCluster)),
+      .groups = {.offsets = args.offsets, .num_groups = narrow<int>(args.num_groups), .rows = narrow<int>(m)},
+      .stall = stall_record()};
+  const int64_t tiles = narrow<int32_t>(args.num_groups * p.tiles_n * p.tiles_k);
+  const int64_t clusters = std::min(tiles, std::max<int64_t>(blocks / kCluster, 1));
+  allow_shared_memory<fp8_wgrad_kernel<kCluster>>();
+  launch_dependent(fp8_wgrad_kernel<kCluster>, p, clusters * kCluster, kCluster, kThreads, sizeof(Smem),
+                   stream_of(exec));
+}
+
 }  // namespace
 
 void fp8_wgrad(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
@@ -215,32 +246,18 @@ void fp8_wgrad(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
   check_aligned(args.dy.scale, "scales of dy");
   check_aligned(args.x.scale, "scales of x");
   check_aligned(args.dw, "dw");
-  const int64_t m = args.dy.data.cols;
-  if (m == 0) {
-    if (!args.accumulate)
-      CUDA_CHECK(cudaMemset2DAsync(args.dw.data, static_cast<size_t>(args.dw.ld) * 4, 0,
-                                   static_cast<size_t>(args.dw.cols) * 4, static_cast<size_t>(args.dw.rows),
-                                   stream_of(exec)));
-    return;
+  if (args.dy.data.cols > 0) {
+    // A cluster whose second block has nothing to do costs more than shared rows save.
+    if (const int64_t columns = ceil_div(args.x.data.rows, kN); columns % 2 == 0 || columns > 8) {
+      launch<2>(exec, args, blocks);
+    } else {
+      launch<1>(exec, args, blocks);
+    }
+  } else if (!args.accumulate) {
+    CUDA_CHECK(cudaMemset2DAsync(args.dw.data, static_cast<size_t>(args.dw.ld) * 4, 0,
+                                 static_cast<size_t>(args.dw.cols) * 4, static_cast<size_t>(args.dw.rows),
+                                 stream_of(exec)));
   }
-  const int n = narrow<int>(args.dy.data.rows), k = narrow<int>(args.x.data.rows);
-  const Params p = {
-      .dy = code_map(args.dy.data, kM),
-      .x = code_map(args.x.data, kN),
-      .sdy = scale_map(args.dy.scale),
-      .sx = scale_map(args.x.scale),
-      .dw = args.dw,
-      .accumulate = args.accumulate,
-      .n = n,
-      .k = k,
-      .tiles_n = (n + kM - 1) / kM,
-      .tiles_k = (k + kN - 1) / kN,
-      .groups = {.offsets = args.offsets, .num_groups = narrow<int>(args.num_groups), .rows = narrow<int>(m)},
-      .stall = stall_record()};
-  const int64_t tiles = args.num_groups * p.tiles_n * p.tiles_k;
-  narrow<int32_t>(tiles);
-  allow_shared_memory<fp8_wgrad_kernel>();
-  launch_dependent(fp8_wgrad_kernel, p, std::min(tiles, blocks), 1, kThreads, sizeof(Smem), stream_of(exec));
 }
 void fp8_wgrad(const Exec& exec, const Fp8WgradArgs& args) { fp8_wgrad(exec, args, sm_count()); }
 
