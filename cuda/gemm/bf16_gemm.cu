@@ -171,20 +171,20 @@ void run(const Exec& exec, const Product& p, int tile) {
   GemmParams g;
   g.x = operand_map(p.a, p.m, p.lda, p.grouped ? 1 : p.layers, p.a_layer, p, swapped ? box_q : box_p);
   g.w = operand_map(p.b, p.n, p.k, p.layers, p.b_layer, p, swapped ? box_p : box_q);
-  g.y = p.c;
-  g.ldy = p.ldc;
-  g.y_layer = p.c_layer;
-  g.bias = p.bias;
+  g.out = {.y = p.c,
+           .ldy = p.ldc,
+           .y_layer = p.c_layer,
+           .bias = p.bias,
+           .n = narrow<int>(p.n),
+           .y_type = p.c_type,
+           .accumulate = p.accumulate};
   g.offsets = p.offsets;
   g.stall = stall_record();
   g.m = narrow<int>(p.m);
-  g.n = narrow<int>(p.n);
   g.layers = narrow<int>(p.layers);
   g.slices = p.slices;
   g.k_blocks = narrow<int>(ceil_div(p.k / p.slices, kGemmDepth));
   g.band = raster_band(t, sm_count());
-  g.y_type = p.c_type;
-  g.accumulate = p.accumulate;
   // Each group may end in a tile of its own.
   const int64_t tiles_m = ceil_div(p.m, t.tile_m()) + (p.grouped ? p.layers : 0);
   const int64_t units = tiles_m * ceil_div(p.n, t.tile_n()) * (p.grouped ? 1 : p.layers);

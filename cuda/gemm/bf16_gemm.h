@@ -27,7 +27,16 @@ void bf16_gemm(const Exec& exec, const GroupedLinearArgs& args, int tile = -1);
 void bf16_gemm(const Exec& exec, const GroupedLinearDgradArgs& args, int tile = -1);
 void bf16_gemm(const Exec& exec, const HeadsLinearArgs& args, int tile = -1);
 
-// The table of instantiations.
+// Weight gradients (bf16_wgrad.cu): N and K multiples of 8, in pieces of 16 bytes, at most 64 leaves.
+std::string bf16_wgrad_refuses(const LinearWgradArgs& args);
+std::string bf16_wgrad_refuses(const HeadsWgradArgs& args);
+// `tile`: 0 (128 x 256, one leaf), 1 (128 x 128, up to 4), 2 (128 x 128, up to 8), 3 (64 x 128, up to 64), or
+// -1: the first that can.
+inline constexpr int kBf16WgradTiles = 4;
+void bf16_wgrad(const Exec& exec, const LinearWgradArgs& args, int tile = -1);
+void bf16_wgrad(const Exec& exec, const HeadsWgradArgs& args, int tile = -1);
+
+// The table of instantiations of bf16_gemm.
 std::span<const TileShape> bf16_gemm_tiles();
 std::string bf16_gemm_explain(const ProductShape& shape);
 

@@ -42,21 +42,26 @@ struct GemmSmem {
   Mbarrier full[T::kStages], empty[T::kStages];
 };
 
-// Strides are in elements.
+// What becomes of results. Strides are in elements.
+struct GemmOut {
+  void* y = nullptr;
+  int64_t ldy = 0, y_layer = 0;
+  const float* bias = nullptr;  // [n] or null
+  int n = 0;
+  DType y_type = DType::kBF16;
+  bool accumulate = false;
+};
+
 struct GemmParams {
   CUtensorMap x;  // [layers or slices][m][k], boxes of one tile
   CUtensorMap w;  // [layers, groups or slices][n][k]
-  void* y = nullptr;
-  int64_t ldy = 0, y_layer = 0;
-  const float* bias = nullptr;       // [n] or null
+  GemmOut out;
   const int32_t* offsets = nullptr;  // [layers + 1]: rows of each group; null: every layer has all rows
   StallRecord* stall = nullptr;
-  int m = 0, n = 0, layers = 1;
+  int m = 0, layers = 1;
   int k_blocks = 0;  // of a slice
   int slices = 1;
   int band = 1;  // of the raster, in tiles of rows
-  DType y_type = DType::kBF16;
-  bool accumulate = false;
 };
 
 // Rows [row, row_end) of x and columns from `col` of a layer; row_end is that of the layer's rows.
@@ -69,7 +74,7 @@ template <class T>
 class TileWalk {
  public:
   __device__ explicit TileWalk(const GemmParams& p)
-      : p_(p), tiles_n_(ceil(p.n, T::kTileN)), unit_(blockIdx.x / T::kCluster) {}
+      : p_(p), tiles_n_(ceil(p.out.n, T::kTileN)), unit_(blockIdx.x / T::kCluster) {}
 
   // The place of the next unit; false behind the last one.
   __device__ bool next(Place& place) {
@@ -265,13 +270,12 @@ __device__ __forceinline__ void multiply_slices(float (&acc)[T::kAccumulators], 
 struct OutPlace {
   int64_t index;
   int rows, cols;
-  __device__ OutPlace plus(const GemmParams& p, int row, int col) const {
+  __device__ OutPlace plus(const GemmOut& p, int row, int col) const {
     return {index + row * p.ldy + col, rows - row, cols - col};
   }
 };
 
-__device__ __forceinline__ void store_eight(const GemmParams& p, const OutPlace& at, int row, int col,
-                                            uint4 v) {
+__device__ __forceinline__ void store_eight(const GemmOut& p, const OutPlace& at, int row, int col, uint4 v) {
   if (row >= at.rows || col >= at.cols) return;
   // In one piece: the compiler takes plain stores of what it holds in registers apart.
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(static_cast<Bf16*>(p.y) + at.index +
@@ -281,14 +285,14 @@ __device__ __forceinline__ void store_eight(const GemmParams& p, const OutPlace&
 }
 // Four results in FP32: bias, then what is there, then one rounding.
 template <class Y>
-__device__ __forceinline__ void add_four(const GemmParams& p, Y* y, float4 v) {
+__device__ __forceinline__ void add_four(const GemmOut& p, Y* y, float4 v) {
   if (p.accumulate) {
     const float4 old = load_quad(y);
     v = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
   }
   store_quad(y, v);
 }
-__device__ __forceinline__ void store_four(const GemmParams& p, const OutPlace& at, int row, int col,
+__device__ __forceinline__ void store_four(const GemmOut& p, const OutPlace& at, int row, int col,
                                            uint4 bits) {
   if (row >= at.rows || col >= at.cols) return;
   float4 v = make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
@@ -305,7 +309,7 @@ __device__ __forceinline__ void store_four(const GemmParams& p, const OutPlace& 
 // Staging: rows of 128 bytes, pieces of 16 bytes permuted by the row so that neither side meets a bank twice.
 // kRows: a warp stages its own 16 rows; no other warp is waited for.
 template <class T>
-__device__ __forceinline__ void store_rows(const float (&acc)[T::kAccumulators], const GemmParams& p,
+__device__ __forceinline__ void store_rows(const float (&acc)[T::kAccumulators], const GemmOut& p,
                                            uint32_t staging, const OutPlace& out, bool packed) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
   const int matrix = lane / 8, piece_read = lane % 8;
@@ -353,7 +357,7 @@ __device__ __forceinline__ void store_rows(const float (&acc)[T::kAccumulators],
 
 // kColumns: D holds columns of y in its rows; a warpgroup turns 64 of them through its staging.
 template <class T>
-__device__ __forceinline__ void store_columns(const float (&acc)[T::kAccumulators], const GemmParams& p,
+__device__ __forceinline__ void store_columns(const float (&acc)[T::kAccumulators], const GemmOut& p,
                                               uint32_t staging, const OutPlace& out, bool packed,
                                               int barrier) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, thread = threadIdx.x % 128;
@@ -406,7 +410,7 @@ template <class T>
 __device__ __forceinline__ void consume(const GemmParams& p, GemmSmem<T>& s, int warpgroup) {
   const uint32_t rank = T::kCluster > 1 ? cluster_rank() : 0;
   const int own = static_cast<int>(rank) * T::kP + warpgroup * 64;
-  const bool packed = p.y_type == DType::kBF16 && p.bias == nullptr && !p.accumulate;
+  const bool packed = p.out.y_type == DType::kBF16 && p.out.bias == nullptr && !p.out.accumulate;
   const uint32_t staging = smem_address(s.staging[warpgroup]);
   const int warp = threadIdx.x / 32 % 4;
   Ring<T::kStages> ring;
@@ -420,12 +424,12 @@ __device__ __forceinline__ void consume(const GemmParams& p, GemmSmem<T>& s, int
       multiply_slices<T>(acc, p, s, ring, warpgroup, half);
     }
     const int row = place.row + (T::kSwapped ? 0 : own), col = place.col + (T::kSwapped ? own : 0);
-    const int64_t layer = p.offsets != nullptr ? 0 : place.layer * p.y_layer;
-    const OutPlace out = {layer + row * p.ldy + col, place.row_end - row, p.n - col};
+    const int64_t layer = p.offsets != nullptr ? 0 : place.layer * p.out.y_layer;
+    const OutPlace out = {layer + row * p.out.ldy + col, place.row_end - row, p.out.n - col};
     if constexpr (T::kSwapped) {
-      store_columns<T>(acc, p, staging, out, packed, 1 + warpgroup);
+      store_columns<T>(acc, p.out, staging, out, packed, 1 + warpgroup);
     } else {
-      store_rows<T>(acc, p, staging + warp * (T::kStaging / 4), out, packed);
+      store_rows<T>(acc, p.out, staging + warp * (T::kStaging / 4), out, packed);
     }
   }
 }
