@@ -221,6 +221,7 @@ template <int kN>
 class TileScales {
  public:
   static constexpr bool kTwo = kQuantizeBlock % kN != 0;
+  TileScales() = default;
   __device__ TileScales(const Params& p, const Place& place, int row0, const Fragment& f)
       : row_{{row(p, place, row0 + f.row[0]), p.k_blocks, p.sfa_vector},
              {row(p, place, row0 + f.row[1]), p.k_blocks, p.sfa_vector}},
@@ -260,7 +261,7 @@ class TileScales {
   }
 
   ScaleStream row_[2], low_, high_;
-  int split_;  // columns of the tile in the first block
+  int split_ = 0;  // columns of the tile in the first block
 };
 
 template <int kConsumers, int kN, int kCluster>
@@ -275,9 +276,10 @@ class Consumer {
 
   __device__ void run() {
     TileWalk<L::kM, kN, kCluster> walk(p_, smem_.table);
-    for (Place place; walk.next(place);) {
-      const int row0 = place.row + me_ * 64;
-      TileScales<kN> scales(p_, place, row0, Fragment(thread_));
+    Place place;
+    bool more = walk.next(place);
+    TileScales<kN> scales = more ? scales_of(place) : TileScales<kN>();
+    while (more) {
       float d[kN / 2] = {}, part[kN / 2];
       if constexpr (kAhead) {
         run_ahead(part, scales, d);
@@ -288,11 +290,17 @@ class Consumer {
           finish<0>(part, scales, d);
         }
       }
-      store(place, row0, d, part);
+      const Place done = place;
+      more = walk.next(place);
+      if (more) scales = scales_of(place);  // on their way while d is stored
+      store(done, d, part);
     }
   }
 
  private:
+  __device__ TileScales<kN> scales_of(const Place& place) const {
+    return TileScales<kN>(p_, place, place.row + me_ * 64, Fragment(thread_));
+  }
   // The product of the next stage.
   __device__ __forceinline__ void start(float (&part)[kN / 2]) {
     mbarrier_wait(&smem_.full[started_.stage], started_.parity, {p_.stall, kName, stall_word("full")});
@@ -337,9 +345,9 @@ class Consumer {
       finish<0>(even, scales, d);
     }
   }
-  __device__ void store(const Place& place, int row0, float (&d)[kN / 2], float (&scratch)[kN / 2]) {
+  __device__ void store(const Place& place, float (&d)[kN / 2], float (&scratch)[kN / 2]) {
     uint8_t* out = smem_.out[me_];
-    const int barrier = kOutBarrier + me_;
+    const int barrier = kOutBarrier + me_, row0 = place.row + me_ * 64;
     if constexpr (kN == kQuantizeBlock) {
       if (p_.q.data != nullptr) store_q(p_, place, row0, thread_, barrier, out, d);
     }

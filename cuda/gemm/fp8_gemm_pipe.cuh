@@ -76,9 +76,11 @@ __device__ __forceinline__ void block_product(float (&part)[kN / 2], uint64_t a,
   wgmma_commit();
 }
 
-// Scales of consecutive blocks, read four at a time, four ahead of their use.
+// Scales of consecutive blocks, read four at a time, four ahead of their use. By plain loads: the kernel that
+// wrote them may have run beside this one's prologue.
 class ScaleStream {
  public:
+  ScaleStream() = default;
   // `row`: the scales of a row, or null: all zero. `vector`: four of them are one aligned load.
   __device__ ScaleStream(const float* row, int blocks, bool vector)
       : row_(row), blocks_(blocks), vector_(vector) {
@@ -103,18 +105,18 @@ class ScaleStream {
   __device__ float4 load(int b) const {
     float4 v = make_float4(0, 0, 0, 0);
     if (row_ == nullptr) return v;
-    if (vector_ && b + 4 <= blocks_) return __ldg(reinterpret_cast<const float4*>(row_ + b));
-    if (b < blocks_) v.x = __ldg(row_ + b);
-    if (b + 1 < blocks_) v.y = __ldg(row_ + b + 1);
-    if (b + 2 < blocks_) v.z = __ldg(row_ + b + 2);
-    if (b + 3 < blocks_) v.w = __ldg(row_ + b + 3);
+    if (vector_ && b + 4 <= blocks_) return *reinterpret_cast<const float4*>(row_ + b);
+    if (b < blocks_) v.x = row_[b];
+    if (b + 1 < blocks_) v.y = row_[b + 1];
+    if (b + 2 < blocks_) v.z = row_[b + 2];
+    if (b + 3 < blocks_) v.w = row_[b + 3];
     return v;
   }
 
-  const float* row_;
-  int blocks_;
-  bool vector_;
-  float4 current_, next_;
+  const float* row_ = nullptr;
+  int blocks_ = 0;
+  bool vector_ = false;
+  float4 current_ = {}, next_ = {};
 };
 
 // Of a thread in a warpgroup's [64, kN]: d[4 j + 2 h + e] is row row[h], column `column` + 8 j + e.
