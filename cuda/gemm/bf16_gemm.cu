@@ -14,6 +14,9 @@
 // flops; 2 (M K + N K + M N) bytes. Memory-bound below M = 206 (H200) and 295 (H800). Limits: the multiples
 // above, rows and bases in pieces of 16 bytes, 4 slices, M and N below 2^31. Source: PTX ISA 9.0: wgmma,
 // cp.async.bulk.tensor, mbarrier, setmaxnreg.
+#include <array>
+#include <utility>
+
 #include "cuda/common/shared_memory.h"
 #include "cuda/common/stream.h"
 #include "cuda/common/tensor_map.h"
@@ -28,8 +31,8 @@ constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 // --- the instantiation table ---
 constexpr TileShape kTiles[] = {
     {Side::kRows, 2, 256, 4, 2, 0},    {Side::kRows, 2, 256, 4, 1, 0},    {Side::kRows, 2, 192, 5, 1, 0},
-    {Side::kRows, 2, 128, 5, 1, 2},    {Side::kColumns, 1, 128, 8, 1, 2}, {Side::kColumns, 1, 64, 12, 1, 2},
-    {Side::kColumns, 1, 32, 16, 1, 2}, {Side::kColumns, 1, 16, 20, 1, 2},
+    {Side::kRows, 2, 128, 5, 2, 2},    {Side::kRows, 2, 128, 5, 1, 2},    {Side::kColumns, 1, 128, 8, 1, 2},
+    {Side::kColumns, 1, 64, 12, 1, 2}, {Side::kColumns, 1, 32, 16, 1, 2}, {Side::kColumns, 1, 16, 20, 1, 2},
 };
 
 extern __shared__ __align__(1024) uint8_t gemm_smem[];
@@ -84,9 +87,11 @@ void launch(const Exec& exec, const GemmParams& p, int64_t units) {
 }
 
 using Launch = void (*)(const Exec&, const GemmParams&, int64_t);
-constexpr Launch kLaunches[] = {launch<kTiles[0]>, launch<kTiles[1]>, launch<kTiles[2]>, launch<kTiles[3]>,
-                                launch<kTiles[4]>, launch<kTiles[5]>, launch<kTiles[6]>, launch<kTiles[7]>};
-static_assert(std::size(kLaunches) == std::size(kTiles));
+template <size_t... kIndex>
+constexpr auto launches(std::index_sequence<kIndex...>) {
+  return std::array<Launch, sizeof...(kIndex)>{launch<kTiles[kIndex]>...};
+}
+constexpr auto kLaunches = launches(std::make_index_sequence<std::size(kTiles)>());
 
 // --- what the forms of the product have in common ---
 // C [m, n] = A [m, k] B [n, k]^T; strides in elements, *_layer from one head or group to the next.

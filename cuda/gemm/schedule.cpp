@@ -8,10 +8,10 @@
 namespace contender::cuda {
 namespace {
 
-// Of an SM of Hopper, per cycle: from the datasheet at the boost clock. Only their ratios matter here.
+// Of an SM of Hopper, per cycle, at the boost clock; to be fitted where there is a GPU. Only ratios matter.
 constexpr double kMultiplyAdds = 2048;  // BF16
 constexpr double kSharedBytes = 128;    // operands of wgmma come from shared memory
-constexpr double kL2Bytes = 28;         // of a share of the L2, all SMs reading
+constexpr double kL2Bytes = 44;         // of a share of the L2; neighbours that read the same line share it
 constexpr double kMemoryBytes = 18;     // of a share of the memory
 constexpr double kUnitCycles = 900;     // first bytes of a unit, last ones of its result: nothing hides them
 constexpr double kEpilogueBytes = 32;   // results, per cycle; the other half of the time behind products
