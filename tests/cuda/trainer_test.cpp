@@ -123,7 +123,8 @@ TEST_P(CudaUpdates, FiveTeacherForcedStepsFollowTheCpu) {
   c.calls = recorded;
   const RunResult cpu = run_updates(config, Backend::kCpu, batches);
   EXPECT_TRUE(c.calls.empty());
-  EXPECT_LE(c.differed, c.followed / 25);
+  EXPECT_LE(c.differed, c.followed / 50);  // where two experts are all but equal
+  EXPECT_LE(c.largest_gap, 0.03);
   c = {};
 
   for (int i = 0; i < kSteps; ++i) {
