@@ -30,6 +30,7 @@
 #include "cuda/common/stream.h"
 #include "cuda/common/tensor_map.h"
 #include "cuda/gemm/fp8_gemm_pipe.cuh"
+#include "cuda/gemm/fp8_gemm_store.cuh"
 #include "cuda/gemm/fp8_grouped.cuh"
 
 namespace contender::cuda {
@@ -55,17 +56,12 @@ struct Params {
   StallRecord* stall;
 };
 
-// BF16 rows of a warpgroup on their way out; 16 bytes more keep eight rows in different banks.
-template <int kN>
-constexpr int kOutPitch = 2 * kN + 16;
-
 template <int kConsumers, int kN, int kCluster>
 struct Fp8Layout {
   static constexpr int kM = 64 * kConsumers, kThreads = kWarpgroup * (kConsumers + 1);
   static constexpr int kStageBytes = (kM + kN) * kRowBytes;
-  static constexpr int kOutBytes = 64 * kOutPitch<kN>;
   static constexpr int kFixedBytes =
-      kConsumers * kOutBytes + static_cast<int>(sizeof(GroupTable)) + 16 * kMaxStages + 64;
+      kConsumers * kOutBytes<kN> + static_cast<int>(sizeof(GroupTable)) + 16 * kMaxStages + 64;
   static constexpr int kFitting = (kMaxSharedMemory - kFixedBytes) / kStageBytes;
   static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
   static_assert(kStages >= 4 && kN % 16 == 0);
@@ -76,7 +72,7 @@ struct Fp8Layout {
   };
   struct alignas(1024) Smem {
     Stage stage[kStages];
-    uint8_t out[kConsumers][kOutBytes];
+    uint8_t out[kConsumers][kOutBytes<kN>];
     Mbarrier full[kStages], empty[kStages];
     GroupTable table;
   };
@@ -137,80 +133,6 @@ __device__ void produce(const Params& p, typename Fp8Layout<kConsumers, kN, kClu
       tma_load_2d(smem.stage[at.stage].b, &p.b, full, k * kRowBytes, b_row);
     }
   }
-}
-
-// --- epilogue: a warpgroup's 64 rows ---
-
-__device__ inline uint32_t bf16_pair(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-// Pieces of 16 bytes of 64 rows in shared memory, `pitch` bytes (an odd number of pieces) apart, to rows of
-// `out`. Eight lanes read at a time, each from other banks: all of one row, or of rows apart by their number.
-template <int kRowPieces>
-__device__ void copy_out(const uint8_t* from, int pitch, const Tensor& out, int64_t element_bytes, int row0,
-                         int row_end, int column, int n, int thread) {
-  constexpr int kLanes = kRowPieces < 8 ? kRowPieces : (kRowPieces + 7) / 8 * 8;  // of a row
-  constexpr int kTogether = kRowPieces < 8 ? 8 / kRowPieces : 1;                  // rows of eight lanes
-  const int per_piece = static_cast<int>(16 / element_bytes);
-#pragma unroll 4
-  for (int i = thread; i < 64 * kLanes; i += kWarpgroup) {
-    const int line = i / kLanes, piece = i % kLanes, c = column + piece * per_piece;
-    const int r = line / 8 * 8 + line % 8 % kTogether * (8 / kTogether) + line % 8 / kTogether;
-    if (piece >= kRowPieces || row0 + r >= row_end || c >= n) continue;
-    *reinterpret_cast<uint4*>(static_cast<uint8_t*>(out.data) + ((row0 + r) * out.ld + c) * element_bytes) =
-        *reinterpret_cast<const uint4*>(from + r * pitch + piece * 16);
-  }
-}
-
-template <int kN>
-__device__ void store_bf16(const Params& p, const Place& place, int row0, int thread, int barrier,
-                           uint8_t* out, const float (&d)[kN / 2]) {
-  constexpr int kPitch = kOutPitch<kN>;
-  const int lane = thread % 32, matrix = lane / 8;
-  const uint32_t at =
-      smem_address(out) + (thread / 32 * 16 + matrix % 2 * 8 + lane % 8) * kPitch + matrix / 2 * 16;
-  named_barrier_sync(barrier, kWarpgroup);  // the rows before have left
-#pragma unroll
-  for (int j = 0; j < kN / 8; j += 2)
-    stmatrix_x4(at + j * 16, bf16_pair(d[4 * j], d[4 * j + 1]), bf16_pair(d[4 * j + 2], d[4 * j + 3]),
-                bf16_pair(d[4 * j + 4], d[4 * j + 5]), bf16_pair(d[4 * j + 6], d[4 * j + 7]));
-  named_barrier_sync(barrier, kWarpgroup);
-  copy_out<kN / 8>(out, kPitch, p.d, 2, row0, place.row_end, place.column, p.n, thread);
-}
-
-// q from d as d is stored; the 128 columns of a row are in four neighbouring lanes.
-__device__ void store_q(const Params& p, const Place& place, int row0, int thread, int barrier, uint8_t* out,
-                        float (&d)[64]) {
-  constexpr int kPitch = kQuantizeBlock + 16;
-  const Fragment f(thread);
-  named_barrier_sync(barrier, kWarpgroup);
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    float amax = 0;
-#pragma unroll
-    for (int j = 0; j < 16; ++j) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float& v = d[4 * j + 2 * h + e];
-        if (p.d.dtype == DType::kBF16) v = round_to(v, std::type_identity<__nv_bfloat16>());
-        if (place.column + f.column + 8 * j < p.n) amax = fmaxf(amax, fabsf(v));
-      }
-    }
-    amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, 1));
-    amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, 2));
-    const E4m3Scale scale(amax);
-#pragma unroll
-    for (int j = 0; j < 16; ++j)
-      *reinterpret_cast<uint16_t*>(out + f.row[h] * kPitch + 8 * j + f.column) =
-          cvt_e4m3x2(scale.divide(d[4 * j + 2 * h]), scale.divide(d[4 * j + 2 * h + 1]));
-    const int row = row0 + f.row[h];
-    if (f.column == 0 && row < place.row_end && place.column < p.n)
-      static_cast<float*>(p.sfq.data)[row * p.sfq.ld + place.column / kQuantizeBlock] = scale.value();
-  }
-  named_barrier_sync(barrier, kWarpgroup);
-  copy_out<kQuantizeBlock / 16>(out, kPitch, p.q, 1, row0, place.row_end, place.column, p.n, thread);
 }
 
 // --- consumer: a warpgroup ---
@@ -346,16 +268,17 @@ class Consumer {
     }
   }
   __device__ void store(const Place& place, float (&d)[kN / 2], float (&scratch)[kN / 2]) {
+    const OutPlace to = {place.row + me_ * 64, place.row_end, place.column, p_.n};
     uint8_t* out = smem_.out[me_];
-    const int barrier = kOutBarrier + me_, row0 = place.row + me_ * 64;
+    const int barrier = kOutBarrier + me_;
     if constexpr (kN == kQuantizeBlock) {
-      if (p_.q.data != nullptr) store_q(p_, place, row0, thread_, barrier, out, d);
+      if (p_.q.data != nullptr) store_q(p_.q, p_.sfq, p_.d.dtype, to, thread_, barrier, out, d);
     }
     if (p_.d.data == nullptr) return;
     if (p_.d.dtype == DType::kF32) {
-      store_f32<kN>(p_.d, p_.accumulate, {row0, place.row_end, place.column, p_.n}, thread_, d, scratch);
+      store_f32<kN>(p_.d, p_.accumulate, to, thread_, d, scratch);
     } else {
-      store_bf16<kN>(p_, place, row0, thread_, barrier, out, d);
+      store_bf16<kN>(p_.d, to, thread_, barrier, out, d);
     }
   }
 

@@ -1,9 +1,8 @@
 // What the FP8 products share: places in the ring of stages, the product of a block of 128, scales on their
-// way into registers, F32 results on their way out.
+// way into registers; launches.
 #pragma once
 
 #include "cuda/common/dispatch.h"
-#include "cuda/common/e4m3.cuh"
 #include "cuda/common/tensor_map.h"
 #include "cuda/common/tma.cuh"
 #include "cuda/common/wgmma.cuh"
@@ -118,51 +117,6 @@ class ScaleStream {
   bool vector_ = false;
   float4 current_ = {}, next_ = {};
 };
-
-// Of a thread in a warpgroup's [64, kN]: d[4 j + 2 h + e] is row row[h], column `column` + 8 j + e.
-struct Fragment {
-  int row[2];
-  int column;
-  __device__ explicit Fragment(int thread)
-      : row{thread / 32 * 16 + thread % 32 / 4, thread / 32 * 16 + thread % 32 / 4 + 8},
-        column(thread % 4 * 2) {}
-};
-
-// Where 64 rows of results go: rows [row0, row_end) and columns [column, n) of a tensor exist.
-struct OutPlace {
-  int64_t row0, row_end;
-  int column, n;
-};
-
-// Stores d, or adds it (one rounding). `old` is scratch. Four lanes write 32 bytes of a row.
-template <int kN>
-__device__ void store_f32(const Tensor& to, bool accumulate, const OutPlace& place, int thread,
-                          float (&d)[kN / 2], float (&old)[kN / 2]) {
-  const Fragment f(thread);
-  float* rows[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h)
-    rows[h] = static_cast<float*>(to.data) + (place.row0 + f.row[h]) * to.ld + place.column + f.column;
-  const auto inside = [&](int j, int h) {
-    return place.row0 + f.row[h] < place.row_end && place.column + f.column + 8 * j < place.n;
-  };
-  if (accumulate) {
-#pragma unroll
-    for (int i = 0; i < kN / 4; ++i) {
-      const int j = i / 2, h = i % 2;
-      const float2 v = inside(j, h) ? *reinterpret_cast<const float2*>(rows[h] + 8 * j) : float2{0, 0};
-      old[2 * i] = v.x;
-      old[2 * i + 1] = v.y;
-    }
-#pragma unroll
-    for (int i = 0; i < kN / 2; ++i) d[i] = __fadd_rn(old[i], d[i]);
-  }
-#pragma unroll
-  for (int i = 0; i < kN / 4; ++i) {
-    const int j = i / 2, h = i % 2;
-    if (inside(j, h)) *reinterpret_cast<float2*>(rows[h] + 8 * j) = make_float2(d[2 * i], d[2 * i + 1]);
-  }
-}
 
 // --- launchers ---
 

@@ -20,6 +20,7 @@
 #include "cuda/common/shared_memory.h"
 #include "cuda/common/stream.h"
 #include "cuda/gemm/fp8_gemm_pipe.cuh"
+#include "cuda/gemm/fp8_gemm_store.cuh"
 #include "cuda/gemm/fp8_grouped.cuh"
 
 namespace contender::cuda {
