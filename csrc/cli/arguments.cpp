@@ -63,6 +63,17 @@ const std::vector<Subcommand>& subcommands() {
         "plan configs/tiny.toml --np 8 --set mesh.tp=4 --set mesh.data_slots=8",
         "plan configs/v2_lite.toml --np 64 --hardware h800"},
        0},
+      {CommandKind::kConvert,
+       "convert",
+       "a Hugging Face model of a checkpoint, or of another Hugging Face model",
+       {"convert runs/demo exported", "convert runs/demo/step_390 exported --dtype f32",
+        "convert DeepSeek-V3 DeepSeek-V3-bf16 --max-shard-gb 10"},
+       0},
+      {CommandKind::kInspect,
+       "inspect",
+       "what a model or checkpoint holds: tensors, parameters, sizes, hash",
+       {"inspect runs/demo", "inspect exported", "inspect exported/model.safetensors"},
+       0},
       {CommandKind::kDemo,
        "demo",
        "train, then a closing table, summary.json and report.html",
@@ -110,8 +121,8 @@ class Parser {
     if (help_config_) return {std::nullopt, config_help()};
     if (resume_) command_.run.resume = ResumeMode::kRequired;
     if (no_resume_) command_.run.resume = ResumeMode::kNever;
-    if (command_.config.empty() && command_.kind != CommandKind::kReport &&
-        command_.kind != CommandKind::kDoctor) {
+    const bool takes_config = command_.runs_on_ranks() || command_.kind == CommandKind::kPlan;
+    if (command_.config.empty() && takes_config) {
       fail(ExitCode::kConfig, "{}: which config? A TOML file is needed, e.g. configs/tiny.toml",
            current()->get_name());
     }
@@ -124,6 +135,13 @@ class Parser {
     sub->footer(examples_text(s));
     if (s.kind == CommandKind::kReport) {
       sub->add_option("DIR", command_.report_dir, "run directory, with metrics.jsonl")->required();
+      return;
+    }
+    if (s.kind == CommandKind::kConvert) return add_convert(sub);
+    if (s.kind == CommandKind::kInspect) {
+      sub->add_option("PATH", command_.inspect,
+                      "safetensors file, Hugging Face directory, checkpoint or run directory")
+          ->required();
       return;
     }
     if (s.kind == CommandKind::kDoctor) {
@@ -156,6 +174,20 @@ class Parser {
     }
   }
 
+  void add_convert(CLI::App* sub) {
+    sub->add_option("SOURCE", command_.convert.source,
+                    "checkpoint, run directory (its newest checkpoint) or Hugging Face directory")
+        ->required();
+    sub->add_option("TARGET", command_.convert.target, "directory to make")->required();
+    sub->add_option("--dtype", command_.convert.dtype, "of the weights; default bf16")
+        ->check(CLI::IsMember({"bf16", "f32"}));
+    const auto set_shard = [this](const double& gb) {
+      command_.convert.max_shard_bytes = static_cast<int64_t>(gb * 1e9);
+    };
+    sub->add_option_function<double>("--max-shard-gb", set_shard, "largest file; default 5")
+        ->check(CLI::Range(1e-6, 1e6));
+  }
+
   void add_overrides(CLI::App* sub) {
     const auto each = [&](const char* name, const char* prefix, const char* doc) {
       const auto append = [this, prefix](const std::vector<std::string>& values) {
@@ -170,6 +202,8 @@ class Parser {
         ->type_name("KEY=VALUE");
     each("--seed", "run.seed=", "short for --set run.seed=N")->type_name("N");
     each("--run-dir", "run.dir=", "short for --set run.dir=DIR")->type_name("DIR");
+    each("--init", "model.path=", "Hugging Face directory to start from: short for --set model.path=DIR")
+        ->type_name("DIR");
     sub->add_flag("--help-config", help_config_, "every config key: default, allowed values, meaning");
   }
 

@@ -13,7 +13,24 @@
 
 namespace contender {
 
-enum class CommandKind : uint8_t { kSft, kTrain, kEval, kGenerate, kReport, kDoctor, kPlan, kDemo };
+enum class CommandKind : uint8_t {
+  kSft,
+  kTrain,
+  kEval,
+  kGenerate,
+  kReport,
+  kDoctor,
+  kPlan,
+  kConvert,
+  kInspect,
+  kDemo
+};
+
+struct ConvertOptions {
+  std::string source, target;  // directories
+  std::string dtype = "bf16";  // bf16 | f32
+  int64_t max_shard_bytes = 5'000'000'000;
+};
 
 struct Command {
   CommandKind kind = CommandKind::kTrain;
@@ -23,8 +40,11 @@ struct Command {
   std::vector<std::string> faults;     // --fault
   RunOptions run;
   PlanOptions plan;
+  ConvertOptions convert;
+  std::string inspect;  // file or directory
   bool runs_on_ranks() const {
-    return kind != CommandKind::kReport && kind != CommandKind::kDoctor && kind != CommandKind::kPlan;
+    return kind != CommandKind::kReport && kind != CommandKind::kDoctor && kind != CommandKind::kPlan &&
+           kind != CommandKind::kConvert && kind != CommandKind::kInspect;
   }
 };
 

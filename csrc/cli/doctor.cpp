@@ -3,6 +3,7 @@
 #include "cli/backend.h"
 #include "cli/cli.h"
 #include "cpu/machine_peak.h"
+#include "hub/model_config.h"
 #include "report/metrics.h"
 
 namespace contender {
@@ -38,9 +39,9 @@ std::string config_text(const Command& command, RunConfig config) {
 }
 
 RunConfig load_for_plan(const Command& command) {
-  const RunConfig config = load_config(command.config, command.overrides, command.plan.np);
+  const RunConfig config = load_config(command.config, command.overrides, command.plan.np, read_model_config);
   if (command.plan.np > 0) return config;
-  return load_config(command.config, command.overrides, plan_ranks(config, command.plan));
+  return load_config(command.config, command.overrides, plan_ranks(config, command.plan), read_model_config);
 }
 
 }  // namespace

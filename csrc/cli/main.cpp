@@ -12,6 +12,8 @@
 #include "base/log.h"
 #include "cli/backend.h"
 #include "cli/cli.h"
+#include "cli/models.h"
+#include "hub/model_config.h"
 #include "mpi/mesh.h"
 #include "report/metrics.h"
 #include "reward/reward.h"
@@ -74,7 +76,7 @@ std::string name_of_this_rank() {
 RunConfig checked_config(const Command& command) {
   RunConfig config;
   try {
-    config = load_config(command.config, command.overrides, launcher_info().size);
+    config = load_config(command.config, command.overrides, launcher_info().size, read_model_config);
   } catch (const Error& e) {
     const Error refusal = config_refusal(command, e, launcher_info().size);
     end_with(refusal.code(), refusal.what(), /*lines=*/true);
@@ -131,6 +133,10 @@ int run_alone(const Command& command, const std::string& program) {
   std::string text;
   if (command.kind == CommandKind::kReport) {
     text = write_report(command.report_dir) + "\n";
+  } else if (command.kind == CommandKind::kConvert) {
+    text = convert_model(command.convert);
+  } else if (command.kind == CommandKind::kInspect) {
+    text = inspect_model(command.inspect);
   } else {
     try {
       text = command.kind == CommandKind::kPlan ? plan_text(command) : doctor_text(command, program);

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/cli.h"
+#include "hub/model_config.h"
 
 namespace contender {
 
@@ -14,7 +15,7 @@ Error config_refusal(const Command& command, const Error& problems, int np) {
     // On one rank every layout is possible: what is wrong there is not the layout.
     std::vector<std::string> overrides = command.overrides;
     for (const char* one : {"mesh.tp=1", "mesh.dp=1", "mesh.ep=1"}) overrides.emplace_back(one);
-    const RunConfig config = load_config(command.config, overrides, 1);
+    const RunConfig config = load_config(command.config, overrides, 1, read_model_config);
     const std::optional<FoundManifest> found = newest_manifest(config.dir);
     if (!found || found->manifest.info.config_hash != config_fingerprint(config)) return problems;
     const CheckpointLayout& l = found->manifest.info.layout;

@@ -39,18 +39,19 @@ int run_sft(const RunConfig& config, const RunOptions& options) {
 
 namespace {
 
-// Evaluation and generation want trained weights: a checkpoint must be there, unless --no-resume asks for the
-// random ones.
-RunOptions with_weights(const RunOptions& options) {
+// Evaluation and generation want trained weights: a checkpoint must be there, or a model to start from,
+// unless
+// --no-resume asks for the random ones.
+RunOptions with_weights(const RunConfig& config, const RunOptions& options) {
   RunOptions o = options;
-  if (o.resume == ResumeMode::kIfPresent) o.resume = ResumeMode::kRequired;
+  if (o.resume == ResumeMode::kIfPresent && config.model.path.empty()) o.resume = ResumeMode::kRequired;
   return o;
 }
 
 }  // namespace
 
 int run_eval(const RunConfig& config, const RunOptions& given) {
-  const RunOptions options = with_weights(given);
+  const RunOptions options = with_weights(config, given);
   Run run(config, options, Run::Purpose::kSample);
   run.trainer().begin_stage(config.stages.back());
   const EvalConfig& e = config.eval;
@@ -76,7 +77,7 @@ int run_eval(const RunConfig& config, const RunOptions& given) {
 }
 
 int run_generate(const RunConfig& config, const RunOptions& given) {
-  const RunOptions options = with_weights(given);
+  const RunOptions options = with_weights(config, given);
   Run run(config, options, Run::Purpose::kSample);
   Trainer& t = run.trainer();
   t.begin_stage(config.stages.back());

@@ -13,6 +13,7 @@
 #include "base/timer.h"
 #include "checkpoint/checkpoint.h"
 #include "grpo/run.h"
+#include "hub/load.h"
 
 namespace contender {
 namespace {
@@ -229,6 +230,15 @@ void Run::tell_last_words(bool publishing) const {
 void Run::begin() {
   const auto now = std::chrono::system_clock::now().time_since_epoch().count();
   run_id_ = machine_->mesh->world().all_gather_bytes("run_id", fmt::format("{:x}-{:x}", now, ::getpid()))[0];
+  load_start();
+}
+
+void Run::load_start() {
+  if (!start_) return;
+  const double start = now_seconds();
+  contender::load_weights(*start_, config_.model, trainer_->policy_weights());
+  if (leader()) log_info("weights of {} in {:.1f} s", start_->dir(), now_seconds() - start);
+  start_.reset();
 }
 
 // One rank looks and verifies; the others take its answer.

@@ -110,6 +110,10 @@ Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
   if (checkpoint.empty() && options.resume != ResumeMode::kNever) checkpoint = newest_checkpoint();
   if (checkpoint.empty() && options.resume == ResumeMode::kRequired)
     fail(ExitCode::kNoCheckpoint, "run.dir: no checkpoint in \"{}\" to go on from", config_.dir);
+  if (checkpoint.empty() && !config_.model.path.empty()) {
+    start_.emplace(config_.model.path);
+    start_->check(config_.model);
+  }
   if (purpose == Purpose::kTrain) open_directory(options.resume);
   double rate = options.backend.matrix_gflops ? options.backend.matrix_gflops() : 0;
   machine_->mesh->world().all_reduce_max("matrix_rate", &rate, 1);
@@ -121,7 +125,7 @@ Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
     if (purpose == Purpose::kTrain) log_info("{}", format_table(memory_table(plan).rows));
   }
   if (purpose == Purpose::kSample) {
-    if (!checkpoint.empty()) load_weights(Checkpoint(checkpoint));
+    checkpoint.empty() ? load_start() : load_weights(Checkpoint(checkpoint));
     return;
   }
   checkpoint.empty() ? begin() : load(checkpoint);

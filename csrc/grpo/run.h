@@ -11,6 +11,7 @@
 #include "checkpoint/checkpoint.h"
 #include "grpo/app.h"
 #include "grpo/trainer.h"
+#include "hub/model_files.h"
 #include "report/metrics.h"
 
 namespace contender {
@@ -63,11 +64,13 @@ class Run {
   void tell_last_words(bool publishing) const;
   std::string newest_checkpoint();  // of run.dir, the same on every rank; "" when there is none
   void load_weights(const Checkpoint& checkpoint);
+  void load_start();  // of model.path, if there is one; checked before memory is taken
   void load(const std::string& path);
 
   const RunConfig config_;
   const RunOptions& options_;
   std::unique_ptr<Machine> machine_;
+  std::optional<ModelFiles> start_;  // the weights of model.path, while they are needed
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<MetricWriter> metrics_;  // rank 0
   std::unique_ptr<Console> console_;       // rank 0

@@ -15,7 +15,7 @@ Trainer::Trainer(const RunConfig& config, Machine& machine)
   tokenizer_ = make_byte_tokenizer();
   policy_weights_ =
       std::make_unique<WeightStore>(config_, rt.device, rt.ops, rt.exec, rt.mesh, StoreRole::kTrain);
-  policy_weights_->initialize(config_.seed);
+  if (config_.model.path.empty()) policy_weights_->initialize(config_.seed);  // else they are loaded
   policy_ = std::make_unique<Model>(config_, rt, policy_weights_.get());
   engine_ = std::make_unique<RolloutEngine>(config_, policy_.get(), config_.seed, tokenizer_->vocab_size());
 }

@@ -47,7 +47,12 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 // What is wrong with the tensors of a directory, a few of each kind by name.
 class Complaints {
  public:
-  void add(const std::string& kind, const std::string& what) { kinds_[kind].push_back(what); }
+  // Names come from files: what would break the line is shown as ?.
+  void add(const std::string& kind, std::string what) {
+    std::replace_if(
+        what.begin(), what.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, '?');
+    kinds_[kind].push_back(what.substr(0, 200));
+  }
   std::string text() const {
     constexpr size_t kShown = 5;
     std::string out;

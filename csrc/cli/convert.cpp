@@ -1,0 +1,75 @@
+#include <filesystem>
+
+#include "checkpoint/checkpoint.h"
+#include "cli/models.h"
+#include "hub/save.h"
+
+namespace contender {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Every byte is looked at before the first is written.
+void verify(const Checkpoint& c) {
+  for (const ShardFile& shard : c.manifest().files)
+    if (const std::string problem = file_problem(c.path() + "/" + shard.record.name, shard.record);
+        !problem.empty())
+      fail(ExitCode::kNoCheckpoint, "{}: {}", c.path(), problem);
+}
+
+// What goes along from the model that this one is, or comes from.
+void take_along(const ModelFiles& files, SaveOptions& save) {
+  save.companions = files.dir();
+  for (const auto& [name, place] : files.tensors())
+    if (name.ends_with(kSelectionBias) && save.dtype == DType::kBF16) save.selection_bias = place.info->dtype;
+}
+
+void from_checkpoint(const std::string& path, const ConvertOptions& o, SaveOptions save) {
+  const Checkpoint c(path);
+  verify(c);
+  const ModelConfig model = model_of_fingerprint(c.info().config_hash);
+  if (!model.path.empty() && ModelFiles::present(model.path)) take_along(ModelFiles(model.path), save);
+  save_model(
+      o.target, model,
+      [&](const ModelTensor& t, float* values) {
+        c.read_region(t.copy_of.empty() ? t.name : t.copy_of, 0, t.rows, 0, t.cols, values, t.cols);
+      },
+      save);
+}
+
+void from_model(const std::string& dir, const ConvertOptions& o, SaveOptions save) {
+  const ModelConfig model = read_model_config(dir);
+  const ModelFiles files(dir);
+  files.check(model);
+  take_along(files, save);
+  save_model(
+      o.target, model,
+      [&](const ModelTensor& t, float* values) {
+        const std::string& name = files.find(t.name) ? t.name : t.copy_of;
+        files.read(name, t.cols, 0, t.rows, 0, t.cols, values, t.cols);
+        const ModelFiles::Place& place = *files.find(name);
+        place.file->done_with(*place.info, 0, place.info->rows());
+      },
+      save);
+}
+
+}  // namespace
+
+std::string convert_model(const ConvertOptions& o) {
+  const SaveOptions save = {.dtype = o.dtype == "f32" ? DType::kF32 : DType::kBF16,
+                            .max_shard_bytes = o.max_shard_bytes};
+  if (!fs::is_directory(o.source)) fail(ExitCode::kConfig, "{}: no such directory", o.source);
+  if (fs::exists(o.source + "/config.json")) {
+    from_model(o.source, o, save);
+  } else if (fs::exists(o.source + "/" + kManifestName)) {
+    from_checkpoint(o.source, o, save);
+  } else if (const std::optional<std::string> newest = find_checkpoint(o.source)) {
+    from_checkpoint(*newest, o, save);
+  } else {
+    fail(ExitCode::kConfig,
+         "{}: neither a checkpoint, nor a run directory with one, nor a Hugging Face model", o.source);
+  }
+  return o.target + "\n";
+}
+
+}  // namespace contender

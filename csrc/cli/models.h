@@ -1,0 +1,20 @@
+// `contender convert` and `contender inspect`: models as files.
+#pragma once
+
+#include <string>
+
+#include "cli/cli.h"
+
+namespace contender {
+
+// A directory that transformers loads, from a checkpoint of ours (a run directory: its newest) or from a
+// Hugging Face directory. Returns what to print. Error(kConfig) for files that cannot be used,
+// Error(kNoCheckpoint) for a damaged checkpoint.
+std::string convert_model(const ConvertOptions& options);
+
+// What a model file, a Hugging Face directory, a checkpoint or a run directory holds: tensors, dtypes, sizes,
+// parameters in all and per token, a hash of names, shapes, types and values that does not depend on how the
+// tensors are spread over files.
+std::string inspect_model(const std::string& path);
+
+}  // namespace contender
