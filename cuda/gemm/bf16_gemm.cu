@@ -30,9 +30,17 @@ constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 
 // --- the instantiation table ---
 constexpr TileShape kTiles[] = {
-    {Side::kRows, 2, 256, 4, 2, 0},    {Side::kRows, 2, 256, 4, 1, 0},    {Side::kRows, 2, 192, 5, 1, 0},
-    {Side::kRows, 2, 128, 5, 2, 2},    {Side::kRows, 2, 128, 5, 1, 2},    {Side::kColumns, 1, 128, 8, 1, 2},
-    {Side::kColumns, 1, 64, 12, 1, 2}, {Side::kColumns, 1, 32, 16, 1, 2}, {Side::kColumns, 1, 16, 20, 1, 2},
+    {Side::kRows, 2, 256, 4, 2, 0},
+    {Side::kRows, 2, 256, 4, 1, 0},
+    {Side::kRows, 2, 192, 5, 1, 0},
+    {Side::kRows, 2, 128, 5, 2, 2},
+    {Side::kRows, 2, 128, 5, 1, 2},
+    {Side::kRows, 2, 128, 6, 2, 0, Turns::kInTurns},
+    {Side::kRows, 2, 128, 6, 1, 0, Turns::kInTurns},
+    {Side::kColumns, 1, 128, 8, 1, 2},
+    {Side::kColumns, 1, 64, 12, 1, 2},
+    {Side::kColumns, 1, 32, 16, 1, 2},
+    {Side::kColumns, 1, 16, 20, 1, 2},
 };
 
 extern __shared__ __align__(1024) uint8_t gemm_smem[];
@@ -44,7 +52,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) bf16_gemm_kernel(const __grid_
   if (threadIdx.x == 0) {
     for (int i = 0; i < T::kStages; ++i) {
       mbarrier_init(&s.full[i], 1);
-      mbarrier_init(&s.empty[i], 4 * T::kConsumers * T::kCluster);  // a lane of each warp that reads it
+      mbarrier_init(&s.empty[i], T::kReaders * T::kCluster);  // a lane of each warp that reads it
     }
     fence_mbarrier_init();
   }
@@ -59,7 +67,11 @@ __global__ void __launch_bounds__(T::kThreads, 1) bf16_gemm_kernel(const __grid_
     griddepcontrol_launch_dependents();
   } else {
     if constexpr (T::kConsumers == 2) setmaxnreg_inc<kConsumerRegisters>();
-    consume<T>(p, s, warpgroup);
+    if constexpr (T::kInTurns) {
+      consume_in_turns<T>(p, s, warpgroup);
+    } else {
+      consume<T>(p, s, warpgroup);
+    }
     __syncwarp();  // warps leave whole: without this ptxas spills
   }
   // Nobody leaves while another block may still count at its barriers.

@@ -26,12 +26,16 @@ struct Tile {
   static constexpr int kAccumulators = kQ / 2;  // of a thread
   static constexpr int kLevels = kShape.levels;
   static constexpr int kThreads = 128 * (1 + kConsumers);
+  static constexpr bool kInTurns = kShape.turns == Turns::kInTurns;
+  static constexpr int kBlocks = kInTurns ? 2 : 1;                // of 64 rows that a consumer makes
+  static constexpr int kReaders = kInTurns ? 4 : 4 * kConsumers;  // warps that read a stage
   static constexpr uint32_t kStageBytes = (kP + kQ) * kGemmDepth * 2;
   // Of a consumer: half of the tree's sums while there are chains to come, then results on their way.
   static constexpr int kStaging = kLevels == 2 && 256 * kQ > 8192 ? 256 * kQ : 8192;
   static_assert(kQ % 16 == 0 && (kSwapped || kQ % 64 == 0) && kQ % (8 * kCluster) == 0 && kQ <= 256);
   static_assert(kLevels == 0 || kLevels == 2);
-  static_assert(kAccumulators * (kLevels == 0 ? 1 : 2) <= 128, "registers of a consumer");
+  static_assert(kAccumulators * kBlocks * (kLevels == 0 ? 1 : 2) <= 128, "registers of a consumer");
+  static_assert(!kInTurns || (kConsumers == 2 && !kSwapped && kLevels == 0));
 };
 
 template <class T>
@@ -141,6 +145,11 @@ struct Ring {
   __device__ void advance() {
     if (++stage == kStages) stage = 0, parity ^= 1;
   }
+  __device__ void skip(int stages) {
+    const int to = stage + stages;
+    parity ^= to / kStages & 1;
+    stage = to % kStages;
+  }
 };
 
 template <class T>
@@ -192,19 +201,21 @@ __device__ __forceinline__ void release(GemmSmem<T>& s, int stage) {
 
 // One chain: `acc` = the sum over the blocks of a slice, in steps of 16 from its start.
 template <class T>
-__device__ __forceinline__ void multiply_chain(float (&acc)[T::kAccumulators], const GemmParams& p,
-                                               GemmSmem<T>& s, Ring<T::kStages>& ring, int warpgroup) {
+__device__ __forceinline__ void multiply_chain(float (&acc)[T::kBlocks][T::kAccumulators],
+                                               const GemmParams& p, GemmSmem<T>& s, Ring<T::kStages>& ring,
+                                               int first_row) {
   for (int kb = 0, before = 0; kb < p.k_blocks; ++kb, ring.advance()) {
     const int stage = ring.stage;
     mbarrier_wait(&s.full[stage], ring.parity, {p.stall, kGemmName, stall_word("full")});
-    const uint64_t a =
-        wgmma_descriptor<Layout::kKMajor>(smem_address(s.p[stage] + warpgroup * 64 * kGemmDepth));
+    const uint64_t a = wgmma_descriptor<Layout::kKMajor>(smem_address(s.p[stage] + first_row * kGemmDepth));
     const uint64_t b = wgmma_descriptor<Layout::kKMajor>(smem_address(s.q[stage]));
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kGemmDepth / 16; ++step) {
       const uint64_t at = step * kWgmmaStep<Layout::kKMajor>;
-      wgmma_bf16<T::kQ>(acc, a + at, b + at, kb + step);
+#pragma unroll
+      for (int block = 0; block < T::kBlocks; ++block)
+        wgmma_bf16<T::kQ>(acc[block], a + at + block * (64 * 128 >> 4), b + at, kb + step);
     }
     wgmma_commit();
     if (kb > 0) {
@@ -214,7 +225,8 @@ __device__ __forceinline__ void multiply_chain(float (&acc)[T::kAccumulators], c
     before = stage;
   }
   wgmma_wait<0>();
-  wgmma_hold(acc);
+#pragma unroll
+  for (int block = 0; block < T::kBlocks; ++block) wgmma_hold(acc[block]);
   release<T>(s, ring.stage == 0 ? T::kStages - 1 : ring.stage - 1);
 }
 
@@ -234,16 +246,17 @@ __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
 // The tree ((0+1)+(2+3)) over 1, 2 or 4 chains. The first pair's sum waits in `half`, shared memory, each
 // thread's own.
 template <class T>
-__device__ __forceinline__ void multiply_slices(float (&acc)[T::kAccumulators], const GemmParams& p,
+__device__ __forceinline__ void multiply_slices(float (&chain)[1][T::kAccumulators], const GemmParams& p,
                                                 GemmSmem<T>& s, Ring<T::kStages>& ring, int warpgroup,
                                                 uint32_t half) {
+  float(&acc)[T::kAccumulators] = chain[0];
   for (int slice = 0;; slice += 2) {
-    multiply_chain<T>(acc, p, s, ring, warpgroup);
+    multiply_chain<T>(chain, p, s, ring, warpgroup * 64);
     if (p.slices == 1) return;
     float first[T::kAccumulators];
 #pragma unroll
     for (int i = 0; i < T::kAccumulators; ++i) first[i] = acc[i];
-    multiply_chain<T>(acc, p, s, ring, warpgroup);
+    multiply_chain<T>(chain, p, s, ring, warpgroup * 64);
 #pragma unroll
     for (int i = 0; i < T::kAccumulators; ++i) acc[i] = first[i] + acc[i];
     if (slice + 2 == p.slices) {
@@ -406,6 +419,11 @@ __device__ __forceinline__ void store_columns(const float (&acc)[T::kAccumulator
   }
 }
 
+__device__ __forceinline__ OutPlace out_place(const GemmParams& p, const Place& place, int row, int col) {
+  const int64_t layer = p.offsets != nullptr ? 0 : place.layer * p.out.y_layer;
+  return {layer + row * p.out.ldy + col, place.row_end - row, p.out.n - col};
+}
+
 template <class T>
 __device__ __forceinline__ void consume(const GemmParams& p, GemmSmem<T>& s, int warpgroup) {
   const uint32_t rank = T::kCluster > 1 ? cluster_rank() : 0;
@@ -416,22 +434,51 @@ __device__ __forceinline__ void consume(const GemmParams& p, GemmSmem<T>& s, int
   Ring<T::kStages> ring;
   TileWalk<T> walk(p);
   for (Place place; walk.next(place);) {
-    float acc[T::kAccumulators];
+    float acc[1][T::kAccumulators];
     if constexpr (T::kLevels == 0) {
-      multiply_chain<T>(acc, p, s, ring, warpgroup);
+      multiply_chain<T>(acc, p, s, ring, warpgroup * 64);
     } else {
       const uint32_t half = staging + warp * (T::kStaging / 4) + threadIdx.x % 32 * 16;
       multiply_slices<T>(acc, p, s, ring, warpgroup, half);
     }
-    const int row = place.row + (T::kSwapped ? 0 : own), col = place.col + (T::kSwapped ? own : 0);
-    const int64_t layer = p.offsets != nullptr ? 0 : place.layer * p.out.y_layer;
-    const OutPlace out = {layer + row * p.out.ldy + col, place.row_end - row, p.out.n - col};
     if constexpr (T::kSwapped) {
-      store_columns<T>(acc, p.out, staging, out, packed, 1 + warpgroup);
+      const OutPlace out = out_place(p, place, place.row, place.col + own);
+      store_columns<T>(acc[0], p.out, staging, out, packed, 1 + warpgroup);
     } else {
-      store_rows<T>(acc, p.out, staging + warp * (T::kStaging / 4), out, packed);
+      const OutPlace out = out_place(p, place, place.row + own, place.col);
+      store_rows<T>(acc[0], p.out, staging + warp * (T::kStaging / 4), out, packed);
     }
   }
+}
+
+// Two consumers, every other unit each: one multiplies while the other stores.
+template <class T>
+__device__ __forceinline__ void consume_in_turns(const GemmParams& p, GemmSmem<T>& s, int warpgroup) {
+  constexpr int kTurn = 1, kBoth = 256;  // barriers kTurn and kTurn + 1 say whose turn it is
+  const uint32_t rank = T::kCluster > 1 ? cluster_rank() : 0;
+  const bool packed = p.out.y_type == DType::kBF16 && p.out.bias == nullptr && !p.out.accumulate;
+  const uint32_t staging = smem_address(s.staging[warpgroup]) + threadIdx.x / 32 % 4 * (T::kStaging / 4);
+  Ring<T::kStages> ring;
+  TileWalk<T> walk(p);
+  if (warpgroup == 1) named_barrier_arrive(kTurn, kBoth);  // the first turn is free
+  int unit = 0;
+  for (Place place; walk.next(place); ++unit) {
+    if (unit % 2 != warpgroup) {
+      ring.skip(p.k_blocks);
+      continue;
+    }
+    named_barrier_sync(kTurn + warpgroup, kBoth);
+    float acc[2][T::kAccumulators];
+    multiply_chain<T>(acc, p, s, ring, 0);
+    named_barrier_arrive(kTurn + 1 - warpgroup, kBoth);
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      const int row = place.row + static_cast<int>(rank) * T::kP + block * 64;
+      store_rows<T>(acc[block], p.out, staging, out_place(p, place, row, place.col), packed);
+    }
+  }
+  // The turn that is left over: no barrier may end half full.
+  if (unit % 2 == warpgroup) named_barrier_sync(kTurn + warpgroup, kBoth);
 }
 
 }  // namespace contender::cuda

@@ -14,6 +14,7 @@ constexpr double kSharedBytes = 128;    // operands of wgmma come from shared me
 constexpr double kL2Bytes = 44;         // of a share of the L2; neighbours that read the same line share it
 constexpr double kMemoryBytes = 18;     // of a share of the memory
 constexpr double kUnitCycles = 900;     // first bytes of a unit, last ones of its result: nothing hides them
+constexpr double kTurnCycles = 100;     // from one consumer's products to the other's
 constexpr double kEpilogueBytes = 32;   // results, per cycle; the other half of the time behind products
 
 double wgmma_cycles(const TileShape& t, double k) {
@@ -39,12 +40,14 @@ TileScore score(const TileShape& t, const ProductShape& s, int64_t sms) {
   const double tile_out = p * q * static_cast<double>(s.out_bytes);
   const double unique = static_cast<double>(s.layers) * static_cast<double>(s.n) * k * 2 +
                         static_cast<double>(s.m) * (k * 2 + static_cast<double>(s.n * s.out_bytes));
-  r.multiply = waves * (wgmma_cycles(t, k) + kUnitCycles);
+  const bool hidden = t.turns == Turns::kInTurns;  // behind the other consumer's products
+  r.multiply =
+      waves * (wgmma_cycles(t, k) + (hidden ? kTurnCycles : kUnitCycles)) + (hidden ? kUnitCycles : 0);
   // Few blocks do not fill the memory: each takes twice its share at most.
   const double busy = static_cast<double>(std::min(r.units * t.cluster, sms)) / static_cast<double>(sms);
   r.load = std::max(waves * tile_bytes / kL2Bytes,
                     unique / (kMemoryBytes * static_cast<double>(sms) * std::min(1.0, 2 * busy)));
-  r.store = waves * tile_out / kEpilogueBytes / 2;
+  r.store = (hidden ? 1 : waves) * tile_out / kEpilogueBytes / 2;
   r.total = std::max(r.multiply, r.load) + r.store;
   if ((1 << t.levels) < s.slices)
     r.reason = fmt::format("keeps sums of {} slices, {} are asked for", 1 << t.levels, s.slices);
@@ -52,8 +55,9 @@ TileScore score(const TileShape& t, const ProductShape& s, int64_t sms) {
 }
 
 std::string name_of(const TileShape& t) {
-  return fmt::format("{}x{} {}{} x {} stages{}", t.tile_m(), t.tile_n(),
+  return fmt::format("{}x{} {}{}{} x {} stages{}", t.tile_m(), t.tile_n(),
                      t.side == Side::kRows ? "rows first" : "columns first",
+                     t.turns == Turns::kInTurns ? ", in turns" : "",
                      t.cluster > 1 ? fmt::format(", cluster of {}", t.cluster) : "", t.stages,
                      t.levels > 0 ? fmt::format(", {} slices", 1 << t.levels) : "");
 }

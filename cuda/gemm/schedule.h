@@ -13,14 +13,19 @@ namespace contender::cuda {
 // N, of which few are needed where M is small.
 enum class Side { kRows, kColumns };
 
+// Consumers share a unit, 64 rows of wgmma each; or each makes units of its own, 128 rows of wgmma, and one
+// stores while the other multiplies.
+enum class Turns { kTogether, kInTurns };
+
 // One row of a table of instantiations. A unit of work is tile_m() x tile_n() of y, made by a cluster.
 struct TileShape {
   Side side = Side::kRows;
-  int consumers = 2;  // warpgroups, of 64 rows of wgmma each
+  int consumers = 2;  // warpgroups; a block has 64 rows of wgmma for each
   int wgmma_n = 256;  // its N
   int stages = 4;     // of kDepth = 64 contracted values, 128 bytes a row
   int cluster = 1;    // blocks that share a tile of w
-  int levels = 0;     // of the tree over slices, in registers: 2^levels slices
+  int levels = 0;     // of the tree over slices: 2^levels slices
+  Turns turns = Turns::kTogether;
   constexpr int wgmma_rows() const { return 64 * consumers * cluster; }
   constexpr int tile_m() const { return side == Side::kRows ? wgmma_rows() : wgmma_n; }
   constexpr int tile_n() const { return side == Side::kRows ? wgmma_n : wgmma_rows(); }

@@ -80,7 +80,7 @@ TEST_P(Bf16Gemm, EveryTileGivesTheSameBits) {
       }
     }
     EXPECT_TRUE(rounded.padding_untouched() && summed.padding_untouched() && summed_f32.padding_untouched());
-    EXPECT_LT(calc_diff(rounded, a, b, k), 4e-6);
+    EXPECT_LT(calc_diff(rounded, a, b, k), 0x1p-17);  // every rounding at its worst
   }
 }
 INSTANTIATE_TEST_SUITE_P(Ragged, Bf16Gemm, testing::ValuesIn(cuda::kRaggedShapes));
@@ -119,6 +119,50 @@ TEST(Bf16GemmInvariance, RowKeepsItsBits) {
   EXPECT_TRUE(again.same_bytes(all));
   EXPECT_TRUE(small.same_bytes(all));
   EXPECT_TRUE(slabs.same_bytes(all));
+}
+
+// Every block makes several units, consumers that take turns too, with rings that end anywhere: the rows of x
+// repeat, and so do those of y.
+TEST(Bf16GemmInvariance, ManyUnitsOfABlock) {
+  constexpr int64_t kN = 8, kK = 72, kRows = 200;
+  const Matrix x = random_bf16(kRows, kK, 9);
+  const DeviceWeight w(kN, kK, 10);
+  const DeviceTensor dx(DType::kBF16, x), want(DType::kBF16, kRows, kN);
+  bf16_gemm({}, LinearArgs{.x = dx.tensor(), .w = w.view, .y = want.tensor()});
+  const Matrix few = want.download();
+  for (int tile = 0; tile < tile_count(); ++tile) {
+    const cuda::TileShape& shape = bf16_gemm_tiles()[static_cast<size_t>(tile)];
+    if (tile > 0 && shape.turns != cuda::Turns::kInTurns) continue;  // the loop is the same as that of tile 0
+    SCOPED_TRACE(tile);
+    const int64_t m = (2 * sm_count() / shape.cluster + 5) * shape.tile_m() - 3;
+    const DeviceArray<uint16_t> many_x(m * kK), many_y(m * kN);
+    for (int64_t r = 0; r < m; r += kRows)
+      CUDA_CHECK(cudaMemcpy(many_x.data() + r * kK, dx.tensor().data, std::min(kRows, m - r) * kK * 2,
+                            cudaMemcpyDeviceToDevice));
+    bf16_gemm({},
+              LinearArgs{.x = {many_x.data(), DType::kBF16, m, kK},
+                         .w = w.view,
+                         .y = {many_y.data(), DType::kBF16, m, kN}},
+              tile);
+    const std::vector<uint16_t> got = many_y.download();
+    for (int64_t i = 0; i < m * kN; ++i)
+      ASSERT_EQ(got[static_cast<size_t>(i)], test::to_bf16(few.at(i / kN % kRows, i % kN))) << i;
+  }
+}
+
+// A deep product.
+TEST(Bf16GemmDeep, KeepsItsDistance) {
+  constexpr int64_t kM = 9, kN = 24, kK = 4136;
+  const Matrix x = random_bf16(kM, kK, 11);
+  const DeviceWeight w(kN, kK, 12);
+  const DeviceTensor dx(DType::kBF16, x), y(DType::kF32, kM, kN), half(DType::kBF16, kM, kN);
+  bf16_gemm({}, LinearArgs{.x = dx.tensor(), .w = w.view, .y = y.tensor()});
+  bf16_gemm({}, LinearArgs{.x = dx.tensor(), .w = w.view, .y = half.tensor()});
+  const auto a = [&](int64_t i, int64_t l) { return x.at(i, l); };
+  const auto b = [&](int64_t l, int64_t j) { return w.at(0, j, l); };
+  expect_product(y.download(), a, b, kK, 1);
+  EXPECT_LT(calc_diff(y.download(), a, b, kK), 1e-7);
+  EXPECT_LT(calc_diff(half.download(), a, b, kK), 2e-6);
 }
 
 // Groups begin anywhere, are empty, or longer than a tile; rows of no group stay as they are.
