@@ -2,14 +2,14 @@
 // swizzle, D in registers. BF16 (k = 16, either operand K-major or MN-major) and E4M3 (k = 32, K-major), FP32
 // sums.
 //
-// D's fragment: thread t of the warpgroup holds d[4 j + 2 h + e] = D[16 (t / 32) + t % 32 / 4 + 8 h][8 j + 2
-// (t % 4) + e]. Operands in memory, by blocks that are 128 bytes wide and lie in shared memory as TMA writes
-// them:
+// Thread t of the warpgroup holds d[4 j + 2 h + e] = D[16 (t / 32) + t % 32 / 4 + 8 h][8 j + 2 (t % 4) + e].
+// Operands in shared memory are blocks 128 bytes wide, as TMA writes them:
 //   K-major:  rows of M (N) of 128 bytes of k; the next 32 bytes of k are 32 bytes on.
 //   MN-major: rows of k of 64 elements of M (N); the next 16 of k are 2048 bytes on, the next 64 of M (N) a
 //   block on.
 // Order: wgmma_fence before the first wgmma that touches registers which others wrote, commit behind the
-// last, wait, then wgmma_hold(d) before D is read. Source: PTX ISA 9.0, wgmma; matrix-descriptor.
+// last, wait, then wgmma_hold(d) before D is read.
+// Source: PTX ISA 9.0, wgmma; matrix-descriptor.
 #pragma once
 
 #include <cstdint>
