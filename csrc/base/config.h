@@ -140,6 +140,11 @@ struct TaskConfig {
   int64_t eval_problems = 512;  // held-out problems, disjoint by canonical problem
 };
 
+// [tokenizer]
+struct TokenizerConfig {
+  std::string path;  // directory or tokenizer.json; "": that of model.path, else the byte tokenizer
+};
+
 // [reward]
 struct RewardConfig {
   std::string type = "rule";  // rule | command
@@ -204,6 +209,7 @@ struct RunConfig {
   TrainConfig train;
   SftConfig sft;
   RlConfig rl;
+  TokenizerConfig tokenizer;
   TaskConfig task;
   RewardConfig reward;
   RolloutConfig rollout;

@@ -66,7 +66,8 @@ class Checker {
   }
 
   void model_shape() {
-    if (m_.vocab_size < kTokenizerSize) {
+    const bool byte_tokenizer = c_.tokenizer.path.empty() && m_.path.empty();
+    if (byte_tokenizer && m_.vocab_size < kTokenizerSize) {
       add({"model.vocab_size"}, "{} is less than the tokenizer's {} tokens", m_.vocab_size, kTokenizerSize);
     }
     const int64_t extended =

@@ -192,6 +192,14 @@ Keys rl_keys(RlConfig& c) {
   };
 }
 
+Keys tokenizer_keys(TokenizerConfig& c) {
+  return {
+      {"path", &c.path, any(),
+       "model directory or tokenizer.json; \"\": that of model.path, without one the byte tokenizer", "",
+       kNoNumerics},
+  };
+}
+
 Keys task_keys(TaskConfig& c) {
   return {
       {"name", &c.name, words({"addition", "countdown", "reverse", "sort", "jsonl"}),
@@ -327,6 +335,7 @@ std::vector<ConfigSection> config_sections(RunConfig& c) {
       {"train", "what SFT and RL share", train_keys(c.train)},
       {"sft", "supervised fine-tuning, and rejection sampling", sft_keys(c.sft)},
       {"rl", "reinforcement learning", rl_keys(c.rl)},
+      {"tokenizer", "text to tokens", tokenizer_keys(c.tokenizer)},
       {"task", "where problems come from", task_keys(c.task)},
       {"reward", "how completions are scored", reward_keys(c.reward)},
       {"rollout", "the generation engine", rollout_keys(c.rollout)},

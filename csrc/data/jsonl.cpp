@@ -13,6 +13,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "data/chat_template_prompt.h"
 #include "data/strict_json.h"
 
 namespace contender {
@@ -37,33 +38,33 @@ const std::string& text_of(const nlohmann::json& object, const char* key) {
 }
 
 // What stands inside a turn must not begin another one.
-const std::string& turn_text(const nlohmann::json& object, const char* key) {
+const std::string& turn_text(const nlohmann::json& object, const char* key, const Tokenizer& tokenizer) {
   const std::string& text = text_of(object, key);
+  if (!tokenizer.speaks_in_tags()) return text;
   for (const char* reserved : {"<user>", "<assistant>"}) {
     if (text.find(reserved) != text.npos) refuse("\"{}\" holds {}, which separates turns", key, reserved);
   }
   return text;
 }
 
-std::string apply_template(const nlohmann::json& messages) {
+// Role and content of each message, the user's last.
+nlohmann::ordered_json checked_messages(const nlohmann::json& messages, const Tokenizer& tokenizer) {
   if (!messages.is_array() || messages.empty()) refuse("\"messages\" must be a list of messages");
-  std::string text, system;
+  auto checked = nlohmann::ordered_json::array();
   std::string expected = "user";
   for (const nlohmann::json& message : messages) {
     if (!message.is_object()) refuse("a message must be an object with role and content");
     const std::string& role = text_of(message, "role");
-    const std::string& content = turn_text(message, "content");
-    if (role == "system" && &message == &messages.front()) {
-      system = content + "\n";
-    } else if (role == expected) {
-      text += "<" + role + ">" + std::exchange(system, {}) + content;
+    const std::string& content = turn_text(message, "content", tokenizer);
+    if (role == expected) {
       expected = role == "user" ? "assistant" : "user";
-    } else {
+    } else if (role != "system" || &message != &messages.front()) {
       refuse("message of role \"{:.40}\" where {} speaks", role, expected);
     }
+    checked.push_back({{"role", role}, {"content", content}});
   }
   if (expected != "assistant") refuse("the last message must be the user's");
-  return text + "<assistant>";
+  return checked;
 }
 
 std::string squeeze_space(std::string_view text) {
@@ -78,20 +79,23 @@ std::string squeeze_space(std::string_view text) {
   return squeezed;
 }
 
-Prompt parse_line(std::string_view line) {
+Prompt parse_line(std::string_view line, const Tokenizer& tokenizer) {
   const nlohmann::json record = parse_strict_json(line);
   if (!record.is_object()) refuse("not an object");
   const bool has_prompt = record.contains("prompt"), has_messages = record.contains("messages");
   if (has_prompt == has_messages)
     refuse("{}", has_prompt ? "both \"prompt\" and \"messages\"" : "\"prompt\" is missing");
   Prompt prompt;
-  prompt.text = has_prompt ? "<user>" + turn_text(record, "prompt") + "<assistant>"
-                           : apply_template(record["messages"]);
+  if (has_prompt) {
+    set_question(tokenizer, turn_text(record, "prompt", tokenizer), prompt);
+  } else {
+    set_prompt(tokenizer, checked_messages(record["messages"], tokenizer), prompt);
+  }
   const auto answer = record.find("answer");
   const bool whole_number = answer != record.end() && answer->is_number_integer();
   prompt.answer = whole_number ? answer->dump() : text_of(record, "answer");
   prompt.task = record.contains("task") ? text_of(record, "task") : "exact";
-  if (record.contains("solution")) prompt.solution = turn_text(record, "solution");
+  if (record.contains("solution")) prompt.solution = turn_text(record, "solution", tokenizer);
   prompt.canonical = squeeze_space(prompt.text);
   return prompt;
 }
@@ -190,8 +194,7 @@ class JsonlSource final : public PromptSource {
 
   Prompt parse(std::string_view line, int64_t number) const {
     try {
-      Prompt prompt = parse_line(line);
-      prompt.tokens = tokenizer_.encode(prompt.text);
+      Prompt prompt = parse_line(line, tokenizer_);
       if (std::ssize(prompt.tokens) > max_prompt_tokens_) {
         refuse("prompt of {} tokens, task.max_prompt_tokens = {}", prompt.tokens.size(), max_prompt_tokens_);
       }

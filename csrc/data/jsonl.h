@@ -1,11 +1,10 @@
 // Prompt sets of the user: one JSON object a line, {"prompt" | "messages", "answer", "task", "solution"}.
 // Other keys are ignored.
 //
-//   prompt    text: the model sees <user>text<assistant>
+//   prompt    text: one message of the user
 //   messages  [{"role": "system" | "user" | "assistant", "content": text}, ...]: a system message first or
-//   not at all, then user and
-//             assistant in turn, user last; the system text stands before the first user text, on a line of
-//             its own
+//             not at all, then user and assistant in turn, user last. The model sees them by its chat
+//             template (chat_template_prompt.h)
 //   answer    text or a whole number: what the verifier compares with
 //   task      the verifier; "exact" when missing
 //   solution  <think>...</think><answer>...</answer>: the completion that SFT learns; RL does not need it

@@ -3,6 +3,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "data/chat_template_prompt.h"
 #include "data/task.h"
 
 namespace contender {
@@ -33,7 +34,12 @@ class ProceduralSource final : public PromptSource {
  public:
   ProceduralSource(const Task& task, const TaskConfig& config, Split split, uint64_t seed,
                    const Tokenizer& tokenizer)
-      : task_(task), difficulty_(config.difficulty), split_(split), seed_(seed), tokenizer_(tokenizer) {
+      : task_(task),
+        difficulty_(config.difficulty),
+        max_prompt_tokens_(config.max_prompt_tokens),
+        split_(split),
+        seed_(seed),
+        tokenizer_(tokenizer) {
     if (split_ == Split::kHeldOut) draw_held_out(config.eval_problems);
   }
 
@@ -48,11 +54,13 @@ class ProceduralSource final : public PromptSource {
     Prompt prompt;
     prompt.index = static_cast<uint32_t>(index);
     prompt.task = task_.name;
-    prompt.text = "<user>" + problem.question + "<assistant>";
     prompt.answer = problem.answer;
     prompt.solution = "<think>" + problem.thought + "</think><answer>" + problem.result + "</answer>";
     prompt.canonical = problem.canonical;
-    prompt.tokens = tokenizer_.encode(prompt.text);
+    set_question(tokenizer_, problem.question, prompt);
+    if (std::ssize(prompt.tokens) > max_prompt_tokens_)
+      fail(ExitCode::kConfig, "task.max_prompt_tokens = {}: a prompt of {} has {} tokens", max_prompt_tokens_,
+           task_.name, prompt.tokens.size());
     return prompt;
   }
 
@@ -86,7 +94,7 @@ class ProceduralSource final : public PromptSource {
   }
 
   const Task& task_;
-  const int64_t difficulty_;
+  const int64_t difficulty_, max_prompt_tokens_;
   const Split split_;
   const uint64_t seed_;
   const Tokenizer& tokenizer_;
@@ -104,7 +112,7 @@ std::unique_ptr<PromptSource> make_procedural_source(const TaskConfig& config, S
          task->min_difficulty, task->max_difficulty, task->unit);
   }
   const int64_t longest = task->max_question_bytes(config.difficulty) + 2;  // <user>, <assistant>
-  if (longest > config.max_prompt_tokens) {
+  if (tokenizer.speaks_in_tags() && longest > config.max_prompt_tokens) {
     fail(ExitCode::kConfig, "task.max_prompt_tokens = {}: prompts of {} with {} {} have up to {} tokens",
          config.max_prompt_tokens, task->name, config.difficulty, task->unit, longest);
   }

@@ -64,6 +64,7 @@ class ByteTokenizer final : public Tokenizer {
   int64_t vocab_size() const override { return kVocabSize; }
   std::string fingerprint() const override { return "byte-v1"; }
   const ChatTemplate* chat_template() const override { return nullptr; }
+  bool speaks_in_tags() const override { return true; }
 
  private:
   static std::vector<int32_t> encode(std::string_view text, std::string_view marks) {

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/config.h"
 #include "data/tokenizer_json.h"
 
 namespace contender {
@@ -46,6 +47,7 @@ class Tokenizer {
   virtual int64_t vocab_size() const = 0;                        // ids are below it
   virtual std::string fingerprint() const = 0;
   virtual const ChatTemplate* chat_template() const = 0;  // null: none
+  virtual bool speaks_in_tags() const { return false; }   // <user>...<assistant> are tokens of its own
 };
 
 // Ids 0..255 are bytes; 256 <eos>, 257 <think>, 258 </think>, 259 <answer>, 260 </answer>, 261 <user>, 262
@@ -67,6 +69,9 @@ std::unique_ptr<Tokenizer> make_bpe_tokenizer(BpeSpec spec, BpeIdentity identity
 // (eos_token_id, one or several), chat_template.jinja. Empty path: the byte tokenizer. Throws Error(kConfig),
 // `file: what`.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path);
+// Of a run: tokenizer.path, else the tokenizer.json of model.path, else the byte tokenizer. Error(kConfig)
+// when the model has fewer ids.
+std::unique_ptr<Tokenizer> open_tokenizer(const RunConfig& config);
 
 // Text of tokens that come one by one: a character is shown when it is whole. What is shown together is
 // decode() of the tokens, with U+FFFD for bytes that are no UTF-8.

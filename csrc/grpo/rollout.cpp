@@ -5,6 +5,7 @@
 
 #include "base/job.h"
 #include "base/timer.h"
+#include "data/chat_template_prompt.h"
 #include "grpo/trainer.h"
 
 namespace contender {
@@ -27,8 +28,8 @@ class GivenPrompts final : public PromptSource {
       : texts_(texts), tokenizer_(tokenizer) {}
   int64_t size() const override { return static_cast<int64_t>(texts_.size()); }
   Prompt at(int64_t i) const override {
-    Prompt p{.index = static_cast<uint32_t>(i), .text = "<user>" + texts_[i] + "<assistant>"};
-    p.tokens = tokenizer_.encode(p.text);
+    Prompt p{.index = static_cast<uint32_t>(i)};
+    set_question(tokenizer_, texts_[i], p);
     return p;
   }
   std::string fingerprint() const override { return "given"; }
@@ -56,7 +57,7 @@ void Trainer::submit_group(uint64_t id, const Prompt& prompt, const SampleParams
                    .num_samples = static_cast<int32_t>(num_samples),
                    .params = params,
                    .max_new_tokens = static_cast<int32_t>(stage_.rl.max_new_tokens),
-                   .stop_tokens = {tokenizer_->eos()}});
+                   .stop_tokens = tokenizer_->stop_tokens()});
 }
 
 bool Trainer::pump() {

@@ -73,7 +73,7 @@ void remove_run(const fs::path& dir) {
 // Every prompt of every stage, so that a bad line of the last stage's file does not wait for the first
 // stages.
 void check_prompt_files(const RunConfig& config) {
-  const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
+  const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(config);
   for (const StageConfig& stage : config.stages) {
     if (stage.task.name != "jsonl") continue;
     make_prompt_source(stage.task, Split::kTrain, config.seed, *tokenizer,

@@ -12,7 +12,7 @@ namespace contender {
 Trainer::Trainer(const RunConfig& config, Machine& machine)
     : config_(config), machine_(machine), results_(machine.device.get(), machine.device->compute_stream()) {
   const Runtime rt = machine.runtime();
-  tokenizer_ = make_byte_tokenizer();
+  tokenizer_ = open_tokenizer(config_);
   policy_weights_ =
       std::make_unique<WeightStore>(config_, rt.device, rt.ops, rt.exec, rt.mesh, StoreRole::kTrain);
   if (config_.model.path.empty()) policy_weights_->initialize(config_.seed);  // else they are loaded
