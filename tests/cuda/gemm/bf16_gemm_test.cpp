@@ -121,6 +121,36 @@ TEST(Bf16GemmInvariance, RowKeepsItsBits) {
   EXPECT_TRUE(slabs.same_bytes(all));
 }
 
+// Slices are the products over their columns, summed as ((0+1)+(2+3)); two on each of two ranks, then the
+// tree between the ranks, give the same bits.
+TEST(Bf16GemmSlices, AreChainsSummedInTheTree) {
+  constexpr int64_t kM = 9, kN = 40, kSlice = 24, kK = 4 * kSlice;
+  const Matrix x = random_bf16(kM, kK, 15);
+  const DeviceWeight w(kN, kK, 16);
+  const DeviceTensor dx(DType::kBF16, x), whole(DType::kF32, kM, kN);
+  bf16_gemm({}, LinearArgs{.x = dx.tensor(), .w = w.view, .y = whole.tensor(), .slices = 4});
+  const auto part = [&](int64_t begin, int64_t end, int32_t slices) {
+    Matrix columns = Matrix::poisoned(kN, end - begin);
+    for (int64_t j = 0; j < kN; ++j)
+      std::copy_n(&w.master.values[j * w.master.ld + begin], end - begin, &columns.at(j, 0));
+    const DeviceWeight local(columns, 1);
+    const DeviceTensor y(DType::kF32, kM, kN);
+    bf16_gemm(
+        {}, LinearArgs{
+                .x = dx.tensor().col_range(begin, end), .w = local.view, .y = y.tensor(), .slices = slices});
+    return y.download();
+  };
+  const Matrix got = whole.download();
+  std::vector<Matrix> slice, rank;
+  for (int64_t s = 0; s < 4; ++s) slice.push_back(part(s * kSlice, (s + 1) * kSlice, 1));
+  for (int64_t r = 0; r < 2; ++r) rank.push_back(part(2 * r * kSlice, 2 * (r + 1) * kSlice, 2));
+  for (size_t i = 0; i < got.values.size(); ++i) {
+    ASSERT_TRUE(same_bits(got.values[i], (slice[0].values[i] + slice[1].values[i]) +
+                                             (slice[2].values[i] + slice[3].values[i])));
+    ASSERT_TRUE(same_bits(got.values[i], rank[0].values[i] + rank[1].values[i]));
+  }
+}
+
 // Every block makes several units, consumers that take turns too, with rings that end anywhere: the rows of x
 // repeat, and so do those of y.
 TEST(Bf16GemmInvariance, ManyUnitsOfABlock) {
