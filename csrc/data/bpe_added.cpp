@@ -3,7 +3,7 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
 namespace contender {
 namespace {
@@ -69,8 +69,16 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
       }
     }
     nodes_[node].token = static_cast<int32_t>(t);
-    if (first_bytes_.find(tokens_[t].text[0]) == first_bytes_.npos) first_bytes_ += tokens_[t].text[0];
+    bool& known = first_byte_[static_cast<uint8_t>(tokens_[t].text[0])];
+    if (!std::exchange(known, true)) first_bytes_ += tokens_[t].text[0];
   }
+}
+
+// The next place where a token may begin.
+size_t AddedTokens::begin_of_one(std::string_view text, size_t at) const {
+  if (first_bytes_.size() == 1) return text.find(first_bytes_[0], at);
+  while (at < text.size() && !first_byte_[static_cast<uint8_t>(text[at])]) ++at;
+  return at < text.size() ? at : text.npos;
 }
 
 int32_t AddedTokens::longest_at(std::string_view text, size_t at) const {
@@ -90,7 +98,9 @@ int32_t AddedTokens::longest_at(std::string_view text, size_t at) const {
 bool AddedTokens::next(std::string_view text, std::string_view marks, size_t from, size_t at,
                        Match& match) const {
   if (tokens_.empty()) return false;
-  while ((at = text.find_first_of(first_bytes_, at)) != text.npos) {
+  for (;;) {
+    at = begin_of_one(text, at);
+    if (at == text.npos) return false;
     const int32_t found = longest_at(text, at);
     if (found < 0) {
       ++at;
@@ -115,7 +125,6 @@ bool AddedTokens::next(std::string_view text, std::string_view marks, size_t fro
     match = {token.id, begin, end, at + token.text.size()};
     return true;
   }
-  return false;
 }
 
 }  // namespace contender

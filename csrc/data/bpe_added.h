@@ -1,6 +1,8 @@
 // Where the texts of added tokens stand in a text: from left to right, the longest at each place.
 #pragma once
 
+#include <array>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -28,11 +30,13 @@ class AddedTokens {
     std::vector<std::pair<char, int32_t>> next;
     int32_t token = -1;
   };
-  int32_t longest_at(std::string_view text, size_t at) const;  // index into tokens_, -1: none
+  size_t begin_of_one(std::string_view text, size_t at) const;  // npos: none
+  int32_t longest_at(std::string_view text, size_t at) const;   // index into tokens_, -1: none
 
   std::vector<AddedToken> tokens_;
   std::vector<Node> nodes_;  // a trie; 0 is its root
   std::string first_bytes_;
+  std::array<bool, 256> first_byte_{};
 };
 
 }  // namespace contender
