@@ -1,7 +1,8 @@
 #include "data/chat_template_parse.h"
 
 #include <algorithm>
-#include <stdexcept>
+
+#include "data/chat_template_lex.h"
 
 namespace contender {
 namespace {
@@ -11,200 +12,9 @@ using NodePtr = std::unique_ptr<Node>;
 using Kind = TemplateNode::Kind;
 
 constexpr int kMaxNesting = 64, kMaxDepth = 1000;
-constexpr size_t kMaxSource = 1 << 20;
 
-struct Token {
-  enum class Type {
-    kText,
-    kName,
-    kInteger,
-    kNumber,
-    kString,
-    kOperator,
-    kPrint,
-    kEndPrint,
-    kTag,
-    kEndTag,
-    kEnd
-  };
-  Type type;
-  std::string text;
-  int line;
-};
-using Type = Token::Type;
-
-[[noreturn]] void refuse(int line, const std::string& what) {
-  throw std::runtime_error(fmt::format("line {}: {}", line, what));
-}
-
-bool space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-bool digit(char c) { return c >= '0' && c <= '9'; }
-bool letter(char c) { return c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-
-void append_character(std::string& text, uint32_t c) {
-  if (c < 0x80) {
-    text += static_cast<char>(c);
-  } else if (c < 0x800) {
-    text += {static_cast<char>(0xc0 | c >> 6), static_cast<char>(0x80 | (c & 0x3f))};
-  } else {
-    text += {static_cast<char>(0xe0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 0x3f)),
-             static_cast<char>(0x80 | (c & 0x3f))};
-  }
-}
-
-// Text and the tokens of tags, white space control applied.
-class Lexer {
- public:
-  explicit Lexer(std::string_view source) {
-    if (source.size() > kMaxSource) refuse(1, "a template of more than 1 MiB");
-    for (size_t i = 0; i < source.size(); ++i) {
-      const bool pair = source[i] == '\r' && i + 1 < source.size() && source[i + 1] == '\n';
-      if (!pair) s_ += source[i] == '\r' ? '\n' : source[i];
-    }
-    if (s_.ends_with('\n')) s_.pop_back();
-  }
-
-  std::vector<Token> run() {
-    while (at_ < s_.size()) {
-      size_t open = at_;
-      while ((open = s_.find('{', open)) != s_.npos && !opens(open)) ++open;
-      text(std::min(open, s_.size()));
-      if (at_ < s_.size()) tag();
-    }
-    add(Type::kEnd, "");
-    return std::move(tokens_);
-  }
-
- private:
-  bool opens(size_t i) const {
-    return i + 1 < s_.size() && (s_[i + 1] == '{' || s_[i + 1] == '%' || s_[i + 1] == '#');
-  }
-  void add(Type type, std::string text) { tokens_.push_back({type, std::move(text), line_}); }
-  void move_to(size_t to) {
-    line_ += static_cast<int>(
-        std::count(s_.begin() + static_cast<int64_t>(at_), s_.begin() + static_cast<int64_t>(to), '\n'));
-    at_ = to;
-  }
-
-  // Text up to a tag at `end`: "{%-" takes all white space before it, "{%" what begins its line.
-  void text(size_t end) {
-    size_t kept = end;
-    if (end < s_.size()) {
-      const char sign = end + 2 < s_.size() ? s_[end + 2] : '\0';
-      if (sign == '-') {
-        while (kept > at_ && space(s_[kept - 1])) --kept;
-      } else if (sign != '+' && s_[end + 1] != '{') {
-        size_t line = end;
-        while (line > at_ && s_[line - 1] != '\n' && space(s_[line - 1])) --line;
-        if (line == 0 || s_[line - 1] == '\n') kept = line;
-      }
-    }
-    if (kept > at_) add(Type::kText, s_.substr(at_, kept - at_));
-    move_to(end);
-  }
-
-  void tag() {
-    const char kind = s_[at_ + 1];
-    const std::string close = kind == '{' ? "}}" : kind == '%' ? "%}" : "#}";
-    if (kind == '#') {
-      const size_t end = s_.find(close, at_ + 2);
-      if (end == s_.npos) refuse(line_, "a comment without its end");
-      move_to(end);
-    } else {
-      add(kind == '{' ? Type::kPrint : Type::kTag, "");
-      move_to(at_ + 2 + (at_ + 2 < s_.size() && (s_[at_ + 2] == '-' || s_[at_ + 2] == '+')));
-      expression(close);
-      add(kind == '{' ? Type::kEndPrint : Type::kEndTag, "");
-    }
-    const char before = s_[at_ - (kind == '#' ? 1 : 0)];
-    const bool take_all = before == '-';
-    const bool keep = before == '+';
-    if (kind != '#' && (take_all || keep)) move_to(at_ + 1);
-    move_to(at_ + 2);
-    size_t next = at_;
-    if (take_all) {
-      while (next < s_.size() && space(s_[next])) ++next;
-    } else if (kind != '{' && !keep && next < s_.size() && s_[next] == '\n') {
-      ++next;
-    }
-    move_to(next);
-  }
-
-  // Tokens up to `close`, or its sign of white space control.
-  void expression(const std::string& close) {
-    int open = 0;
-    for (;;) {
-      while (at_ < s_.size() && space(s_[at_])) move_to(at_ + 1);
-      if (at_ >= s_.size()) refuse(line_, fmt::format("{} is missing", close));
-      const bool sign = s_[at_] == '-' || s_[at_] == '+';
-      if (open == 0 && s_.compare(at_ + (sign ? 1 : 0), 2, close) == 0) return;
-      const char c = s_[at_];
-      size_t end = at_ + 1;
-      if (letter(c)) {
-        while (end < s_.size() && (letter(s_[end]) || digit(s_[end]))) ++end;
-        add(Type::kName, s_.substr(at_, end - at_));
-      } else if (digit(c)) {
-        bool point = false;
-        while (end < s_.size() &&
-               (digit(s_[end]) || (s_[end] == '.' && !point && end + 1 < s_.size() && digit(s_[end + 1]))))
-          point |= s_[end++] == '.';
-        if (end - at_ > 15) refuse(line_, "a number of more than 15 digits");
-        add(point ? Type::kNumber : Type::kInteger, s_.substr(at_, end - at_));
-      } else if (c == '"' || c == '\'') {
-        end = string(c);
-      } else {
-        const std::string two = s_.substr(at_, 2);
-        const bool pair =
-            two == "==" || two == "!=" || two == "<=" || two == ">=" || two == "//" || two == "**";
-        end += pair;
-        if (!pair && std::string_view("+-*/%~<>=.:|,()[]{}").find(c) == std::string_view::npos)
-          refuse(line_, fmt::format("the character {} in a tag", s_.substr(at_, 1)));
-        open += (c == '(' || c == '[' || c == '{') - (c == ')' || c == ']' || c == '}');
-        add(Type::kOperator, s_.substr(at_, end - at_));
-      }
-      move_to(end);
-    }
-  }
-
-  // Adds the text between quotes; the place behind it.
-  size_t string(char quote) {
-    std::string text;
-    size_t i = at_ + 1;
-    for (;; ++i) {
-      if (i >= s_.size()) refuse(line_, "a text without its closing quote");
-      if (s_[i] == quote) break;
-      if (s_[i] != '\\') {
-        text += s_[i];
-        continue;
-      }
-      if (++i >= s_.size()) refuse(line_, "a text without its closing quote");
-      const size_t which = std::string_view("ntrabfv\\'\"\n").find(s_[i]);
-      if (which != std::string_view::npos) {
-        if (s_[i] != '\n') text += "\n\t\r\a\b\f\v\\'\""[which];
-      } else if (s_[i] == 'x' || s_[i] == 'u') {
-        const size_t digits = s_[i] == 'x' ? 2 : 4;
-        const std::string number = s_.substr(i + 1, digits);
-        if (number.size() != digits || number.find_first_not_of("0123456789abcdefABCDEF") != number.npos)
-          refuse(line_, "an escape without its digits");
-        const uint32_t c = static_cast<uint32_t>(std::stoul(number, nullptr, 16));
-        if (c >= 0xd800 && c < 0xe000) refuse(line_, "an escape that is no character");
-        append_character(text, c);
-        i += digits;
-      } else if (digit(s_[i]) || s_[i] == 'N' || s_[i] == 'U') {
-        refuse(line_, fmt::format("the escape \\{}", s_[i]));
-      } else {
-        text += {'\\', s_[i]};
-      }
-    }
-    add(Type::kString, text);
-    return i + 1;
-  }
-
-  std::string s_;
-  size_t at_ = 0;
-  int line_ = 1;
-  std::vector<Token> tokens_;
-};
+using Token = TemplateToken;
+using Type = TemplateToken::Type;
 
 class Parser {
  public:
@@ -212,7 +22,7 @@ class Parser {
 
   NodePtr run() {
     NodePtr root = block({});
-    if (peek().type != Type::kEnd) refuse(peek().line, "a tag without its beginning");
+    if (peek().type != Type::kEnd) refuse_template(peek().line, "a tag without its beginning");
     return root;
   }
 
@@ -225,18 +35,19 @@ class Parser {
   bool take_word(std::string_view word) { return is_word(word) && (++at_, true); }
   void need_operator(std::string_view op) {
     if (!take_operator(op))
-      refuse(peek().line, fmt::format("{} is missing before \"{:.20}\"", op, peek().text));
+      refuse_template(peek().line, fmt::format("{} is missing before \"{:.20}\"", op, peek().text));
   }
   void need_word(std::string_view word) {
-    if (!take_word(word)) refuse(peek().line, fmt::format("{} is missing", word));
+    if (!take_word(word)) refuse_template(peek().line, fmt::format("{} is missing", word));
   }
   std::string need_name() {
-    if (peek().type != Type::kName) refuse(peek().line, "a name is missing");
+    if (peek().type != Type::kName) refuse_template(peek().line, "a name is missing");
     return next().text;
   }
   void need(Type type) {
     if (next().type != type)
-      refuse(tokens_[at_ - 1].line, fmt::format("\"{:.20}\" where a tag ends", tokens_[at_ - 1].text));
+      refuse_template(tokens_[at_ - 1].line,
+                      fmt::format("\"{:.20}\" where a tag ends", tokens_[at_ - 1].text));
   }
   NodePtr make(Kind kind, std::string name = "") {
     auto node = std::make_unique<Node>();
@@ -255,7 +66,7 @@ class Parser {
   void adopt(Node& parent, NodePtr child) {
     if (child) parent.depth = std::max(parent.depth, child->depth + 1);
     if (parent.depth > kMaxDepth)
-      refuse(peek().line, fmt::format("an expression of more than {} levels", kMaxDepth));
+      refuse_template(peek().line, fmt::format("an expression of more than {} levels", kMaxDepth));
     parent.children.push_back(std::move(child));
   }
   NodePtr literal(TemplateValue value) {
@@ -265,7 +76,8 @@ class Parser {
   }
   struct Nested {
     explicit Nested(Parser& p) : p(p) {
-      if (++p.depth_ > kMaxNesting) refuse(p.peek().line, fmt::format("nested deeper than {}", kMaxNesting));
+      if (++p.depth_ > kMaxNesting)
+        refuse_template(p.peek().line, fmt::format("nested deeper than {}", kMaxNesting));
     }
     ~Nested() { --p.depth_; }
     Parser& p;
@@ -289,7 +101,7 @@ class Parser {
         ++at_;
         adopt(*node, statement());
       } else {
-        if (!until.empty()) refuse(peek().line, fmt::format("{} is missing", until.back()));
+        if (!until.empty()) refuse_template(peek().line, fmt::format("{} is missing", until.back()));
         return node;
       }
     }
@@ -313,8 +125,8 @@ class Parser {
       return body;
     }
     if (word != "break" && word != "continue")
-      refuse(line, fmt::format("the tag {:.40} is not supported", word));
-    if (loops_ == 0) refuse(line, fmt::format("{} outside a loop", word));
+      refuse_template(line, fmt::format("the tag {:.40} is not supported", word));
+    if (loops_ == 0) refuse_template(line, fmt::format("{} outside a loop", word));
     NodePtr node = make(word == "break" ? Kind::kBreak : Kind::kContinue);
     need(Type::kEndTag);
     return node;
@@ -349,7 +161,7 @@ class Parser {
     need_word("in");
     adopt(*node, or_expression());
     adopt(*node, take_word("if") ? expression() : nullptr);
-    if (is_word("recursive")) refuse(peek().line, "recursive is not supported");
+    if (is_word("recursive")) refuse_template(peek().line, "recursive is not supported");
     need(Type::kEndTag);
     ++loops_;
     adopt(*node, block({"else", "endfor"}));
@@ -431,7 +243,7 @@ class Parser {
       for (const char* o : {"==", "!=", "<=", ">=", "<", ">"})
         if (is_operator(o)) op = o;
       if (op.empty()) return node;
-      if (count > 0) refuse(peek().line, "a chain of comparisons is not supported");
+      if (count > 0) refuse_template(peek().line, "a chain of comparisons is not supported");
       at_ += negated ? 2 : 1;
       node = make_of(Kind::kBinary, op, std::move(node), operation(0));
       if (negated) node = make_of(Kind::kNot, "", std::move(node));
@@ -505,7 +317,7 @@ class Parser {
       }
       need_operator("}");
     } else {
-      refuse(peek().line, fmt::format("\"{:.20}\" where a value is expected", peek().text));
+      refuse_template(peek().line, fmt::format("\"{:.20}\" where a value is expected", peek().text));
     }
     return node;
   }
@@ -518,7 +330,7 @@ class Parser {
         node = subscript(std::move(node));
       } else if (is_operator("(")) {
         if (node->kind != Kind::kName && node->kind != Kind::kAttribute)
-          refuse(peek().line, "a call of something without a name");
+          refuse_template(peek().line, "a call of something without a name");
         node = make_of(Kind::kCall, "", std::move(node));
         arguments(*node);
       } else {
@@ -531,14 +343,14 @@ class Parser {
     int colons = 0;
     while (!is_operator("]")) {
       if (take_operator(":")) {
-        if (++colons > 2) refuse(peek().line, "a slice of more than three parts");
+        if (++colons > 2) refuse_template(peek().line, "a slice of more than three parts");
       } else {
-        if (parts[colons]) refuse(peek().line, "] is missing");
+        if (parts[colons]) refuse_template(peek().line, "] is missing");
         parts[colons] = expression();
       }
     }
     need_operator("]");
-    if (colons == 0 && !parts[0]) refuse(peek().line, "[] without a key");
+    if (colons == 0 && !parts[0]) refuse_template(peek().line, "[] without a key");
     if (colons == 0) return make_of(Kind::kItem, "", std::move(object), std::move(parts[0]));
     return make_of(Kind::kSlice, "", std::move(object), std::move(parts[0]), std::move(parts[1]),
                    std::move(parts[2]));
@@ -561,7 +373,7 @@ class Parser {
         const int line = peek().line;
         node = make_of(Kind::kFilter, need_name(), std::move(node));
         if (!known_filter(node->name))
-          refuse(line, fmt::format("the filter {:.40} is not supported", node->name));
+          refuse_template(line, fmt::format("the filter {:.40} is not supported", node->name));
         if (is_operator("(")) arguments(*node);
       } else if (take_word("is")) {
         node = test(std::move(node));
@@ -574,7 +386,8 @@ class Parser {
     const bool negated = take_word("not");
     const int line = peek().line;
     NodePtr node = make_of(Kind::kTest, need_name(), std::move(object));
-    if (!known_test(node->name)) refuse(line, fmt::format("the test {:.40} is not supported", node->name));
+    if (!known_test(node->name))
+      refuse_template(line, fmt::format("the test {:.40} is not supported", node->name));
     const bool goes_on = is_word("else") || is_word("or") || is_word("and") || is_word("is") ||
                          is_word("if") || is_word("not") || is_word("in");
     if (is_operator("(")) {
@@ -594,7 +407,7 @@ class Parser {
 }  // namespace
 
 std::unique_ptr<TemplateNode> parse_template(std::string_view source) {
-  return Parser(Lexer(source).run()).run();
+  return Parser(lex_template(source)).run();
 }
 
 }  // namespace contender
