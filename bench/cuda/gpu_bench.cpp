@@ -25,7 +25,7 @@ constexpr int kMostRuns = 50;
 constexpr double kSecondsOfRow = 0.2;
 
 struct Options {
-  bool smoke = false;
+  bool smoke = false, all = false, explain = false;
   std::string once, family;
   double seconds = 1e9;
   std::FILE* json = nullptr;
@@ -41,6 +41,7 @@ std::map<std::string, std::function<void()>>& families() {
 struct Row {
   std::string name;
   std::function<void()> run;
+  std::function<std::string()> explain;
 };
 std::vector<Row>& registered_rows() {
   static std::vector<Row> r;
@@ -171,18 +172,22 @@ const Peaks& measured() {
   return p;
 }
 
-// The time that the slower of the two peaks leaves; unknown where that one is.
-double floor_us(const Cost& cost, const Peaks& peaks) {
+// The time that the slower of the two peaks leaves; unknown where that one is. No library's FP8 is a peak of
+// the machine: twice its BF16 stands for it.
+double floor_us(const Work& work, const Peaks& peaks) {
   const Peaks sheet = datasheet_peaks();
-  const bool compute = cost.flops / (sheet.tflops * 1e6) > cost.bytes / (sheet.gbps * 1e3);
-  return compute ? cost.flops / (peaks.tflops * 1e6) : cost.bytes / (peaks.gbps * 1e3);
+  const Cost& cost = work.cost;
+  const double rate = std::max(work.tensor_rate, 1);
+  const bool compute = cost.flops / (rate * sheet.tflops * 1e6) > cost.bytes / (sheet.gbps * 1e3);
+  return compute ? cost.flops / (rate * peaks.tflops * 1e6) : cost.bytes / (peaks.gbps * 1e3);
 }
 
 // --- the table ---
 
-constexpr std::array<std::pair<const char*, const char*>, 7> kColumns = {{
+constexpr std::array<std::pair<const char*, const char*>, 8> kColumns = {{
     {"us", "{:.1f}"},
     {"TFLOP/s", "{:.1f}"},
+    {"% tensor cores", "{:.1f}"},
     {"GB/s", "{:.0f}"},
     {"% datasheet", "{:.1f}"},
     {"% measured peak", "{:.1f}"},
@@ -221,12 +226,21 @@ class Table : public benchmark::BenchmarkReporter {
   }
 };
 
+// Of rows that only explain themselves.
+class NoTable : public benchmark::BenchmarkReporter {
+ public:
+  bool ReportContext(const Context&) override { return true; }
+  void ReportRuns(const std::vector<Run>&) override {}
+};
+
 constexpr const char* kHelp =
-    "cuda_bench [--family=NAME] [--benchmark_filter=REGEX] [--seconds=N] [--json=FILE] [--smoke]\n"
+    "cuda_bench [--family=NAME] [--benchmark_filter=REGEX] [--seconds=N] [--json=FILE] [--smoke] [--all]\n"
     "  --families      names of the families, one per line\n"
     "  --seconds=N     rows that would begin later are left out\n"
     "  --json=FILE     a line of JSON per row too\n"
     "  --smoke         small shapes, no libraries: for the simulator\n"
+    "  --all           sweeps over every M, where a run takes two or three\n"
+    "  --explain       times nothing: the candidates of each row that has some, and their scores\n"
     "  --once=ROW      runs the operator of one row of --smoke once, unchecked, and prints the bytes of its "
     "cost()\n";
 
@@ -252,6 +266,10 @@ bool parse(int& argc, char** argv) {
       CHECK(o.json, "cannot write {}", v);
     } else if (arg == "--smoke") {
       o.smoke = true;
+    } else if (arg == "--all") {
+      o.all = true;
+    } else if (arg == "--explain") {
+      o.explain = true;
     } else if (arg == "--families") {
       for (const auto& [name, add] : families()) fmt::print("{}\n", name);
       return false;
@@ -274,12 +292,18 @@ void run_once(const std::string& name) {
   fail(ExitCode::kConfig, "no row {}; --smoke --benchmark_list_tests lists them", name);
 }
 
+void explain(const Row& row, benchmark::State& s) {
+  if (row.explain) fmt::print("{}\n{}\n", row.name, row.explain());
+  s.SkipWithError("not timed");
+}
+
 void run_table(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   CHECK(argc == 1, "unknown argument {} (--help)", argv[1]);
   for (const Row& row : registered_rows()) {
     benchmark::RegisterBenchmark(row.name.c_str(),
                                  [row](benchmark::State& s) {
+                                   if (options().explain) return explain(row, s);
                                    state = &s;
                                    row_name = row.name;
                                    try {
@@ -290,6 +314,11 @@ void run_table(int argc, char** argv) {
                                  })
         ->Iterations(1)
         ->UseManualTime();
+  }
+  if (options().explain) {
+    NoTable silent;
+    benchmark::RunSpecifiedBenchmarks(&silent);
+    return;
   }
   fmt::print("measured: copy {:.0f} GB/s, {}\n\n", measured().gbps,
              have_cublas() ? fmt::format("cuBLAS {:.0f} TFLOP/s", measured().tflops) : "no cuBLAS");
@@ -302,8 +331,9 @@ void run_table(int argc, char** argv) {
 bool small_shapes() { return options().smoke; }
 bool values_wanted() { return options().once.empty(); }
 bool library_wanted() { return !options().smoke; }
-void register_row(const std::string& name, std::function<void()> run) {
-  registered_rows().push_back({name, std::move(run)});
+bool every_shape() { return options().all; }
+void register_row(const std::string& name, std::function<void()> run, std::function<std::string()> explain) {
+  registered_rows().push_back({name, std::move(run), std::move(explain)});
 }
 Family::Family(const char* name, std::function<void()> add_rows) { families()[name] = std::move(add_rows); }
 
@@ -341,9 +371,11 @@ void measure(const Work& work) {
   auto& counters = state->counters;
   counters["us"] = us;
   counters["TFLOP/s"] = work.cost.flops * 1e-6 / us;
+  if (work.tensor_rate > 0)
+    counters["% tensor cores"] = 100 * counters["TFLOP/s"] / (work.tensor_rate * datasheet_peaks().tflops);
   counters["GB/s"] = work.cost.bytes * 1e-3 / us;
-  counters["% datasheet"] = 100 * floor_us(work.cost, datasheet_peaks()) / us;
-  counters["% measured peak"] = 100 * floor_us(work.cost, measured()) / us;
+  counters["% datasheet"] = 100 * floor_us(work, datasheet_peaks()) / us;
+  counters["% measured peak"] = 100 * floor_us(work, measured()) / us;
   counters["x baseline"] = baseline_us / us;
 }
 

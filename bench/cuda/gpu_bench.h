@@ -101,6 +101,8 @@ struct Work {
   std::function<void(Check&)> check;  // of what it wrote
   std::function<void()> baseline =
       {};  // the same by a library, into the same place; empty where there is none
+  // Of the tensor cores, in multiples of BF16's: 1, FP8 2. 0: a row without "% tensor cores".
+  int tensor_rate = 0;
 };
 // The row that runs: checks, then times, or says in a word why not.
 void measure(const Work& work);
@@ -108,7 +110,10 @@ void measure(const Work& work);
 bool small_shapes();
 bool values_wanted();   // random values, not just any
 bool library_wanted();  // load libraries for baselines
-void register_row(const std::string& name, std::function<void()> run);
+bool every_shape();     // --all: long sweeps too
+// `explain`: why the kernel runs as it does, for --explain.
+void register_row(const std::string& name, std::function<void()> run,
+                  std::function<std::string()> explain = {});
 
 // A row NAME/SHAPE for each shape, or each small one; Shape has text().
 template <class Shape, class F>
