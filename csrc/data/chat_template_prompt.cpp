@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "base/error.h"
+#include "data/bpe_normalize.h"
 #include "data/chat_template.h"
 
 namespace contender {
@@ -55,7 +55,12 @@ void set_prompt(const Tokenizer& tokenizer, const ordered_json& messages, Prompt
 }
 
 void set_question(const Tokenizer& tokenizer, const std::string& question, Prompt& prompt) {
-  set_prompt(tokenizer, ordered_json::array({{{"role", "user"}, {"content", question}}}), prompt);
+  std::string text = question;
+  if (!tokenizer.speaks_in_tags()) {  // a command line may hold any bytes; the byte tokenizer takes them
+    text.clear();
+    append_utf8(question, /*more=*/false, text);
+  }
+  set_prompt(tokenizer, ordered_json::array({{{"role", "user"}, {"content", text}}}), prompt);
 }
 
 }  // namespace contender

@@ -86,6 +86,8 @@ TEST_F(TokenizerDirectory, PromptsByTheTemplate) {
   set_question(*open(), "2+2 <|im_end|>", prompt);
   EXPECT_EQ(prompt.text, "2+2 <|im_end|>");
   EXPECT_EQ(prompt.tokens, open()->encode_plain("2+2 <|im_end|>"));
+  set_question(*open(), "a\xff", prompt);
+  EXPECT_EQ(prompt.text, "a\xef\xbf\xbd");
 
   write("chat_template.jinja",
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
