@@ -197,11 +197,15 @@ void row_to_f32(DType dtype, const std::byte* src, int64_t cols, float* dst) {
     std::memcpy(dst, src, static_cast<size_t>(cols) * sizeof(float));
     return;
   }
-  for (int64_t c = 0; c < cols; ++c) {
-    uint16_t half;
-    std::memcpy(&half, src + 2 * c, sizeof half);
-    dst[c] =
-        dtype == DType::kBF16 ? std::bit_cast<float>(static_cast<uint32_t>(half) << 16) : f16_to_f32(half);
+  const auto half = [src](int64_t c) {
+    uint16_t value;
+    std::memcpy(&value, src + 2 * c, sizeof value);
+    return value;
+  };
+  if (dtype == DType::kBF16) {
+    for (int64_t c = 0; c < cols; ++c) dst[c] = std::bit_cast<float>(static_cast<uint32_t>(half(c)) << 16);
+  } else {
+    for (int64_t c = 0; c < cols; ++c) dst[c] = f16_to_f32(half(c));
   }
 }
 

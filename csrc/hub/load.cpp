@@ -19,10 +19,9 @@ struct Item {
   int64_t rows() const { return flat() ? 1 : piece->rows; }
 };
 
-std::vector<float> read(const ModelFiles& files, const std::string& name, const ParamPiece& p) {
-  std::vector<float> values(static_cast<size_t>(p.rows * p.cols));
+void read(const ModelFiles& files, const std::string& name, const ParamPiece& p, std::vector<float>& values) {
+  values.resize(static_cast<size_t>(p.rows * p.cols));
   files.read(name, p.hf_cols, p.hf_row, p.rows, p.hf_col, p.cols, values.data(), p.cols);
-  return values;
 }
 
 // The second copies that the files hold, by the name of the first.
@@ -46,6 +45,7 @@ void load_weights(const ModelFiles& files, const ModelConfig& model, WeightStore
   }
   std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.order() < b.order(); });
   std::map<std::string, std::vector<std::string>> copies = copies_in(files, model);
+  std::vector<float> values, other;  // one buffer: fresh pages for every tensor take longer than its values
   for (size_t i = 0; i < items.size(); ++i) {
     if (i + 1 < items.size()) {
       const Item& next = items[i + 1];
@@ -53,13 +53,15 @@ void load_weights(const ModelFiles& files, const ModelConfig& model, WeightStore
     }
     const Item& item = items[i];
     CHECK(item.piece->cols == w.specs()[item.param].k, "{}", item.piece->hf_name);
-    const std::vector<float> values = read(files, item.piece->hf_name, *item.piece);
-    for (const std::string& copy : copies[item.piece->hf_name])
-      if (read(files, copy, *item.piece) != values)
+    read(files, item.piece->hf_name, *item.piece, values);
+    for (const std::string& copy : copies[item.piece->hf_name]) {
+      read(files, copy, *item.piece, other);
+      if (other != values)
         fail(ExitCode::kConfig,
              "{}: {} differs from {}: a module with tables of its own is not supported; set "
              "model.num_nextn_predict_layers = 0 to go without it",
              files.dir(), copy, item.piece->hf_name);
+    }
     w.set_master(item.param, item.piece->local_row, values);
     item.place->file->done_with(*item.place->info, item.row(), item.rows());
   }
