@@ -207,7 +207,7 @@ void expect_covered(const Struct& s, const std::vector<ConfigKey>& keys) {
 TEST(Config, EveryFieldHasAKey) {
   RunConfig c;
   const std::vector<ConfigSection> s = config_sections(c);
-  ASSERT_EQ(s.size(), 12u);
+  ASSERT_EQ(s.size(), 13u);
   expect_covered(c.model, s[1].keys);
   expect_covered(c.mesh, s[2].keys);
   expect_covered(c.train, s[3].keys);
