@@ -82,7 +82,8 @@ void grouped_linear(const Pass& p, const Tensor& y, const Tensor& x, int param, 
                                   .offsets = offsets});
 }
 
-void grouped_linear_dgrad(const Pass& p, const Tensor& dx, const Tensor& dy, int param, const int32_t* offsets) {
+void grouped_linear_dgrad(const Pass& p, const Tensor& dx, const Tensor& dy, int param,
+                          const int32_t* offsets) {
   if (!p.w.fp8(param))
     return p.ops.grouped_linear_dgrad(p.exec, {.dy = dy, .w = p.w.view(param), .dx = dx, .offsets = offsets});
   const ArenaScope scope(p.temp());
@@ -100,8 +101,7 @@ void linear_backward(const Pass& p, const Tensor& dy, const Tensor& x, int param
     const QTensor q = empty_rows(p, dy);
     const QTransposed dy_t = transposed(p, dy, q);
     p.ops.fp8_gemm(p.exec, {.a = q, .b = p.w.fp8_forms(param).backward, .d = dx});
-    p.ops.fp8_wgrad(p.exec,
-                    {.dy = dy_t, .x = transposed(p, x), .dw = p.w.grad(param), .accumulate = false});
+    p.ops.fp8_wgrad(p.exec, {.dy = dy_t, .x = transposed(p, x), .dw = p.w.grad(param), .accumulate = false});
     return;
   }
   p.ops.linear_dgrad(p.exec, {.dy = dy, .w = p.w.view(param), .dx = dx, .slices = slices});
@@ -112,8 +112,8 @@ void grouped_wgrad(const Pass& p, const Tensor& dy, const Tensor& x, int param, 
                    const int32_t* offsets, int64_t chunks) {
   const int64_t groups = p.w.specs()[param].groups, room = x.rows / chunks;
   if (!p.w.fp8(param)) {
-    p.ops.linear_wgrad(
-        p.exec, {.dy = dy, .x = x, .dw = p.w.grad(param), .segments = leaves, .num_groups = groups});
+    p.ops.linear_wgrad(p.exec,
+                       {.dy = dy, .x = x, .dw = p.w.grad(param), .segments = leaves, .num_groups = groups});
     return;
   }
   for (int64_t c = 0; c < chunks; ++c) {

@@ -91,10 +91,12 @@ Tensor linear(const Pass& p, const Tensor& y, const Tensor& x, int param, int32_
               const float* bias = nullptr);  // returns y
 // The same by expert: rows [offsets[g], offsets[g + 1]) with group g.
 void grouped_linear(const Pass& p, const Tensor& y, const Tensor& x, int param, const int32_t* offsets);
-void grouped_linear_dgrad(const Pass& p, const Tensor& dx, const Tensor& dy, int param, const int32_t* offsets);
+void grouped_linear_dgrad(const Pass& p, const Tensor& dx, const Tensor& dy, int param,
+                          const int32_t* offsets);
 void linear_backward(const Pass& p, const Tensor& dy, const Tensor& x, int param, const Tensor& dx,
                      const RowSegments& leaves, int32_t slices = 1);
-// dw of every expert over sorted rows: of each of `chunks` equal parts of the buffers, those that its offsets name.
+// dw of every expert over sorted rows: of each of `chunks` equal parts of the buffers, those that its offsets
+// name.
 void grouped_wgrad(const Pass& p, const Tensor& dy, const Tensor& x, int param, const RowSegments& leaves,
                    const int32_t* offsets, int64_t chunks);
 // rstd: where to keep the statistics when training, or null.

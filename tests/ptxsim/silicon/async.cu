@@ -133,14 +133,28 @@ TEST(Async, BulkWithinShared) {
 }
 
 // --- bulk reductions to global memory: every operation and type ---
-#define REDUCTIONS(X)                                                                                \
-  X("add.u32", 4)                                                                                    \
-  X("add.s32", 4)                                                                                    \
-  X("add.u64", 8)                                                                                    \
-  X("inc.u32", 4) X("dec.u32", 4) X("min.u32", 4) X("max.u32", 4) X("min.s32", 4) X("max.s32", 4)    \
-      X("min.u64", 8) X("max.s64", 8) X("and.b32", 4) X("or.b32", 4) X("xor.b32", 4) X("and.b64", 8) \
-          X("or.b64", 8) X("xor.b64", 8) X("add.f32", 4) X("add.f64", 8) X("add.noftz.f16", 2)       \
-              X("add.noftz.bf16", 2) X("min.f16", 2) X("max.f16", 2) X("min.bf16", 2) X("max.bf16", 2)
+#define REDUCTIONS(X)   \
+  X("add.u32", 4)       \
+  X("add.s32", 4)       \
+  X("add.u64", 8)       \
+  X("inc.u32", 4)       \
+  X("dec.u32", 4)       \
+  X("min.u32", 4)       \
+  X("max.u32", 4)       \
+  X("min.s32", 4)       \
+  X("max.s32", 4)       \
+  X("min.u64", 8)       \
+  X("max.s64", 8)       \
+  X("and.b32", 4)       \
+  X("or.b32", 4)        \
+  X("xor.b32", 4)       \
+  X("and.b64", 8)       \
+  X("or.b64", 8)        \
+  X("xor.b64", 8)       \
+  X("add.f32", 4)       \
+  X("add.f64", 8)       \
+  X("add.noftz.f16", 2) \
+  X("add.noftz.bf16", 2) X("min.f16", 2) X("max.f16", 2) X("min.bf16", 2) X("max.bf16", 2)
 struct Reduction {
   std::string name;
   u32 width;

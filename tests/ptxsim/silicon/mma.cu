@@ -92,12 +92,13 @@ TEST(Mma, MatrixLoadsAndStores) {
 }
 
 // --- mma.sync ---
-#define SHAPES_4_2(X)                                                                       \
-  X("m16n8k16", "bf16.bf16", kBf16, kBf16, 16)                                              \
-  X("m16n8k16", "f16.f16", kF16, kF16, 16)                                                  \
-  X("m16n8k8", "tf32.tf32", kTf32, kTf32, 8)                                                \
-  X("m16n8k32", "e4m3.e4m3", kE4m3, kE4m3, 32) X("m16n8k32", "e5m2.e4m3", kE5m2, kE4m3, 32) \
-      X("m16n8k32", "e4m3.e5m2", kE4m3, kE5m2, 32) X("m16n8k32", "e5m2.e5m2", kE5m2, kE5m2, 32)
+#define SHAPES_4_2(X)                          \
+  X("m16n8k16", "bf16.bf16", kBf16, kBf16, 16) \
+  X("m16n8k16", "f16.f16", kF16, kF16, 16)     \
+  X("m16n8k8", "tf32.tf32", kTf32, kTf32, 8)   \
+  X("m16n8k32", "e4m3.e4m3", kE4m3, kE4m3, 32) \
+  X("m16n8k32", "e5m2.e4m3", kE5m2, kE4m3, 32) \
+  X("m16n8k32", "e4m3.e5m2", kE4m3, kE5m2, 32) X("m16n8k32", "e5m2.e5m2", kE5m2, kE5m2, 32)
 #define SHAPES_2_1(X)                        \
   X("m16n8k8", "bf16.bf16", kBf16, kBf16, 8) \
   X("m16n8k8", "f16.f16", kF16, kF16, 8) X("m16n8k4", "tf32.tf32", kTf32, kTf32, 4)
