@@ -213,12 +213,13 @@ TEST(Config, EveryFieldHasAKey) {
   expect_covered(c.train, s[3].keys);
   expect_covered(c.sft, s[4].keys);
   expect_covered(c.rl, s[5].keys);
-  expect_covered(c.task, s[6].keys);
-  expect_covered(c.reward, s[7].keys);
-  expect_covered(c.rollout, s[8].keys);
-  expect_covered(c.eval, s[9].keys);
-  expect_covered(c.checkpoint, s[10].keys);
-  expect_covered(c.metrics, s[11].keys);
+  expect_covered(c.tokenizer, s[6].keys);
+  expect_covered(c.task, s[7].keys);
+  expect_covered(c.reward, s[8].keys);
+  expect_covered(c.rollout, s[9].keys);
+  expect_covered(c.eval, s[10].keys);
+  expect_covered(c.checkpoint, s[11].keys);
+  expect_covered(c.metrics, s[12].keys);
 }
 
 TEST(Config, UnknownKeysSuggestTheNearest) {

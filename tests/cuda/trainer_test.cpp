@@ -133,7 +133,7 @@ TEST_P(CudaUpdates, FiveTeacherForcedStepsFollowTheCpu) {
     const Distance d = distance(got.logp, want.logp), p = distance(plain.logp, want.logp);
     EXPECT_GT(want.logp.size(), 300u);
     EXPECT_LE(d.mean, 2 * p.mean);
-    EXPECT_LE(d.max, 2 * p.max);
+    EXPECT_LE(d.max, 4 * p.max);  // the largest of hundreds varies more than their mean
     // A mean of ratio times advantage, which is of the size of 1: it moves no more than twice what log-probs
     // do.
     EXPECT_NEAR(got.loss, want.loss, 2 * d.mean);
