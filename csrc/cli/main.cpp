@@ -50,7 +50,7 @@ std::string name_of_this_rank() {
 // rank 0's word is enough: it ends the job while the others wait.
 [[noreturn]] void end_running(ExitCode code, const std::string& message) {
   using namespace std::chrono_literals;
-  if (launcher_info().rank != 0) std::this_thread::sleep_for(200ms);
+  if (launcher_info().rank != 0) std::this_thread::sleep_for(500ms);
   const JobPosition& at = job_position();
   const bool in_step = std::string(at.phase) != JobPosition().phase;
   const std::string where = in_step ? fmt::format(" [{}, step {}, {}]", host_name(), at.step, at.phase) : "";
@@ -67,7 +67,7 @@ std::string name_of_this_rank() {
     const std::string who = rank == 0 ? "contender" : fmt::format("rank {} ({})", rank, host_name());
     std::fprintf(stderr, "%s%s\n", lines ? "" : (who + ": ").c_str(), message.c_str());
   } else {
-    std::this_thread::sleep_for(200ms);  // mpirun ends the others as soon as one has ended
+    std::this_thread::sleep_for(500ms);  // mpirun ends the others as soon as one has ended
   }
   std::fflush(nullptr);
   std::_Exit(static_cast<int>(code));

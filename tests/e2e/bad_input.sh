@@ -5,7 +5,10 @@ cd "$(dirname "$0")/../.." || exit
 . tests/e2e/lib/runs.sh
 limit_ms=${LIMIT_MS:-2000}
 
-refused() { # ranks code pattern command config arguments...: one line on stderr, in time
+# What a run says of itself before its first step: its device, and the memory plan.
+opening='^device: |^of one rank |^-+  |  [0-9.]+ [KMG]?i?B +|^$'
+
+refused() { # ranks code pattern command config arguments...: one line on stderr behind the opening, in time
   local ranks=$1 code=$2 pattern=$3 begin ms got
   shift 3
   runs=$((runs + 1))
@@ -13,6 +16,7 @@ refused() { # ranks code pattern command config arguments...: one line on stderr
   # shellcheck disable=SC2086  # MPIRUN is a list of words
   timeout -k 5 60 $MPIRUN -np "$ranks" "$contender" "$@" >"$work/out" 2>"$work/err"
   got=$?
+  sed -i -E "/$opening/d" "$work/err"
   ms=$(($(now_ms) - begin))
   [ "$got" -eq "$code" ] || complain "$*: exit code $got, not $code" "$work/err"
   grep -qE -- "$pattern" "$work/err" || complain "$*: no line matches: $pattern" "$work/err"
