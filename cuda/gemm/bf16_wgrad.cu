@@ -19,6 +19,7 @@
 // Source: PTX ISA 9.0: wgmma (matrix-descriptor, MN-major), cp.async, mbarrier.
 #include <bit>
 
+#include "cuda/common/row_cursor.cuh"
 #include "cuda/common/shared_memory.h"
 #include "cuda/common/stream.h"
 #include "cuda/gemm/bf16_gemm.h"
@@ -88,21 +89,6 @@ __device__ __forceinline__ bool count_rows(int* leaf_rows, const WgradParams& p,
   }
   return __syncthreads_or(any);
 }
-
-// Finds the row of a position in a chain; positions are asked for in ascending order.
-struct RowCursor {
-  const RowSegment* next = nullptr;      // the segment behind the one looked at
-  int start = 0, begin = 0, length = 0;  // of that: position of its first row, the row, their number
-  __device__ int row(int position) {
-    while (position - start >= length) {
-      start += length;
-      begin = next->begin;
-      length = next->end - begin;
-      ++next;
-    }
-    return begin + position - start;
-  }
-};
 
 // 16 bytes, or zeros.
 __device__ __forceinline__ void copy_16(Bf16* dst, const Bf16* src, bool present) {

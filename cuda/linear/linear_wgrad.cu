@@ -17,6 +17,7 @@
 #include <bit>
 
 #include "cuda/common/device_check.cuh"
+#include "cuda/common/row_cursor.cuh"
 #include "cuda/common/stream.h"
 #include "cuda/linear/linear_tile.cuh"
 #include "cuda/ops.h"
@@ -63,21 +64,6 @@ __device__ inline bool count_rows(int* leaf_rows, const WgradParams& p, const Ro
   }
   return __syncthreads_or(any);
 }
-
-// Finds the row of a position in a chain; positions are asked for in ascending order.
-struct RowCursor {
-  const RowSegment* next = nullptr;      // the segment behind the one looked at
-  int start = 0, begin = 0, length = 0;  // of that: position of its first row, the row, their number
-  __device__ int row(int position) {
-    while (position - start >= length) {
-      start += length;
-      begin = next->begin;
-      length = next->end - begin;
-      ++next;
-    }
-    return begin + position - start;
-  }
-};
 
 extern __shared__ __align__(128) char wgrad_smem[];
 
