@@ -3,6 +3,8 @@
 // engine wait for the device.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/cuda/backends.h"
 #include "tests/grpo/tiny_trainer.h"
 
@@ -97,15 +99,19 @@ std::vector<float> moved(const RunConfig& config, const RunResult& run) {
 }
 
 struct Distance {
-  double mean = 0, max = 0;
+  double mean = 0, most = 0, max = 0;  // most: 99 of 100 are no larger
 };
 Distance distance(const std::vector<float>& a, const std::vector<float>& b) {
   Distance d;
   EXPECT_EQ(a.size(), b.size());
+  std::vector<double> all;
   for (size_t i = 0; i < a.size(); ++i) {
-    const double x = std::abs(double(a[i]) - double(b[i]));
-    d.mean += x / static_cast<double>(a.size()), d.max = std::max(d.max, x);
+    all.push_back(std::abs(double(a[i]) - double(b[i])));
+    d.mean += all.back() / static_cast<double>(a.size());
   }
+  std::ranges::sort(all);
+  d.most = all.at(all.size() * 99 / 100);
+  d.max = all.back();
   return d;
 }
 
@@ -133,6 +139,7 @@ TEST_P(CudaUpdates, FiveTeacherForcedStepsFollowTheCpu) {
     const Distance d = distance(got.logp, want.logp), p = distance(plain.logp, want.logp);
     EXPECT_GT(want.logp.size(), 300u);
     EXPECT_LE(d.mean, 2 * p.mean);
+    EXPECT_LE(d.most, 2 * p.most);
     EXPECT_LE(d.max, 4 * p.max);  // the largest of hundreds varies more than their mean
     // A mean of ratio times advantage, which is of the size of 1: it moves no more than twice what log-probs
     // do.
