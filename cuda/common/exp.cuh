@@ -7,11 +7,12 @@
 
 namespace contender::cuda {
 
-// Within 1.1 ulp, subnormal results included; exp(0) = 1, exp(-inf) = 0, exp(NaN) = NaN. x = n ln2 + r;
-// exp(x) = 2^n (1 + r + r^2 q(r)), q a minimax polynomial of degree 5.
-__device__ inline float exp_f32(float x) {
-  x = x > 89.0f ? 89.0f : x;  // a NaN passes both
-  x = x < -105.0f ? -105.0f : x;
+// x = n ln2 + r; exp(r) = 1 + r + r^2 q(r), q a minimax polynomial of degree 5.
+struct ReducedExp {
+  float exp_r;
+  int n;  // in the low bits, below those of 1.5 * 2^23
+};
+__device__ inline ReducedExp reduced_exp(float x) {
   constexpr float kShift = 0x1.8p23f;  // adding it rounds to an integer, which stands in the low bits
   const float shifted = fmaf(x, 0x1.715476p0f, kShift);
   const float n = __fsub_rn(shifted, kShift);
@@ -23,28 +24,24 @@ __device__ inline float exp_f32(float x) {
   q = fmaf(q, r, 0x1.55548cp-5f);
   q = fmaf(q, r, 0x1.555554p-3f);
   q = fmaf(q, r, 0x1p-1f);
-  const float p = __fadd_rn(fmaf(__fmul_rn(r, r), q, r), 1.0f);
+  return {__fadd_rn(fmaf(__fmul_rn(r, r), q, r), 1.0f), __float_as_int(shifted)};
+}
+
+// Within 1.1 ulp, subnormal results included; exp(0) = 1, exp(-inf) = 0, exp(NaN) = NaN.
+__device__ inline float exp_f32(float x) {
+  x = x > 89.0f ? 89.0f : x;  // a NaN passes both
+  x = x < -105.0f ? -105.0f : x;
+  const ReducedExp e = reduced_exp(x);
   // 2^n in two factors, so that subnormal results are rounded once and overflow is infinity.
-  const int k = __float_as_int(shifted) - 0x4B400000, half = k >> 1;
-  return __fmul_rn(__fmul_rn(p, __int_as_float((half + 127) << 23)), __int_as_float((k - half + 127) << 23));
+  const int k = e.n - 0x4B400000, half = k >> 1;
+  return __fmul_rn(__fmul_rn(e.exp_r, __int_as_float((half + 127) << 23)),
+                   __int_as_float((k - half + 127) << 23));
 }
 
 // The same for x <= 0 that is not a NaN, with fewer instructions: what would be below e^-87 is 0.
 __device__ inline float exp_below_one(float x) {
-  constexpr float kShift = 0x1.8p23f;
-  const float shifted = fmaf(x, 0x1.715476p0f, kShift);
-  const float n = __fsub_rn(shifted, kShift);
-  float r = fmaf(-n, 0x1.62e4p-1f, x);
-  r = fmaf(-n, 0x1.7f7d1cp-20f, r);
-  float q = 0x1.9f077ap-13f;
-  q = fmaf(q, r, 0x1.6d8e6ep-10f);
-  q = fmaf(q, r, 0x1.111274p-7f);
-  q = fmaf(q, r, 0x1.55548cp-5f);
-  q = fmaf(q, r, 0x1.555554p-3f);
-  q = fmaf(q, r, 0x1p-1f);
-  const float p = __fadd_rn(fmaf(__fmul_rn(r, r), q, r), 1.0f);
-  // n stands in the low bits of `shifted`, and goes into the exponent of p.
-  const float y = __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
+  const ReducedExp e = reduced_exp(x);
+  const float y = __int_as_float(__float_as_int(e.exp_r) + (e.n << 23));  // n goes into the exponent
   return x < -87.0f ? 0.0f : y;
 }
 
