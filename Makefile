@@ -102,7 +102,7 @@ SIM_LDLIBS   = -Wl,--as-needed -lfmt -ldl -lrt
 NVCC      = $(TOOLKIT)/bin/nvcc
 NVCCFLAGS = -std=c++20 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_90a,code=compute_90a --no-compress -lineinfo \
   -Werror all-warnings -I. $(addprefix -Xcompiler ,$(filter -O% -g%,$(OPT)) -ffp-contract=off -Wall -Wextra -Wno-psabi) $(EXTRA_NVCCFLAGS)
-LDLIBS   = -Wl,--as-needed $(MPI_LDFLAGS) -lspdlog -lfmt -lsimdjson -lutf8proc -lpcre2-8 -lxxhash -lhwy -ldl
+LDLIBS   = -Wl,--as-needed $(MPI_LDFLAGS) -lspdlog -lfmt -lsimdjson -lutf8proc -lpcre2-8 -lxxhash -lzstd -lflint-arb -lflint -lseccomp -lhwy -ldl
 
 Q   := $(if $(filter 1,$(V)),,@)
 say  = $(if $(filter 1,$(V)),,@printf '%-5s %s\n' $1 '$2')

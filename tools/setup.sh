@@ -28,6 +28,10 @@ packages=(
   libfmt-dev libspdlog-dev                               # text, log
   libhwy-dev                                             # SIMD of the CPU kernels
   libxxhash-dev libutf8proc-dev libpcre2-dev             # checksums, Unicode, split patterns
+  libzstd-dev                                            # prompt sets as *.zst
+  libflint-dev libflint-arb-dev                          # exact and ball arithmetic of the maths verifier
+  bubblewrap libseccomp-dev python3                      # the sandbox of programs, and what runs in it
+  clang libclang-rt-dev                                  # libFuzzer
   libgtest-dev libbenchmark-dev libopenblas-pthread-dev  # tests; benches and their baseline
 )
 

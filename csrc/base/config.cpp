@@ -68,6 +68,17 @@ std::string assign_field(T* field, const ConfigKey& key, const toml::node& node)
           return fmt::format("expected a list of strings, found {} in it", type_name(item));
         value->push_back(**item.as_string());
       }
+    } else if (node.is_string()) {
+      value = T{**node.as_string()};  // a list of one
+    }
+  } else if constexpr (std::is_same_v<T, std::vector<double>>) {
+    if (const toml::array* list = node.as_array()) {
+      value.emplace();
+      for (const toml::node& item : *list) {
+        if (!item.is_number())
+          return fmt::format("expected a list of numbers, found {} in it", type_name(item));
+        value->push_back(*item.value<double>());
+      }
     }
   } else if constexpr (std::is_same_v<T, double>) {
     if (node.is_number()) value = node.value<double>();

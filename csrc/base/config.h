@@ -131,11 +131,13 @@ struct RlConfig {
   double mtp_loss_weight = 0.0;
 };
 
-// [task]: procedural task, or a JSONL file.
+// [task]: procedural task, or JSONL files.
 struct TaskConfig {
-  std::string name = "addition";      // addition | countdown | reverse | sort | jsonl
-  int64_t difficulty = 2;             // digits / numbers / letters
-  std::string train_file, eval_file;  // jsonl
+  std::string name = "addition";  // addition | countdown | reverse | sort | word_problems | jsonl
+  int64_t difficulty = 2;         // digits / numbers / letters / level
+  std::vector<std::string> train_files, eval_files;  // jsonl: *.jsonl or *.jsonl.zst
+  std::vector<double> train_weights;     // of each train file; empty: every prompt counts the same
+  std::string contamination = "report";  // 10-gram overlap with eval_files: off | report | drop | error
   int64_t max_prompt_tokens = 64;
   int64_t eval_problems = 512;  // held-out problems, disjoint by canonical problem
 };
@@ -153,7 +155,10 @@ struct RewardConfig {
   std::vector<std::string> command;    // program and arguments of the worker
   double timeout_seconds = 10.0;
   int64_t workers = 1;
-  double max_infra_errors = 0.1;  // share of samples of a step without a score before the run stops
+  double math_seconds = 3.0;       // longest check of one mathematical answer
+  double code_seconds = 10.0;      // wall clock of a program on one test
+  int64_t code_memory_mib = 1024;  // of a program
+  double max_infra_errors = 0.1;   // share of samples of a step without a score before the run stops
 };
 
 // [rollout]

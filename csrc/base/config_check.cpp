@@ -243,16 +243,22 @@ class Checker {
 
   void task(const StageView& v) {
     const bool jsonl = v.task.name == "jsonl";
-    for (const auto& [name, file] :
-         {std::pair{"train_file", &v.task.train_file}, std::pair{"eval_file", &v.task.eval_file}}) {
+    for (const auto& [name, files] :
+         {std::pair{"train_files", &v.task.train_files}, std::pair{"eval_files", &v.task.eval_files}}) {
       const std::string k = key(v, fmt::format("task.{}", name));
-      if (jsonl && file->empty()) {
+      if (jsonl && files->empty()) {
         add({k, key(v, "task.name")}, "the task jsonl needs it");
-      } else if (jsonl && !readable_file(*file)) {
-        add({k}, "there is no file \"{}\"", *file);
-      } else if (!jsonl && !file->empty()) {
+      } else if (!jsonl && !files->empty()) {
         add({k, key(v, "task.name")}, "only the task jsonl reads it, this one is {}", v.task.name);
       }
+      for (const std::string& file : *files) {
+        if (jsonl && !readable_file(file)) add({k}, "there is no file \"{}\"", file);
+      }
+    }
+    const size_t weights = v.task.train_weights.size(), files = v.task.train_files.size();
+    if (weights > 0 && weights != files) {
+      add({key(v, "task.train_weights"), key(v, "task.train_files")}, "{} weights for {} files", weights,
+          files);
     }
     if (v.task.name == "countdown" && v.task.difficulty < 2) {
       add({key(v, "task.difficulty"), key(v, "task.name")}, "countdown needs at least 2 numbers, not {}",

@@ -202,12 +202,16 @@ Keys tokenizer_keys(TokenizerConfig& c) {
 
 Keys task_keys(TaskConfig& c) {
   return {
-      {"name", &c.name, words({"addition", "countdown", "reverse", "sort", "jsonl"}),
+      {"name", &c.name, words({"addition", "countdown", "reverse", "sort", "word_problems", "jsonl"}),
        "procedural task, or jsonl: {\"prompt\"|\"messages\", \"answer\", \"task\"} per line"},
       {"difficulty", &c.difficulty, between(1, 64),
-       "digits (addition), numbers (countdown), items (reverse, sort)"},
-      {"train_file", &c.train_file, any(), "jsonl: training prompts"},
-      {"eval_file", &c.eval_file, any(), "jsonl: held-out prompts"},
+       "digits (addition), numbers (countdown), items (reverse, sort), level (word_problems)"},
+      {"train_files", &c.train_files, any(), "jsonl: training prompts, *.jsonl or *.jsonl.zst"},
+      {"train_weights", &c.train_weights, above(0),
+       "jsonl: share of each training file among the prompts; []: every prompt counts the same"},
+      {"eval_files", &c.eval_files, any(), "jsonl: held-out prompts"},
+      {"contamination", &c.contamination, words({"off", "report", "drop", "error"}),
+       "jsonl: what is done with training prompts that share 10 words in a row with a held-out one"},
       {"max_prompt_tokens", &c.max_prompt_tokens, size(), "longest prompt"},
       {"eval_problems", &c.eval_problems, size(), "held-out problems, disjoint from training"},
   };
@@ -224,6 +228,9 @@ Keys reward_keys(RewardConfig& c) {
       {"command", &c.command, any(), "command: program and arguments, speaks JSONL on stdin and stdout"},
       {"timeout_seconds", &c.timeout_seconds, above(0), "command: longest wait for a score", "", kNoNumerics},
       {"workers", &c.workers, between(1, 1024), "command: worker processes per rank", "", kNoNumerics},
+      {"math_seconds", &c.math_seconds, above(0), "longest check of a mathematical answer"},
+      {"code_seconds", &c.code_seconds, above(0), "wall clock of a program on one test"},
+      {"code_memory_mib", &c.code_memory_mib, between(16, 1 << 20), "memory of a program"},
       {"max_infra_errors", &c.max_infra_errors, between(0, 1),
        "share of a step's samples without a score that ends the run", "", kNoNumerics},
   };
@@ -371,13 +378,18 @@ std::string format_value(const ConfigField& field) {
       for (const std::string& item : *v) s += (s.empty() ? "" : ", ") + quoted(item);
       return "[" + s + "]";
     }
+    std::string operator()(const std::vector<double>* v) const {
+      std::string s;
+      for (const double item : *v) s += (s.empty() ? "" : ", ") + format_double(item);
+      return "[" + s + "]";
+    }
   };
   return std::visit(Format{}, field);
 }
 
 std::string allowed_text(const ConfigKey& key) {
-  constexpr const char* kTypes[] = {"integer",       "integer", "number",
-                                    "true or false", "string",  "list of strings"};
+  constexpr const char* kTypes[] = {"integer", "integer",         "number",         "true or false",
+                                    "string",  "list of strings", "list of numbers"};
   if (!key.rule.words.empty()) return join_words(key.rule.words, " | ");
   const std::string range = range_text(key.rule, /*show_max_size=*/false);
   return kTypes[key.field.index()] + (range.empty() ? "" : ", " + range);
@@ -389,6 +401,13 @@ std::string rule_problem(const ConfigRule& rule, const ConfigField& value) {
   }
   if (const auto* const* v = std::get_if<double*>(&value))
     return number_problem(rule, **v, fmt::format("{}", **v));
+  if (const auto* const* list = std::get_if<std::vector<double>*>(&value)) {
+    for (const double v : **list) {
+      if (std::string problem = number_problem(rule, v, fmt::format("{}", v)); !problem.empty())
+        return problem;
+    }
+    return "";
+  }
   const auto* const* word = std::get_if<std::string*>(&value);
   if (!word || rule.words.empty()) return "";
   if (std::find(rule.words.begin(), rule.words.end(), **word) != rule.words.end()) return "";

@@ -13,8 +13,8 @@
 namespace contender {
 
 // A value to read or write, inside the struct that the keys were made for.
-using ConfigField =
-    std::variant<int64_t*, uint64_t*, double*, bool*, std::string*, std::vector<std::string>*>;
+using ConfigField = std::variant<int64_t*, uint64_t*, double*, bool*, std::string*, std::vector<std::string>*,
+                                 std::vector<double>*>;
 
 struct ConfigRule {
   double min = -std::numeric_limits<double>::infinity();

@@ -214,10 +214,11 @@ class JsonlSource final : public PromptSource {
 
 std::unique_ptr<JsonlSource> open_source(const TaskConfig& task, Split split, const Tokenizer& tokenizer) {
   const bool train = split == Split::kTrain;
-  const std::string& path = train ? task.train_file : task.eval_file;
-  if (path.empty())
-    fail(ExitCode::kConfig, "task.{} is not set (task.name = \"jsonl\")", train ? "train_file" : "eval_file");
-  return std::make_unique<JsonlSource>(path, task.max_prompt_tokens, tokenizer);
+  const std::vector<std::string>& paths = train ? task.train_files : task.eval_files;
+  if (paths.empty())
+    fail(ExitCode::kConfig, "task.{} is not set (task.name = \"jsonl\")",
+         train ? "train_files" : "eval_files");
+  return std::make_unique<JsonlSource>(paths.front(), task.max_prompt_tokens, tokenizer);
 }
 
 uint64_t hash_of(const std::string& text) { return XXH3_64bits(text.data(), text.size()); }
@@ -227,7 +228,7 @@ uint64_t hash_of(const std::string& text) { return XXH3_64bits(text.data(), text
 std::unique_ptr<PromptSource> make_jsonl_source(const TaskConfig& task, Split split,
                                                 const Tokenizer& tokenizer, int64_t max_solved_tokens) {
   std::unordered_map<uint64_t, int64_t> held_out;  // canonical prompt -> its line
-  if (split == Split::kTrain && !task.eval_file.empty()) {
+  if (split == Split::kTrain && !task.eval_files.empty()) {
     open_source(task, Split::kHeldOut, tokenizer)->scan([&](int64_t line, const Prompt& prompt) {
       held_out.emplace(hash_of(prompt.canonical), line);
     });
@@ -236,8 +237,8 @@ std::unique_ptr<PromptSource> make_jsonl_source(const TaskConfig& task, Split sp
   source->scan([&](int64_t line, const Prompt& prompt) {
     const auto found = held_out.find(hash_of(prompt.canonical));
     if (found != held_out.end()) {
-      source->fail_at(
-          line, fmt::format("the same prompt as {}:{}, which is held out", task.eval_file, found->second));
+      source->fail_at(line, fmt::format("the same prompt as {}:{}, which is held out",
+                                        task.eval_files.front(), found->second));
     }
     if (max_solved_tokens == 0) return;
     if (prompt.solution.empty())

@@ -20,6 +20,7 @@ struct Prompt {
   std::string task;      // verifier: addition, countdown, reverse, sort, ...
   std::string text;      // the prompt as the model sees it, template applied
   std::string answer;    // what the verifier compares with (for countdown: "target: n1 n2 n3")
+  std::string tests;     // of a program: JSON as csrc/reward/README.md describes it; empty without
   std::string solution;  // completion for SFT: <think>...</think><answer>...</answer>; empty when unknown
   std::string
       canonical;  // problem up to symmetry (37+85 == 85+37); train and held-out sets are disjoint by it

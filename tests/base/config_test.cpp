@@ -458,11 +458,11 @@ TEST(Config, RecipesThatCannotWork) {
 }
 
 TEST(Config, TaskAndRewardFilesAndPrograms) {
-  EXPECT_EQ(problems("[task]\nname = \"jsonl\"\ntrain_file = \"/nonexistent\"\n"),
-            (Lines{"run.toml:2: task.eval_file: the task jsonl needs it",
-                   "run.toml:3: task.train_file: there is no file \"/nonexistent\""}));
-  EXPECT_EQ(problems("[task]\ntrain_file = \"a\"\n"),
-            Lines{"run.toml:2: task.train_file: only the task jsonl reads it, this one is addition"});
+  EXPECT_EQ(problems("[task]\nname = \"jsonl\"\ntrain_files = [\"/nonexistent\"]\n"),
+            (Lines{"run.toml:2: task.eval_files: the task jsonl needs it",
+                   "run.toml:3: task.train_files: there is no file \"/nonexistent\""}));
+  EXPECT_EQ(problems("[task]\ntrain_files = \"a\"\n"),
+            Lines{"run.toml:2: task.train_files: only the task jsonl reads it, this one is addition"});
   EXPECT_EQ(problems("[task]\nname = \"countdown\"\ndifficulty = 1\n"),
             Lines{"run.toml:3: task.difficulty: countdown needs at least 2 numbers, not 1"});
   EXPECT_EQ(problems("[reward]\ntype = \"command\"\n"),

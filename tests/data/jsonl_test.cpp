@@ -27,7 +27,7 @@ class JsonlPrompts : public testing::Test {
   }
 
   std::unique_ptr<PromptSource> train(const std::string& content) {
-    config_.train_file = write("train.jsonl", content);
+    config_.train_files = {write("train.jsonl", content)};
     return make_prompt_source(config_, Split::kTrain, 1, *tokenizer_, max_solved_tokens_);
   }
 
@@ -177,17 +177,17 @@ TEST_F(JsonlPrompts, HostileFilesAreBounded) {
 }
 
 TEST_F(JsonlPrompts, FilesThatCannotBeRead) {
-  config_.train_file = folder_ / "none.jsonl";
+  config_.train_files = {folder_ / "none.jsonl"};
   EXPECT_THROW(make_prompt_source(config_, Split::kTrain, 1, *tokenizer_), Error);
-  config_.train_file = folder_;
+  config_.train_files = {folder_};
   EXPECT_THROW(make_prompt_source(config_, Split::kTrain, 1, *tokenizer_), Error);
-  EXPECT_THROW(make_prompt_source(config_, Split::kHeldOut, 1, *tokenizer_), Error);  // eval_file is not set
+  EXPECT_THROW(make_prompt_source(config_, Split::kHeldOut, 1, *tokenizer_), Error);  // eval_files is not set
 }
 
 TEST_F(JsonlPrompts, HeldOutPromptsAreNotTrainedOn) {
-  config_.eval_file = write("eval.jsonl", R"({"prompt": "2+2=", "answer": "4"})"
-                                          "\n"
-                                          R"({"prompt": "3  + 3", "answer": "6"})");
+  config_.eval_files = {write("eval.jsonl", R"({"prompt": "2+2=", "answer": "4"})"
+                                            "\n"
+                                            R"({"prompt": "3  + 3", "answer": "6"})")};
   EXPECT_EQ(make_prompt_source(config_, Split::kHeldOut, 1, *tokenizer_)->size(), 2);
   EXPECT_EQ(train(kGood + kGood)->size(), 2);
   EXPECT_EQ(

@@ -40,7 +40,7 @@ refused 2 10 'max_prompt_tokens \+ max_new_tokens = 48 \+ 24 = 72 is beyond mode
 prompts() { # name: a file of prompts, from stdin
   cat >"$work/$1.jsonl"
   sed 's/^\[task\]$/&\nname = "jsonl"/; s/^steps = 8$/steps = 0/' "$config" >"$work/$1.toml"
-  sed -i "s#^\[task\]\$#&\ntrain_file = \"$work/$1.jsonl\"\neval_file = \"$work/held_out.jsonl\"#" "$work/$1.toml"
+  sed -i "s#^\[task\]\$#&\ntrain_files = \"$work/$1.jsonl\"\neval_files = \"$work/held_out.jsonl\"#" "$work/$1.toml"
 }
 bad_prompts() { # name pattern
   refused 2 10 "^rank 0: $work/$1.jsonl:?$2" train "$work/$1.toml" --run-dir "$work/no"
@@ -75,7 +75,7 @@ refused 2 10 "^rank 0: $work/beyond.jsonl:1: 72 tokens with its solution, model.
 printf '%s\n' "$solved" | prompts solved
 run solved 2 0 "$work/solved.toml" --set sft.steps=2 --set rl.steps=2
 printf '%s\n' "$good" | prompts fine
-refused 2 10 'task.train_file: there is no file' train "$work/fine.toml" --set task.train_file="$work/none.jsonl" --run-dir "$work/no"
+refused 2 10 'task.train_files: there is no file' train "$work/fine.toml" --set task.train_files="$work/none.jsonl" --run-dir "$work/no"
 run fine 2 0 "$work/fine.toml" --set rl.steps=2
 
 # Run directories and checkpoints.

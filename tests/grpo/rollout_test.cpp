@@ -222,7 +222,7 @@ TEST(GrpoRewards, JsonlPromptsAndTheUsersProgram) {
 {"prompt": "6+7=", "answer": "13"}
 )";
   RunConfig c = tiny_run();
-  c.task = {.name = "jsonl", .train_file = train, .eval_file = held_out, .max_prompt_tokens = 12};
+  c.task = {.name = "jsonl", .train_files = {train}, .eval_files = {held_out}, .max_prompt_tokens = 12};
   c.reward = {.type = "command",
               .accuracy_weight = 1,
               .format_weight = 0,

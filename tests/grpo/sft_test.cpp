@@ -77,7 +77,7 @@ TEST(Sft, LearnsTheSolutionsOfAFileAndNamesALineWithoutOne) {
   const std::string solved =
       R"({"prompt": "3+5=", "answer": "8", "solution": "<think>8</think><answer>8</answer>"})"
       "\n";
-  c.task = {.name = "jsonl", .train_file = file, .eval_file = held_out, .max_prompt_tokens = 12};
+  c.task = {.name = "jsonl", .train_files = {file}, .eval_files = {held_out}, .max_prompt_tokens = 12};
   c.sft.batch_size = 2;
   std::ofstream(file) << solved;
   {
@@ -194,7 +194,7 @@ TEST(Rejection, AsksForNoMorePromptsThanThereAre) {
                       << "\n";
   std::ofstream(held_out) << R"({"prompt": "4+5=", "answer": "9"})"
                           << "\n";
-  c.task = {.name = "jsonl", .train_file = file, .eval_file = held_out, .max_prompt_tokens = 12};
+  c.task = {.name = "jsonl", .train_files = {file}, .eval_files = {held_out}, .max_prompt_tokens = 12};
   c.sft.num_prompts = 256;
   c.sft.samples_per_prompt = 32;
   TinyTrainer t(c, "rejection", &warm_weights());
