@@ -63,6 +63,19 @@ excerpt() { # LOG
     grep -v '^|' "$1" | tail -n 40
   fi
 }
+# Of each product of the tiles' rows, the best one.
+missed_tiles() { # LOG
+  awk -F' *[|] *' '$2 ~ /_tiles\// {
+      tile = product = $2; sub(/.*\//, "", tile); sub(/\/[^\/]*$/, "", product)
+      if (!(product in gain)) order[++n] = product
+      if ($9 + 0 >= gain[product] + 0) { gain[product] = $9 + 0; best[product] = tile; us[product] = $3 }
+    }
+    END {
+      print "| product | best tile | us | x chosen |\n|---|---|--:|--:|"
+      for (i = 1; i <= n; ++i) if (gain[order[i]] > 1.03) { printf "| %s | %s | %s | %.2f |\n", order[i], best[order[i]], us[order[i]], gain[order[i]]; ++missed }
+      printf "\n%d of %d products.\n", missed, n
+    }' "$1"
+}
 query() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -1 | grep . || echo "-"; }
 text_of() { sed 's/\\/\\\\/g; s/"/\\"/g; s/[[:cntrl:]]/ /g' <<<"$1"; }
 
@@ -92,6 +105,14 @@ report() {
       echo
       grep -E '^(\||measured)' "$p" | sed 's/^measured.*/&\n/'
     done
+    [ ! -e "$work/bench-tiles.log" ] || {
+      echo
+      echo "## Tiles that the launchers' scores miss"
+      echo
+      echo "The fastest tile of each product where it is more than 3% faster than the chosen one."
+      echo
+      missed_tiles "$work/bench-tiles.log"
+    }
     for p in "${phases[@]}"; do
       IFS='|' read -r name limit seconds outcome <<<"$p"
       [[ $outcome == done* && ! $outcome =~ \ [1-9][0-9]*\ failed ]] || [ ! -s "$work/$name.log" ] || {
@@ -179,7 +200,7 @@ fi
 # At most; most families need a few seconds.
 for family in $("${run[@]}" "$bin/cuda_bench" --families); do
   case $family in
-    attention | linear | head | bf16_gemm | fp8_gemm) seconds=45 ;;
+    attention | linear | head | bf16_gemm | fp8_gemm | tiles) seconds=45 ;;
     *) seconds=15 ;;
   esac
   phase "bench-$family" $((seconds + 10)) "${run[@]}" "$bin/cuda_bench" "--family=$family" "--seconds=$seconds" "--json=$rows" "${small[@]}"
