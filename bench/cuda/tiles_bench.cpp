@@ -54,9 +54,11 @@ void fp8_tile(const GemmRow& r, int tile) {
   const DeviceData offsets = DeviceData::of(r.offsets);
   const QTensor qa = {.data = a.tensor(), .scale = a_scale.tensor()};
   const QTensor qb = {.data = b.tensor(), .scale = b_scale.tensor(), .layout = QLayout::k128x128};
-  cuda::quantize({}, {.x = DeviceData::random(kActivation, r.m, k, 1).tensor(), .q = qa});
-  cuda::quantize_weight(
-      {}, {.x = DeviceData::random(DType::kF32, groups * n, k, 2).tensor(), .num_groups = groups, .q = qb});
+  if (values_wanted()) {
+    cuda::quantize({}, {.x = DeviceData::random(kActivation, r.m, k, 1).tensor(), .q = qa});
+    cuda::quantize_weight(
+        {}, {.x = DeviceData::random(DType::kF32, groups * n, k, 2).tensor(), .num_groups = groups, .q = qb});
+  }
   time_tile(r, fp8_gemm_cost(r.m, n, k, kActivation, r.busy_groups()), 2, tile, [&](int t, const Tensor& y) {
     const Fp8GemmArgs dense = {.a = qa, .b = qb, .d = y};
     const Fp8GroupedGemmArgs grouped = {
