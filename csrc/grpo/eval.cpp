@@ -39,7 +39,7 @@ EvalResult Trainer::evaluate(int64_t problems, int64_t samples, float temperatur
   const int64_t count = std::min(problems, eval_prompts_->size());
   EvalResult r;
   r.groups = generate_all(*eval_prompts_, count, samples, {.temperature = temperature, .top_p = top_p},
-                          uint64_t{1} << 31, 0x80000000u);
+                          kEvaluationPrompts, 0x80000000u);
   double n = 0;
   for (const SampleGroup& g : r.groups) {
     for (const Sample& s : g.samples) {

@@ -257,9 +257,13 @@ std::string Run::newest_checkpoint() {
   return found;
 }
 
+void load_weights(const Checkpoint& c, const ModelConfig& model, WeightStore& weights) {
+  check_model(c, model);
+  read_weights(c, weights, "");
+}
+
 void Run::load_weights(const Checkpoint& c) {
-  check_model(c, config_.model);
-  read_weights(c, trainer_->policy_weights(), "");
+  contender::load_weights(c, config_.model, trainer_->policy_weights());
 }
 
 void Run::load(const std::string& path) {

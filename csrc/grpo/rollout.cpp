@@ -214,13 +214,12 @@ std::vector<SampleGroup> Trainer::generate_all(const PromptSource& source, int64
 std::vector<SampleGroup> Trainer::generate(const std::vector<std::string>& prompts, int64_t samples) {
   const SampleParams params{.temperature = static_cast<float>(config_.eval.temperature),
                             .top_p = static_cast<float>(config_.eval.top_p)};
-  constexpr uint64_t kFirstId = uint64_t{3} << 30;
   constexpr uint32_t kStepKey = 0x40000000u;
   if (prompts.empty())
     return generate_all(*eval_prompts_, std::min<int64_t>(8, eval_prompts_->size()), samples, params,
-                        kFirstId, kStepKey);
+                        kGivenPrompts, kStepKey);
   return generate_all(GivenPrompts(prompts, *tokenizer_), static_cast<int64_t>(prompts.size()), samples,
-                      params, kFirstId, kStepKey);
+                      params, kGivenPrompts, kStepKey);
 }
 
 std::map<std::string, std::string> Trainer::save_memory() const {

@@ -85,6 +85,10 @@ class Run {
   double last_accuracy_ = 0;     // of the last evaluation at T = 1 in an SFT stage
 };
 
+// The weights of a checkpoint into the shards of this rank, on any layout. Error(kConfig) when they are of
+// another model.
+void load_weights(const Checkpoint& checkpoint, const ModelConfig& model, WeightStore& weights);
+
 // How a command that trains ends: says so when there was nothing left to train; writes the report, says
 // where.
 void close_run(Run& run);

@@ -55,6 +55,7 @@ void RolloutEngine::submit(RolloutRequest request) { impl_->core.scheduler().sub
 void RolloutEngine::cancel(uint64_t id) { impl_->core.scheduler().cancel(id); }
 bool RolloutEngine::step() { return impl_->core.step(); }
 std::vector<Completion> RolloutEngine::poll() { return impl_->core.scheduler().take_completions(); }
+const Completion* RolloutEngine::peek(uint64_t id) const { return impl_->core.scheduler().in_flight(id); }
 void RolloutEngine::set_weights(int64_t version) { impl_->core.set_weights(version); }
 bool RolloutEngine::idle() const { return impl_->core.scheduler().idle(); }
 std::string RolloutEngine::save_state() const { return impl_->core.scheduler().save(); }

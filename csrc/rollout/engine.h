@@ -17,6 +17,11 @@
 
 namespace contender {
 
+// Prompts of training are numbered from 0, those of evaluations and those that somebody types from here on:
+// no two have the same draws.
+inline constexpr uint32_t kEvaluationPrompts = uint32_t{1} << 31, kGivenPrompts = uint32_t{3} << 30;
+std::string prompt_name(uint32_t index);  // for messages: "prompt 7", "prompt 7 of the evaluation", ...
+
 struct RolloutRequest {
   uint64_t id = 0;              // of the group; samples come back as (id, sample)
   uint32_t prompt_index = 0;    // Philox key
@@ -65,6 +70,9 @@ class RolloutEngine {
   bool step();
   // Completions finished since the last call, in no particular order.
   std::vector<Completion> poll();
+  // The first sample of a request as far as it is; null when it is finished, or not known. Until the next
+  // call of anything.
+  const Completion* peek(uint64_t id) const;
   // The weights have changed: cached keys and values are of the old version and are dropped; sequences in
   // flight continue under the new weights after their prefix is computed again.
   void set_weights(int64_t version);

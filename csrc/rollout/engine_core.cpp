@@ -157,13 +157,12 @@ void EngineCore::take_results() {
   }
   // The sampler marks a row of logits that are not numbers.
   const auto bad = std::ranges::find(token_, -1);
-  if (bad != token_.end())
-    fail(
-        ExitCode::kNonFinite,
-        "sampling: the logits of prompt {}, sample {}, token {} are not finite; the weights or the cache are "
-        "damaged: go back to the last checkpoint",
-        keys_[bad - token_.begin()].prompt, keys_[bad - token_.begin()].sample,
-        keys_[bad - token_.begin()].position);
+  if (bad == token_.end()) return;
+  const SampleKey& key = keys_[bad - token_.begin()];
+  fail(ExitCode::kNonFinite,
+       "sampling: the logits of {}, sample {}, token {} are not finite; the weights or the cache are damaged: "
+       "go back to the last checkpoint",
+       prompt_name(key.prompt), key.sample, key.position);
 }
 
 }  // namespace contender

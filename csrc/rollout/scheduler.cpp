@@ -6,6 +6,13 @@
 
 namespace contender {
 
+std::string prompt_name(uint32_t index) {
+  if (index >= kGivenPrompts) return fmt::format("prompt {} of the command line", index - kGivenPrompts);
+  if (index >= kEvaluationPrompts)
+    return fmt::format("prompt {} of the evaluation", index - kEvaluationPrompts);
+  return fmt::format("prompt {}", index);
+}
+
 Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), pages_(limits.num_pages) {
   CHECK(limits.max_sequences >= 1 && limits.max_tokens_per_step >= 1, "sequences {} tokens {}",
         limits.max_sequences, limits.max_tokens_per_step);
@@ -28,14 +35,13 @@ void Scheduler::check_request(const RolloutRequest& request) const {
   const int64_t length = prompt + request.max_new_tokens;
   if (length > limits_.max_positions) {
     fail(ExitCode::kConfig,
-         "prompt {} has {} tokens; with {} new ones it needs {} positions, model.max_position_embeddings is "
-         "{}",
-         request.prompt_index, prompt, request.max_new_tokens, length, limits_.max_positions);
+         "{} has {} tokens; with {} new ones it needs {} positions, model.max_position_embeddings is {}",
+         prompt_name(request.prompt_index), prompt, request.max_new_tokens, length, limits_.max_positions);
   }
   if (pages_for(length - 1) > limits_.num_pages) {
     fail(ExitCode::kOutOfMemory,
-         "prompt {} of {} tokens with {} new ones needs {} KV pages of {} rows, rollout.kv_pages is {}",
-         request.prompt_index, prompt, request.max_new_tokens, pages_for(length - 1), limits_.page_size,
+         "{}, {} tokens, with {} new ones needs {} KV pages of {} rows, rollout.kv_pages is {}",
+         prompt_name(request.prompt_index), prompt, request.max_new_tokens, pages_for(length - 1), limits_.page_size,
          limits_.num_pages);
   }
 }
@@ -95,6 +101,13 @@ void Scheduler::sweep() {
 }
 
 std::vector<Completion> Scheduler::take_completions() { return std::exchange(completions_, {}); }
+
+const Completion* Scheduler::in_flight(uint64_t id) const {
+  for (const auto& group : groups_)
+    if (group->request.id == id && !group->sequences.front().done)
+      return &group->sequences.front().completion;
+  return nullptr;
+}
 
 RolloutStats Scheduler::take_stats() {
   stats_.peak_pages = pages_.take_peak();

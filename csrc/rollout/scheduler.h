@@ -89,6 +89,7 @@ class Scheduler {
   // Forgets every cached row; sequences keep their tokens.
   void drop_cache();
   std::vector<Completion> take_completions();
+  const Completion* in_flight(uint64_t id) const;  // RolloutEngine::peek
   RolloutStats take_stats();
 
   // State is a list of self-delimiting records, one per group or unread completion: states of several ranks
