@@ -73,6 +73,15 @@ std::string name_of_this_rank() {
   std::_Exit(static_cast<int>(code));
 }
 
+ChatModel checked_chat_model(const Command& command) {
+  try {
+    return open_chat_model(command.chat, command.overrides, launcher_info().size);
+  } catch (const Error& e) {
+    const std::string what = e.what();
+    end_with(e.code(), what, /*lines=*/what.find('\n') != std::string::npos);
+  }
+}
+
 RunConfig checked_config(const Command& command) {
   RunConfig config;
   try {
@@ -88,9 +97,10 @@ RunConfig checked_config(const Command& command) {
   return config;
 }
 
-bool uses_command_reward(const RunConfig& config) {
+// A prompt set may name any task: math and code are verified by processes, like a reward program.
+bool needs_reward_workers(const RunConfig& config) {
   for (const StageConfig& s : config.stages) {
-    if (s.reward.type == "command") return true;
+    if (s.reward.type == "command" || s.task.name == "jsonl" || s.task.name == "word_problems") return true;
   }
   return false;
 }
@@ -114,8 +124,11 @@ int run_application(const Command& command, const RunConfig& config) {
 
 int run_on_ranks(Command command, int argc, char** argv) {
   for (const std::string& fault : command.faults) add_fault(fault);
-  RunConfig config = checked_config(command);
-  if (uses_command_reward(config)) start_worker_server();  // its processes must know nothing of MPI and CUDA
+  const bool chats = !command.chat.model.empty();
+  ChatModel chat;
+  if (chats) chat = checked_chat_model(command);
+  RunConfig config = chats ? chat.config : checked_config(command);
+  if (needs_reward_workers(config)) start_worker_server();  // its processes must know nothing of MPI and CUDA
   const std::string asked = config.device;
   const DeviceChoice choice = choose_device(asked);
   init_mpi(&argc, &argv);
@@ -123,7 +136,9 @@ int run_on_ranks(Command command, int argc, char** argv) {
   end_on_memory_errors(name_of_this_rank());
   command.run.backend = make_backend(choice, asked);
   config.device = choice.device;  // every size of the run follows from it
-  const int code = run_application(command, config);
+  chat.config.device = choice.device;
+  const int code =
+      chats ? run_chat(chat, command.chat, command.run.backend) : run_application(command, config);
   finalize_mpi();
   return code;
 }

@@ -1,154 +1,33 @@
 #include "reward/command_rewarder.h"
 
-#include <poll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <condition_variable>
-#include <csignal>
-#include <cstring>
-#include <deque>
-#include <mutex>
-#include <thread>
-
 #include "base/error.h"
-#include "base/timer.h"
 #include "reward/rule_rewarder.h"
-#include "reward/worker.h"
+#include "reward/worker_pool.h"
 
 namespace contender {
 namespace {
 
-// One thread talks to all workers, so scoring goes on and timeouts are kept while the caller does something
-// else.
 class CommandRewarder final : public Rewarder {
  public:
   CommandRewarder(const RewardConfig& config, int64_t max_new_tokens, int64_t overlong_buffer)
-      : config_(config), max_new_tokens_(max_new_tokens), overlong_buffer_(overlong_buffer) {
-    for (int i = 0; i < config_.workers; ++i) {
-      workers_.push_back(std::make_unique<RewardWorker>(i, config_));
-      const int error = workers_.back()->start();
-      if (error != 0)
-        fail(ExitCode::kConfig, "reward.command: cannot run \"{}\": {}", config_.command[0],
-             std::strerror(error));
-    }
-    wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    CHECK(wake_ >= 0, "eventfd: {}", std::strerror(errno));
-    // Signals are for the main thread; SIGPIPE, of a worker that is gone, for nobody.
-    sigset_t all, before;
-    sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { run(); });
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  }
-
-  ~CommandRewarder() override {
-    {
-      std::lock_guard lock(mutex_);
-      ending_ = true;
-    }
-    wake();
-    thread_.join();
-    ::close(wake_);
-  }
+      : config_(config),
+        max_new_tokens_(max_new_tokens),
+        overlong_buffer_(overlong_buffer),
+        pool_(WorkerKind::kCommand, config) {}
 
   void submit(ScoreRequest request) override {
-    RewardJob job{score_text(config_, max_new_tokens_, overlong_buffer_, request), request_line(request)};
-    weigh(config_, 0, &job.score);  // the worker's part is added when it replies
-    {
-      std::lock_guard lock(mutex_);
-      queue_.push_back(std::move(job));
-      ++unfinished_;
-    }
-    wake();
+    Score score = score_text(config_, max_new_tokens_, overlong_buffer_, request);
+    weigh(config_, 0, &score);  // the worker's part is added when it replies
+    pool_.submit(request, std::move(score));
   }
 
-  std::vector<Score> poll() override {
-    std::lock_guard lock(mutex_);
-    return std::exchange(finished_, {});
-  }
-
-  std::vector<Score> drain() override {
-    std::unique_lock lock(mutex_);
-    all_finished_.wait(lock, [&] { return unfinished_ == 0; });
-    return std::exchange(finished_, {});
-  }
+  std::vector<Score> poll() override { return pool_.poll(); }
+  std::vector<Score> drain() override { return pool_.drain(); }
 
  private:
-  void wake() {
-    const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t written = ::write(wake_, &one, sizeof one);
-  }
-
-  void run() {
-    while (give_jobs()) {
-      wait();
-      for (const auto& worker : workers_) {
-        if (std::optional<Score> score = worker->advance(now_ns())) finish(std::move(*score));
-      }
-    }
-  }
-
-  // Hands waiting jobs to idle workers. False when the rewarder ends.
-  bool give_jobs() {
-    for (const auto& worker : workers_) {
-      while (!worker->busy()) {
-        std::optional<RewardJob> job;
-        {
-          std::lock_guard lock(mutex_);
-          if (ending_) return false;
-          if (queue_.empty()) return true;
-          job = std::move(queue_.front());
-          queue_.pop_front();
-        }
-        if (worker->start() == 0) {
-          worker->begin(std::move(*job));
-        } else {
-          job->score.valid = false;
-          job->score.status = "unavailable";
-          finish(std::move(job->score));
-        }
-      }
-    }
-    std::lock_guard lock(mutex_);
-    return !ending_;
-  }
-
-  // Until a pipe is ready, a request runs out of time, or submit() or the destructor calls.
-  void wait() {
-    std::vector<pollfd> polled = {{wake_, POLLIN, 0}};
-    int64_t deadline_ns = INT64_MAX;
-    for (const auto& worker : workers_) {
-      worker->add_polled(&polled);
-      if (worker->busy()) deadline_ns = std::min(deadline_ns, worker->deadline_ns());
-    }
-    const int64_t left_ms =
-        deadline_ns == INT64_MAX ? -1 : std::max<int64_t>(0, ceil_div(deadline_ns - now_ns(), 1'000'000));
-    ::poll(polled.data(), polled.size(), static_cast<int>(std::min<int64_t>(left_ms, 1'000'000)));
-    uint64_t calls;
-    [[maybe_unused]] const ssize_t read = ::read(wake_, &calls, sizeof calls);
-  }
-
-  void finish(Score score) {
-    std::lock_guard lock(mutex_);
-    finished_.push_back(std::move(score));
-    if (--unfinished_ == 0) all_finished_.notify_all();
-  }
-
   const RewardConfig config_;
   const int64_t max_new_tokens_, overlong_buffer_;
-  int wake_ = -1;
-  std::vector<std::unique_ptr<RewardWorker>> workers_;  // of the thread, once it runs
-
-  std::mutex mutex_;  // of all below
-  std::condition_variable all_finished_;
-  std::deque<RewardJob> queue_;
-  std::vector<Score> finished_;
-  int64_t unfinished_ = 0;
-  bool ending_ = false;
-
-  std::thread thread_;
+  WorkerPool pool_;
 };
 
 }  // namespace
@@ -156,7 +35,6 @@ class CommandRewarder final : public Rewarder {
 std::unique_ptr<Rewarder> make_command_rewarder(const RewardConfig& config, int64_t max_new_tokens,
                                                 int64_t overlong_buffer) {
   if (config.command.empty()) fail(ExitCode::kConfig, "reward.command is empty (reward.type = \"command\")");
-  start_worker_server();
   return std::make_unique<CommandRewarder>(config, max_new_tokens, overlong_buffer);
 }
 

@@ -7,8 +7,9 @@
 //
 // `id` comes back as it was, `score` is any finite number and stands where a rule would give its accuracy:
 //   reward = accuracy_weight * score + format_weight * format + language_weight * language + overlong.
-// `accuracy`, for the metrics, defaults to the score. Bytes of a completion that are not UTF-8 arrive as
-// U+FFFD. stderr goes to the log.
+// `accuracy`, for the metrics, defaults to the score; "status", a word for the log, to ok; "valid": false
+// says that there is no score: the sample leaves the batch. "tests" is in the request when the prompt has
+// them. Bytes of a completion that are not UTF-8 arrive as U+FFFD. stderr goes to the log.
 //
 // A worker that dies, takes longer than reward.timeout_seconds (its own start included) or answers anything
 // else is killed with all its descendants and started again for the next request; the sample leaves the

@@ -28,10 +28,11 @@ struct Score {
   float language = 0;         // share of words of the target language in the thought
   float overlong = 0;         // soft penalty, <= 0
   bool valid = true;          // false: infrastructure error, the sample leaves the batch
-  std::string status = "ok";  // ok; command: timeout, died, garbage, unavailable
+  std::string status = "ok";  // ok; of workers: timeout, died, garbage, unavailable, or their own word
 };
 
-// Exact verifiers, one per task (addition, countdown, reverse, sort; exact: the same text): 1 when the only
+// Exact verifiers, one per task (addition, countdown, reverse, sort; exact: the same text; math and code have
+// workers of their own): 1 when the only
 // <answer>...</answer> behind the only </think> is right, else 0. Never throw on model output; Error(kConfig)
 // for an unknown task or a malformed countdown answer.
 float verify_accuracy(const std::string& task, const std::string& completion, const std::string& answer);
@@ -55,7 +56,7 @@ class Rewarder {
 };
 
 // Reward workers must descend from a process forked before MPI starts: call first thing in main when
-// reward.type may be "command".
+// reward.type may be "command" or a prompt's task math or code.
 void start_worker_server();
 
 std::unique_ptr<Rewarder> make_rewarder(const RewardConfig& config, int64_t max_new_tokens,

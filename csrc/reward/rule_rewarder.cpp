@@ -1,30 +1,53 @@
 #include "reward/rule_rewarder.h"
 
-#include "base/error.h"
+#include <utility>
+
+#include "reward/worker_pool.h"
 
 namespace contender {
 namespace {
 
-// Rules cost microseconds, so they run at once in submit().
+// Rules about text cost microseconds: they run at once, in submit(). Maths and programs go to worker
+// processes, which start with the first prompt that needs them.
 class RuleRewarder final : public Rewarder {
  public:
   RuleRewarder(const RewardConfig& config, int64_t max_new_tokens, int64_t overlong_buffer)
       : config_(config), max_new_tokens_(max_new_tokens), overlong_buffer_(overlong_buffer) {}
 
   void submit(ScoreRequest request) override {
+    const std::string& task = request.prompt->task;
     Score score = score_text(config_, max_new_tokens_, overlong_buffer_, request);
-    score.accuracy = verify_accuracy(request.prompt->task, request.completion, request.prompt->answer);
+    if (task == "math") return hand_over(WorkerKind::kMath, &math_, request, std::move(score));
+    if (task == "code") return hand_over(WorkerKind::kCode, &code_, request, std::move(score));
+    score.accuracy = verify_accuracy(task, request.completion, request.prompt->answer);
     weigh(config_, score.accuracy, &score);
     finished_.push_back(std::move(score));
   }
 
-  std::vector<Score> poll() override { return std::exchange(finished_, {}); }
-  std::vector<Score> drain() override { return poll(); }
+  std::vector<Score> poll() override { return collect(&WorkerPool::poll); }
+  std::vector<Score> drain() override { return collect(&WorkerPool::drain); }
 
  private:
+  void hand_over(WorkerKind kind, std::unique_ptr<WorkerPool>* pool, const ScoreRequest& request,
+                 Score score) {
+    if (!*pool) *pool = std::make_unique<WorkerPool>(kind, config_);
+    weigh(config_, 0, &score);  // the verifier's part is added when it replies
+    (*pool)->submit(request, std::move(score));
+  }
+
+  std::vector<Score> collect(std::vector<Score> (WorkerPool::*finished_of)()) {
+    std::vector<Score> all = std::exchange(finished_, {});
+    for (const auto* pool : {&math_, &code_}) {
+      if (!*pool) continue;
+      for (Score& score : ((**pool).*finished_of)()) all.push_back(std::move(score));
+    }
+    return all;
+  }
+
   const RewardConfig config_;
   const int64_t max_new_tokens_, overlong_buffer_;
   std::vector<Score> finished_;
+  std::unique_ptr<WorkerPool> math_, code_;
 };
 
 }  // namespace

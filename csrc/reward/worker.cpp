@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -17,6 +18,7 @@ namespace {
 
 constexpr size_t kMaxReplyBytes = 64 << 10;
 constexpr size_t kMaxErrorLineBytes = 500;
+constexpr size_t kMaxStatusBytes = 64;
 constexpr int64_t kMaxErrorLines = 200;  // per worker and run
 constexpr int64_t kMaxStopsLogged = 20;  // per worker and run
 
@@ -46,18 +48,51 @@ float finite_number(const nlohmann::json& reply, const char* key) {
   return value;
 }
 
-}  // namespace
-
-std::string request_line(const ScoreRequest& request) {
-  const nlohmann::ordered_json json = {{"id", request.id},
-                                       {"task", request.prompt->task},
-                                       {"prompt", request.prompt->text},
-                                       {"completion", request.completion},
-                                       {"answer", request.prompt->answer}};
-  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+std::optional<std::string> optional_text(const nlohmann::json& reply, const char* key, size_t max_bytes) {
+  const auto found = reply.find(key);
+  if (found == reply.end()) return {};
+  if (!found->is_string()) throw std::runtime_error(fmt::format("\"{}\" is not a text", key));
+  return printable(found->get<std::string>(), max_bytes);
 }
 
-RewardWorker::RewardWorker(int index, const RewardConfig& config) : index_(index), config_(config) {}
+bool flag_or_true(const nlohmann::json& reply, const char* key) {
+  const auto found = reply.find(key);
+  if (found == reply.end()) return true;
+  if (!found->is_boolean()) throw std::runtime_error(fmt::format("\"{}\" is not true or false", key));
+  return found->get<bool>();
+}
+
+// The verifier of programs keeps each test's time itself; this is for one that hangs. Every test is an
+// object.
+double longest_seconds(WorkerKind kind, const RewardConfig& config, const Prompt& prompt) {
+  if (kind == WorkerKind::kCommand) return config.timeout_seconds;
+  if (kind == WorkerKind::kMath) return config.math_seconds;
+  const auto tests = std::count(prompt.tests.begin(), prompt.tests.end(), '{');
+  return (config.code_seconds + 2) * static_cast<double>(tests + 2);
+}
+
+// An answer that exhausts the verifier of maths is a wrong one; any other failure is not the model's.
+bool scores_zero(WorkerKind kind, std::string_view status) {
+  return kind == WorkerKind::kMath && (status == "died" || status == "timeout");
+}
+
+}  // namespace
+
+RewardJob make_job(WorkerKind kind, const RewardConfig& config, const ScoreRequest& request, Score score) {
+  const Prompt& prompt = *request.prompt;
+  nlohmann::ordered_json json = {{"id", request.id},
+                                 {"task", prompt.task},
+                                 {"prompt", prompt.text},
+                                 {"completion", request.completion},
+                                 {"answer", prompt.answer}};
+  if (!prompt.tests.empty()) json["tests"] = prompt.tests;
+  return {std::move(score),
+          json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n",
+          longest_seconds(kind, config, prompt)};
+}
+
+RewardWorker::RewardWorker(WorkerKind kind, int index, const RewardConfig& config)
+    : kind_(kind), index_(index), config_(config) {}
 
 RewardWorker::~RewardWorker() {
   if (process_.pid < 0) return;
@@ -66,12 +101,12 @@ RewardWorker::~RewardWorker() {
   stop_worker(&process_);
 }
 
-int RewardWorker::start() { return process_.pid >= 0 ? 0 : spawn_worker(config_.command, &process_); }
+int RewardWorker::start() { return process_.pid >= 0 ? 0 : spawn_worker(kind_, config_, &process_); }
 
 void RewardWorker::begin(RewardJob job) {
   CHECK(!busy() && process_.pid >= 0);
   unsent_ += job.line;  // behind the rest of a request that was answered before it was read
-  deadline_ns_ = now_ns() + static_cast<int64_t>(config_.timeout_seconds * 1e9);
+  deadline_ns_ = now_ns() + static_cast<int64_t>(job.seconds * 1e9);
   job_ = std::move(job);
 }
 
@@ -89,12 +124,12 @@ std::optional<Score> RewardWorker::advance(int64_t now_ns) {
   std::optional<Failure> failure = read_reply(&finished);
   if (!failure) failure = write_request();
   if (!failure && busy() && now_ns >= deadline_ns_) {
-    failure = Failure{"timeout", fmt::format("no reply in {} s", config_.timeout_seconds)};
+    failure = Failure{"timeout", fmt::format("no reply in {} s", job_->seconds)};
   }
   if (!failure) return finished;
   if (busy()) {
     finished = std::move(job_->score);
-    finished->valid = false;
+    finished->valid = scores_zero(kind_, failure->status);
     finished->status = failure->status;
     job_.reset();
   }
@@ -143,6 +178,8 @@ std::optional<RewardWorker::Failure> RewardWorker::take_reply(std::string_view l
     Score& score = job_->score;
     const float value = finite_number(reply, "score");
     score.accuracy = reply.contains("accuracy") ? finite_number(reply, "accuracy") : value;
+    if (auto status = optional_text(reply, "status", kMaxStatusBytes)) score.status = std::move(*status);
+    score.valid = flag_or_true(reply, "valid");
     score.reward += static_cast<float>(config_.accuracy_weight * value);
     *finished = std::move(score);
     job_.reset();
@@ -163,10 +200,8 @@ void RewardWorker::read_errors() {
 
 void RewardWorker::log_errors(bool all) {
   const auto log_line = [&](std::string_view line) {
-    if (++lines_logged_ <= kMaxErrorLines)
-      log_info("reward worker {}: {}", index_, printable(line, kMaxErrorLineBytes));
-    if (lines_logged_ == kMaxErrorLines)
-      log_warn("reward worker {}: the rest of its stderr is not shown", index_);
+    if (++lines_logged_ <= kMaxErrorLines) log_info("{}: {}", name(), printable(line, kMaxErrorLineBytes));
+    if (lines_logged_ == kMaxErrorLines) log_warn("{}: the rest of its stderr is not shown", name());
   };
   size_t begin = 0;
   for (size_t end = errors_.find('\n'); end != errors_.npos; end = errors_.find('\n', begin)) {
@@ -180,14 +215,19 @@ void RewardWorker::log_errors(bool all) {
   }
 }
 
+std::string RewardWorker::name() const {
+  constexpr const char* kNames[] = {"reward", "math", "code"};
+  return fmt::format("{} worker {}", kNames[static_cast<int>(kind_)], index_);
+}
+
 void RewardWorker::stop(const std::string& why) {
   read_errors();  // its last words
   log_errors(true);
   const std::string end = stop_worker(&process_);
   unsent_.clear();
   received_.clear();
-  if (++stops_ <= kMaxStopsLogged) log_warn("reward worker {} stopped ({}; {})", index_, why, end);
-  if (stops_ == kMaxStopsLogged) log_warn("reward worker {}: its further stops are not shown", index_);
+  if (++stops_ <= kMaxStopsLogged) log_warn("{} stopped ({}; {})", name(), why, end);
+  if (stops_ == kMaxStopsLogged) log_warn("{}: its further stops are not shown", name());
 }
 
 }  // namespace contender

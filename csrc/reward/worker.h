@@ -13,13 +13,15 @@ namespace contender {
 // A request and the score that the reply completes.
 struct RewardJob {
   Score score;
-  std::string line;  // with its newline
+  std::string line;    // with its newline
+  double seconds = 0;  // longest time to the reply
 };
-std::string request_line(const ScoreRequest& request);
+// `score` holds what the rules about the text gave.
+RewardJob make_job(WorkerKind kind, const RewardConfig& config, const ScoreRequest& request, Score score);
 
 class RewardWorker {
  public:
-  RewardWorker(int index, const RewardConfig& config);
+  RewardWorker(WorkerKind kind, int index, const RewardConfig& config);
   ~RewardWorker();
   RewardWorker(const RewardWorker&) = delete;
   RewardWorker& operator=(const RewardWorker&) = delete;
@@ -44,8 +46,10 @@ class RewardWorker {
   std::optional<Failure> take_reply(std::string_view line, std::optional<Score>* finished);
   void read_errors();
   void log_errors(bool all);
+  std::string name() const;
   void stop(const std::string& why);
 
+  const WorkerKind kind_;
   const int index_;
   const RewardConfig& config_;
   WorkerProcess process_;

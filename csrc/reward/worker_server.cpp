@@ -14,17 +14,30 @@
 #include <cstring>
 #include <mutex>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
+#include "reward/code_worker.h"
+#include "reward/math_worker.h"
 #include "reward/reward.h"
 
 namespace contender {
+
+[[gnu::weak]] int run_code_worker(const RewardConfig&) { return 127; }
+
 namespace {
 
 constexpr size_t kMaxMessageBytes = 64 << 10;
 constexpr int kReplyTimeoutSeconds = 10;
-constexpr char kSpawn = 'S',
-               kStop = 'K';  // first byte of a request; then the arguments, each with its 0, or the pid
+// First byte of a request. Behind it: the arguments, each with its 0; a Verifier; a pid.
+constexpr char kSpawn = 'S', kVerify = 'V', kStop = 'K';
+
+// What a verifier needs to know.
+struct Verifier {
+  WorkerKind kind;
+  double math_seconds, code_seconds;
+  int64_t code_memory_mib;
+};
 
 struct Reply {
   int32_t error = 0;  // errno
@@ -60,18 +73,31 @@ struct Pipe {
   ~Pipe() { close_all({&read, &write}); }
 };
 
-[[noreturn]] void become_worker(char** argv, pid_t server, const Pipe& in, const Pipe& out, const Pipe& err,
-                                int failure_fd) {
+void become_worker(pid_t server, const Pipe& in, const Pipe& out, const Pipe& err) {
   ::setpgid(0, 0);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != server) ::_exit(127);  // it died before the line above
   ::dup2(in.read, STDIN_FILENO);
   ::dup2(out.write, STDOUT_FILENO);
   ::dup2(err.write, STDERR_FILENO);
+}
+
+[[noreturn]] void run_program(char** argv, int failure_fd) {
   ::execvp(argv[0], argv);
   const int32_t error = errno;
   [[maybe_unused]] const ssize_t written = ::write(failure_fd, &error, sizeof error);
   ::_exit(127);
+}
+
+[[noreturn]] void run_verifier(const Verifier& verifier) {
+  ::close_range(STDERR_FILENO + 1, ~0U, 0);  // nothing of the server; and it learns that the child runs
+  RewardConfig config;
+  config.math_seconds = verifier.math_seconds;
+  config.code_seconds = verifier.code_seconds;
+  config.code_memory_mib = verifier.code_memory_mib;
+  const bool maths = verifier.kind == WorkerKind::kMath;
+  ::prctl(PR_SET_NAME, maths ? "math-worker" : "code-worker");
+  ::_exit(maths ? run_math_worker(config) : run_code_worker(config));
 }
 
 class Server {
@@ -84,10 +110,20 @@ class Server {
       const ssize_t size =
           retry_interrupted([&] { return ::recv(socket_, message.data(), message.size(), 0); });
       if (size <= 0) break;  // the rank is gone
+      const char* const body = message.data() + 1;
       if (message[0] == kSpawn) {
-        spawn(message.data() + 1, message.data() + size);
+        std::vector<char*> argv;
+        for (char* argument = message.data() + 1; argument < message.data() + size;
+             argument += std::strlen(argument) + 1)
+          argv.push_back(argument);
+        argv.push_back(nullptr);
+        spawn([&](int failure_fd) { run_program(argv.data(), failure_fd); });
+      } else if (message[0] == kVerify) {
+        Verifier verifier;
+        std::memcpy(&verifier, body, sizeof verifier);
+        spawn([&](int) { run_verifier(verifier); });
       } else {
-        stop(message.data() + 1);
+        stop(body);
       }
     }
     for (const pid_t worker : workers_) ::kill(-worker, SIGKILL);
@@ -96,11 +132,8 @@ class Server {
   }
 
  private:
-  void spawn(char* begin, char* end) {
-    std::vector<char*> argv;
-    for (char* argument = begin; argument < end; argument += std::strlen(argument) + 1)
-      argv.push_back(argument);
-    argv.push_back(nullptr);
+  template <class Run>
+  void spawn(Run run) {
     Pipe in, out, err, failure;
     Reply reply;
     if (!in.open() || !out.open() || !err.open() || !failure.open()) {
@@ -109,13 +142,16 @@ class Server {
     }
     const pid_t server = ::getpid();
     reply.pid = ::fork();
-    if (reply.pid == 0) become_worker(argv.data(), server, in, out, err, failure.write);
+    if (reply.pid == 0) {
+      become_worker(server, in, out, err);
+      run(failure.write);
+    }
     if (reply.pid < 0) {
       reply.error = errno;
       return send(reply, {});
     }
     close_all({&failure.write});
-    // Closed without a word by a successful exec.
+    // Closed without a word when the worker runs.
     if (retry_interrupted([&] { return ::read(failure.read, &reply.error, sizeof reply.error); }) > 0) {
       retry_interrupted([&] { return ::waitpid(reply.pid, nullptr, 0); });
       return send(reply, {});
@@ -292,10 +328,17 @@ void start_worker_server() {
   CHECK(registered == 0);
 }
 
-int spawn_worker(const std::vector<std::string>& command, WorkerProcess* worker) {
-  std::string request(1, kSpawn);
-  for (const std::string& argument : command) request += argument + '\0';
-  if (request.size() > kMaxMessageBytes) return E2BIG;
+int spawn_worker(WorkerKind kind, const RewardConfig& config, WorkerProcess* worker) {
+  std::string request;
+  if (kind == WorkerKind::kCommand) {
+    request = kSpawn;
+    for (const std::string& argument : config.command) request += argument + '\0';
+    if (request.size() > kMaxMessageBytes) return E2BIG;
+  } else {
+    request = kVerify;
+    const Verifier verifier = {kind, config.math_seconds, config.code_seconds, config.code_memory_mib};
+    request.append(reinterpret_cast<const char*>(&verifier), sizeof verifier);
+  }
   Reply reply;
   return call_server(request, &reply, worker);
 }

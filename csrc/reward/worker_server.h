@@ -10,18 +10,24 @@
 #include <sys/types.h>
 
 #include <string>
-#include <vector>
+
+#include "base/config.h"
 
 namespace contender {
+
+// What a worker is: the user's program (reward.command), or one of our own verifiers, a function that the
+// forked child runs itself.
+enum class WorkerKind { kCommand, kMath, kCode };
 
 struct WorkerProcess {
   pid_t pid = -1;                   // also its process group; -1: not running
   int in = -1, out = -1, err = -1;  // our ends of its stdin, stdout and stderr; non-blocking
 };
 
-// Runs command[0] (looked up in PATH) with its arguments. Returns 0, or the errno that says why there is no
-// worker; ECONNRESET when the server is gone.
-int spawn_worker(const std::vector<std::string>& command, WorkerProcess* worker);
+// Returns 0, or the errno that says why there is no worker; ECONNRESET when the server is gone. Command:
+// config.command[0] is looked up in PATH. The others get math_seconds, code_seconds and code_memory_mib of
+// the configuration and nothing else of it.
+int spawn_worker(WorkerKind kind, const RewardConfig& config, WorkerProcess* worker);
 
 // Kills the worker and all that descends from it, closes the pipes, and says how it ended: "exit status 3",
 // "signal 9 (Killed)".
