@@ -57,7 +57,7 @@ class Supervisor {
       read_result();
       if (now_ns() < deadline_ns_) continue;
       if (killed_) break;  // it does not end
-      kill(begun_ ? End::kTimeout : End::kBroken, "bubblewrap was not ready in time");
+      begun_ ? kill(End::kTimeout) : kill(End::kBroken, "bubblewrap was not ready in time");
     }
     if (killed_ && sandbox_.status.open()) ::kill(-sandbox_.monitor, SIGKILL);
     collect();

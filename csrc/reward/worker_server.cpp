@@ -22,9 +22,6 @@
 #include "reward/reward.h"
 
 namespace contender {
-
-[[gnu::weak]] int run_code_worker(const RewardConfig&) { return 127; }
-
 namespace {
 
 constexpr size_t kMaxMessageBytes = 64 << 10;
