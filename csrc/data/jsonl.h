@@ -1,16 +1,8 @@
-// Prompt sets of the user: one JSON object a line, {"prompt" | "messages", "answer", "task", "solution"}.
-// Other keys are ignored.
+// Prompt sets of the user: files of one JSON object a line (jsonl_line.h), plain or compressed by zstd.
 //
-//   prompt    text: one message of the user
-//   messages  [{"role": "system" | "user" | "assistant", "content": text}, ...]: a system message first or
-//             not at all, then user and assistant in turn, user last. The model sees them by its chat
-//             template (chat_template_prompt.h)
-//   answer    text or a whole number: what the verifier compares with
-//   task      the verifier; "exact" when missing
-//   solution  <think>...</think><answer>...</answer>: the completion that SFT learns; RL does not need it
-//
-// The file is checked from end to end before the run begins; only the place and the hash of each line are
-// kept in memory.
+// How several files become one order of training is in mixture.h; what is done with training prompts that are
+// like held-out ones, in contamination.h. Of several held-out files each has its part among the first
+// prompts.
 #pragma once
 
 #include <memory>
@@ -21,7 +13,7 @@ namespace contender {
 
 // The prompts of task.train_files or task.eval_files. Throws Error(kConfig), `file:line: what`, for the first
 // bad line; for a file without prompts; and, for the train split, for a prompt that is also in
-// task.eval_files. max_solved_tokens as in prompts.h.
+// task.eval_files (left out instead with task.contamination = "drop"). max_solved_tokens as in prompts.h.
 std::unique_ptr<PromptSource> make_jsonl_source(const TaskConfig& task, Split split,
                                                 const Tokenizer& tokenizer, int64_t max_solved_tokens);
 

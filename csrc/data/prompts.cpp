@@ -5,6 +5,10 @@
 
 namespace contender {
 
+int64_t PromptSource::index_at(uint64_t seed, int64_t position) const {
+  return shuffled_index(seed, size(), position);
+}
+
 std::unique_ptr<PromptSource> make_prompt_source(const TaskConfig& task, Split split, uint64_t seed,
                                                  const Tokenizer& tokenizer, int64_t max_solved_tokens) {
   if (task.name == "jsonl") return make_jsonl_source(task, split, tokenizer, max_solved_tokens);

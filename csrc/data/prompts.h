@@ -33,6 +33,10 @@ class PromptSource {
   virtual int64_t size() const = 0;             // number of prompts; procedural train sets: a large number
   virtual Prompt at(int64_t index) const = 0;   // 0 <= index < size()
   virtual std::string fingerprint() const = 0;  // of the content, recorded in checkpoints
+  // The prompt at a position >= 0 of training. Pure function; by default epoch-wise shuffled.
+  virtual int64_t index_at(uint64_t seed, int64_t position) const;
+  // What the user should hear before the run, one line; empty: nothing.
+  virtual std::string note() const { return ""; }
 };
 
 enum class Split { kTrain, kHeldOut };

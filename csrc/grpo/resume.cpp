@@ -118,8 +118,10 @@ void for_shard_rectangles(const WeightStore& w, F f) {
   }
 }
 
-Json state_json(const TrainState& s, double last_accuracy, const std::string& stage_before) {
+Json state_json(const TrainState& s, const std::string& prompts, double last_accuracy,
+                const std::string& stage_before) {
   return {{"stage", s.stage},
+          {"prompts", prompts},
           {"step", s.step},
           {"global_step", s.global_step},
           {"updates", s.updates},
@@ -176,14 +178,15 @@ void Run::save() {
   TrainState& state = trainer_->state();
   const AllGather all_gather = [&](const std::string& s) { return mesh.world().all_gather_bytes("save", s); };
   try {
-    CheckpointWriter writer(config_.dir,
-                            {.run_id = run_id_,
-                             .step = state.global_step,
-                             .layout = {m.tp, m.dp, m.ep, m.np()},
-                             .config_hash = config_fingerprint(config_),
-                             .tokenizer_hash = trainer_->tokenizer().fingerprint(),
-                             .state = state_json(state, last_accuracy_, stage_before_).dump()},
-                            mesh.rank(), all_gather);
+    CheckpointWriter writer(
+        config_.dir,
+        {.run_id = run_id_,
+         .step = state.global_step,
+         .layout = {m.tp, m.dp, m.ep, m.np()},
+         .config_hash = config_fingerprint(config_),
+         .tokenizer_hash = trainer_->tokenizer().fingerprint(),
+         .state = state_json(state, trainer_->prompts_fingerprint(), last_accuracy_, stage_before_).dump()},
+        mesh.rank(), all_gather);
     std::vector<ShardTensor> tensors;
     add_weights(w, "", tensors);
     writer.add_file(fmt::format("model-{:05d}.safetensors", mesh.rank()), tensors);
@@ -293,6 +296,10 @@ void Run::load(const std::string& path) {
   trainer_->engine().set_weights(w.version());
   if (s.step > 0 && s.stage < static_cast<int64_t>(config_.stages.size())) {
     trainer_->begin_stage(config_.stages[s.stage]);
+    const std::string prompts = trainer_->prompts_fingerprint();
+    if (state.value("prompts", prompts) != prompts)  // not in checkpoints of earlier builds
+      fail(ExitCode::kConfig,
+           "{} was written with other training prompts: task.train_files have changed since", path);
     if (trainer_->reference_weights() && c.has("ref/model.norm.weight"))
       read_weights(c, *trainer_->reference_weights(), "ref/");
     std::map<std::string, std::string> memory;  // of all ranks that wrote, one after the other

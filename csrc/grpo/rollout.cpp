@@ -134,7 +134,7 @@ void Trainer::drop_in_flight() {
 }
 
 Prompt Trainer::train_prompt(uint64_t id) const {
-  return train_prompts_->at(shuffled_index(config_.seed, train_prompts_->size(), static_cast<int64_t>(id)));
+  return train_prompts_->at(train_prompts_->index_at(config_.seed, static_cast<int64_t>(id)));
 }
 
 // The groups of one rollout: prompts_per_step * steps_per_rollout of them, in the order of their ids. With

@@ -71,13 +71,14 @@ void remove_run(const fs::path& dir) {
 }
 
 // Every prompt of every stage, so that a bad line of the last stage's file does not wait for the first
-// stages.
+// stages; what is to be said of them.
 void check_prompt_files(const RunConfig& config) {
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(config);
   for (const StageConfig& stage : config.stages) {
     if (stage.task.name != "jsonl") continue;
-    make_prompt_source(stage.task, Split::kTrain, config.seed, *tokenizer,
-                       stage.kind == "sft" ? config.model.max_position_embeddings : 0);
+    const auto train = make_prompt_source(stage.task, Split::kTrain, config.seed, *tokenizer,
+                                          stage.kind == "sft" ? config.model.max_position_embeddings : 0);
+    if (!train->note().empty()) log_warn("stage {}: {}", stage.name, train->note());
     make_prompt_source(stage.task, Split::kHeldOut, config.seed, *tokenizer);
   }
 }

@@ -105,6 +105,7 @@ class Trainer {
   Model& policy() { return *policy_; }
   RolloutEngine& engine() { return *engine_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
+  std::string prompts_fingerprint() const { return train_prompts_ ? train_prompts_->fingerprint() : ""; }
   TrainState& state() { return state_; }
   MetricRecord& record() { return record_; }
   // What is between steps besides `state` and weights: sequences in the engine, groups not yet trained on,

@@ -1,8 +1,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
+#include <zstd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "base/error.h"
 #include "data/prompts.h"
@@ -218,6 +220,118 @@ TEST_F(JsonlPrompts, LinesAcrossReadsKeepTheirNumbers) {
   ASSERT_EQ(source->size(), 3000);
   for (const int64_t i : {0, 1, 1499, 1500, 2999}) EXPECT_EQ(source->at(i).answer, std::to_string(i));
   EXPECT_EQ(error_of(content + "{").substr(0, 17), "train.jsonl:3001:");
+}
+
+TEST_F(JsonlPrompts, TestsOfPrograms) {
+  const auto source = train(
+      R"({"prompt": "a", "task": "code", "tests": {"function": "f", "cases": [ {"args": [100000000000000000000000, )"
+      R"(1.50], "expected": "a b"} ]} })"
+      "\n"
+      R"({"prompt": "b", "task": "code", "answer": "c", "tests": "{\"stdin\": [ {\"input\": \"1\\n\"} ]}"})");
+  EXPECT_EQ(source->at(0).tests,
+            R"({"function":"f","cases":[{"args":[100000000000000000000000,1.50],"expected":"a b"}]})");
+  EXPECT_EQ(source->at(0).answer, "");
+  EXPECT_EQ(source->at(1).tests, R"({"stdin":[{"input":"1\n"}]})");
+  EXPECT_EQ(source->at(1).answer, "c");
+  const auto error = [&](const std::string& rest) {
+    return error_of(R"({"prompt": "a")" + rest + "}").substr(15);
+  };
+  EXPECT_EQ(error(R"(, "task": "code", "answer": "b")"), "\"tests\" is missing, which the task code needs");
+  EXPECT_EQ(error(R"(, "task": "code", "tests": null)"), "\"tests\" is missing, which the task code needs");
+  EXPECT_EQ(error(R"(, "tests": [1])"), "\"tests\" must be an object, or one as text");
+  EXPECT_EQ(error(R"(, "tests": {})"), "\"tests\" is empty");
+  EXPECT_EQ(error(R"(, "tests": "[1]")"), "\"tests\": not an object");
+  EXPECT_EQ(error(R"(, "tests": "{\"a\": 1, \"a\": 2}")"), "\"tests\": key \"a\" occurs twice");
+  EXPECT_EQ(error(R"(, "tests": {"a": {"b": 1, "b": 2}})"), "key \"b\" occurs twice");
+}
+
+std::string lines_of(const std::string& name, int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i)
+    text += fmt::format(R"({{"prompt": "{} {}", "answer": "{}"}})"
+                        "\n",
+                        name, i, i);
+  return text;
+}
+
+TEST_F(JsonlPrompts, CompressedSetsAreTheSamePrompts) {
+  const std::string text = lines_of("question", 20000);  // 0.9 MB: several blocks
+  std::string packed(ZSTD_compressBound(text.size()), '\0');
+  packed.resize(ZSTD_compress(packed.data(), packed.size(), text.data(), text.size(), 3));
+  const auto packed_source = train(packed);
+  config_.train_files = {write("plain.jsonl", text)};
+  const auto plain = make_prompt_source(config_, Split::kTrain, 1, *tokenizer_);
+  ASSERT_EQ(packed_source->size(), 20000);
+  EXPECT_EQ(packed_source->fingerprint(), plain->fingerprint());
+  for (const int64_t i : {0, 1, 7777, 19999}) EXPECT_EQ(packed_source->at(i).text, plain->at(i).text);
+  EXPECT_EQ(error_of(packed.substr(0, packed.size() / 2)), "train.jsonl: zstd: the file is cut off");
+}
+
+TEST_F(JsonlPrompts, SeveralFilesAreOneSet) {
+  config_.train_files = {write("a.jsonl", lines_of("a", 30)), write("b.jsonl", lines_of("b", 10))};
+  const auto all = make_prompt_source(config_, Split::kTrain, 1, *tokenizer_);
+  ASSERT_EQ(all->size(), 40);
+  EXPECT_EQ(all->at(29).text, "<user>a 29<assistant>");
+  EXPECT_EQ(all->at(30).text, "<user>b 0<assistant>");
+  EXPECT_EQ(all->at(30).index, 30u);
+  std::map<int64_t, int> seen;
+  for (int64_t i = 0; i < 40; ++i) ++seen[all->index_at(1, i)];
+  EXPECT_EQ(seen.size(), 40u);  // without weights every prompt counts the same
+
+  config_.train_weights = {1, 3};
+  const auto mixed = make_prompt_source(config_, Split::kTrain, 1, *tokenizer_);
+  int of_b = 0;
+  for (int64_t i = 0; i < 400; ++i) of_b += mixed->at(mixed->index_at(1, i)).text.starts_with("<user>b");
+  EXPECT_EQ(of_b, 300);
+  std::swap(config_.train_files[0], config_.train_files[1]);
+  EXPECT_NE(make_prompt_source(config_, Split::kTrain, 1, *tokenizer_)->fingerprint(), mixed->fingerprint());
+
+  config_.eval_files = {write("c.jsonl", lines_of("c", 3)), write("d.jsonl", lines_of("d", 1))};
+  const auto held_out = make_prompt_source(config_, Split::kHeldOut, 1, *tokenizer_);
+  ASSERT_EQ(held_out->size(), 4);
+  EXPECT_EQ(held_out->at(0).text, "<user>c 0<assistant>");
+  EXPECT_EQ(held_out->at(2).text, "<user>d 0<assistant>");
+  write("b.jsonl", lines_of("b", 5) + "{}\n");
+  try {
+    make_prompt_source(config_, Split::kTrain, 1, *tokenizer_);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()), (folder_ / "b.jsonl").string() + ":6: \"prompt\" is missing");
+  }
+}
+
+TEST_F(JsonlPrompts, OverlapWithHeldOutPromptsIsReportedDroppedOrRefused) {
+  const std::string twelve = "a b c d e f g h i j k l", line = R"({"prompt": ")";
+  config_.eval_files = {write("eval.jsonl", line + twelve + R"(", "answer": "1"})")};
+  const std::string content = kGood + line + twelve +
+                              R"( m", "answer": "1"})"
+                              "\n" +
+                              line +
+                              R"(a b c d e f g h i", "answer": "1"})"
+                              "\n";
+  const std::string where =
+      (folder_ / "train.jsonl:2").string() + " as " + (folder_ / "eval.jsonl:1").string();
+  const auto reported = train(content);
+  EXPECT_EQ(reported->size(), 3);
+  EXPECT_EQ(reported->note(),
+            "1 of 3 training prompts shares 10 words in a row with held-out ones (task.contamination = "
+            "\"report\"): " +
+                where);
+  config_.contamination = "off";
+  EXPECT_EQ(train(content)->note(), "");
+  config_.contamination = "drop";
+  const auto dropped = train(content + line + twelve + R"(", "answer": "1"})");  // the same prompt goes too
+  ASSERT_EQ(dropped->size(), 2);
+  EXPECT_EQ(dropped->at(1).text, "<user>a b c d e f g h i<assistant>");
+  EXPECT_NE(dropped->note().find("2 of 4 training prompts share 10 words in a row with held-out ones and are "
+                                 "left out"),
+            std::string::npos);
+  EXPECT_NE(dropped->fingerprint(), train(content)->fingerprint());
+  EXPECT_EQ(error_of(line + twelve + R"(", "answer": "1"})"),
+            "train.jsonl: every prompt is like a held-out one, task.contamination = \"drop\" leaves none");
+  config_.contamination = "error";
+  EXPECT_THROW(train(content), Error);
+  EXPECT_EQ(train(kGood)->note(), "");
 }
 
 }  // namespace
