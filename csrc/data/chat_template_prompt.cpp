@@ -54,13 +54,17 @@ void set_prompt(const Tokenizer& tokenizer, const ordered_json& messages, Prompt
   prompt.text = std::move(text.text);
 }
 
-void set_question(const Tokenizer& tokenizer, const std::string& question, Prompt& prompt) {
+void set_question(const Tokenizer& tokenizer, const std::string& question, Prompt& prompt,
+                  const std::string& system) {
   std::string text = question;
   if (!tokenizer.speaks_in_tags()) {  // a command line may hold any bytes; the byte tokenizer takes them
     text.clear();
     append_utf8(question, /*more=*/false, text);
   }
-  set_prompt(tokenizer, ordered_json::array({{{"role", "user"}, {"content", text}}}), prompt);
+  ordered_json messages = ordered_json::array();
+  if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
+  messages.push_back({{"role", "user"}, {"content", text}});
+  set_prompt(tokenizer, messages, prompt);
 }
 
 }  // namespace contender

@@ -14,7 +14,8 @@ namespace contender {
 // made of what the messages say. Throws std::runtime_error with a short reason.
 void set_prompt(const Tokenizer& tokenizer, const nlohmann::ordered_json& messages, Prompt& prompt);
 
-// One message of the user.
-void set_question(const Tokenizer& tokenizer, const std::string& question, Prompt& prompt);
+// One message of the user, behind the system's where that is not empty.
+void set_question(const Tokenizer& tokenizer, const std::string& question, Prompt& prompt,
+                  const std::string& system = {});
 
 }  // namespace contender

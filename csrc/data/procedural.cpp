@@ -10,6 +10,8 @@ namespace contender {
 namespace {
 
 constexpr int64_t kTrainSize = int64_t{1} << 31;
+constexpr const char* kInstruction =
+    "Think in <think></think>, then give the answer alone in <answer></answer>.";
 constexpr int64_t kFingerprinted = 64;  // problems that stand for the generator in the fingerprint
 
 // Words of the draw of problem `index`; train and held-out draws use different keys.
@@ -57,7 +59,9 @@ class ProceduralSource final : public PromptSource {
     prompt.answer = problem.answer;
     prompt.solution = "<think>" + problem.thought + "</think><answer>" + problem.result + "</answer>";
     prompt.canonical = problem.canonical;
-    set_question(tokenizer_, problem.question, prompt);
+    // A model with a chat template has to be told the form; the byte tokenizer's models learn it from
+    // solutions.
+    set_question(tokenizer_, problem.question, prompt, tokenizer_.chat_template() ? kInstruction : "");
     if (std::ssize(prompt.tokens) > max_prompt_tokens_)
       fail(ExitCode::kConfig, "task.max_prompt_tokens = {}: a prompt of {} has {} tokens", max_prompt_tokens_,
            task_.name, prompt.tokens.size());

@@ -27,6 +27,11 @@ struct Task {
   int64_t (*max_question_bytes)(int64_t difficulty);
 };
 
+// word_problems, level 1 to 6 (word_problems.cpp).
+inline constexpr int64_t kMaxWordProblemLevel = 6;
+Problem draw_word_problem(int64_t level, PhiloxSequence& random);
+int64_t max_word_problem_bytes(int64_t level);
+
 const Task* find_task(std::string_view name);  // nullptr when there is none of that name
 std::string task_names();                      // "addition, countdown, ..."
 

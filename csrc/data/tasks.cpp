@@ -144,6 +144,7 @@ constexpr std::array kTasks = {
     Task{"countdown", "numbers", 2, 8, draw_countdown, [](int64_t n) { return (3 * n - 1) + 4 + 3; }},
     Task{"reverse", "letters", 1, 32, draw_reverse, [](int64_t n) { return 8 + n; }},
     Task{"sort", "numbers", 2, 16, draw_sort, [](int64_t n) { return 4 + 3 * n; }},
+    Task{"word_problems", "as level", 1, kMaxWordProblemLevel, draw_word_problem, max_word_problem_bytes},
 };
 
 }  // namespace

@@ -163,7 +163,7 @@ TEST(ProceduralTasks, ImpossibleSettingsAreConfigErrors) {
   TaskConfig config;
   config.name = "adition";
   EXPECT_EQ(message(config, Split::kTrain),
-            "task.name = \"adition\": known are addition, countdown, reverse, sort, jsonl");
+            "task.name = \"adition\": known are addition, countdown, reverse, sort, word_problems, jsonl");
   config = {};
   config.difficulty = 10;
   EXPECT_EQ(message(config, Split::kTrain), "task.difficulty = 10: addition takes 1 to 9 digits");
