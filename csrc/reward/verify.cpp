@@ -49,8 +49,7 @@ struct Verifier {
 };
 constexpr std::array kVerifiers = {
     Verifier{"addition", same_text}, Verifier{"countdown", reaches_target}, Verifier{"reverse", same_text},
-    Verifier{"sort", same_text},     Verifier{"word_problems", same_text},
-    Verifier{"exact", same_text},
+    Verifier{"sort", same_text},     Verifier{"word_problems", same_text},  Verifier{"exact", same_text},
 };
 
 const Verifier& verifier_of(const std::string& task) {
