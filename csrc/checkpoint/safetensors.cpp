@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/half.h"
 
 namespace contender {
 namespace {
@@ -179,18 +180,6 @@ std::string tiling_problem(const std::map<std::string, TensorInfo>& tensors, int
   return "";
 }
 
-float f16_to_f32(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
-  const uint32_t exponent = (h >> 10) & 0x1F;
-  const uint32_t mantissa = h & 0x3FF;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -magnitude : magnitude;
-  }
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000u | mantissa << 13);
-  return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
-}
-
 // Source rows need no alignment.
 void row_to_f32(DType dtype, const std::byte* src, int64_t cols, float* dst) {
   if (dtype == DType::kF32) {
@@ -328,19 +317,6 @@ const TensorInfo& SafetensorsFile::info(const std::string& name) const {
   const auto at = tensors_.find(name);
   if (at == tensors_.end()) fail(ExitCode::kConfig, "{}: no tensor \"{}\"", path_, name);
   return at->second;
-}
-
-// Whole pages: a neighbour's may be fetched again.
-void SafetensorsFile::advise(const TensorInfo& info, int64_t row, int64_t rows, int advice) const {
-  const int64_t page = ::sysconf(_SC_PAGESIZE), row_bytes = info.cols() * dtype_size(info.dtype);
-  const int64_t begin = data_begin_ + info.begin + row * row_bytes, first = begin / page * page;
-  ::madvise(map_ + first, static_cast<size_t>(begin - first + rows * row_bytes), advice);
-}
-void SafetensorsFile::will_need(const TensorInfo& info, int64_t row, int64_t rows) const {
-  advise(info, row, rows, MADV_WILLNEED);
-}
-void SafetensorsFile::done_with(const TensorInfo& info, int64_t row, int64_t rows) const {
-  advise(info, row, rows, MADV_DONTNEED);
 }
 
 void SafetensorsFile::read(const std::string& name, int64_t row_begin, int64_t rows, int64_t col_begin,

@@ -66,18 +66,12 @@ class SafetensorsFile {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const TensorInfo& info(const std::string& name) const;  // Error(kConfig) naming the file when missing
   const std::byte* data(const TensorInfo& info) const { return map_ + data_begin_ + info.begin; }
-  // Hints about rows [row, +rows) of a tensor: their bytes will be read soon, or will not be needed again and
-  // need not stay in this process's memory.
-  void will_need(const TensorInfo& info, int64_t row, int64_t rows) const;
-  void done_with(const TensorInfo& info, int64_t row, int64_t rows) const;
   // Rows [row_begin, +rows) x columns [col_begin, +cols) as FP32 (exact from F32, BF16, F16; other dtypes are
   // an error).
   void read(const std::string& name, int64_t row_begin, int64_t rows, int64_t col_begin, int64_t cols,
             float* dst, int64_t ld) const;
 
  private:
-  void advise(const TensorInfo& info, int64_t row, int64_t rows, int advice) const;
-
   std::string path_;
   std::byte* map_ = nullptr;
   int64_t map_bytes_ = 0;

@@ -19,9 +19,10 @@ void verify(const Checkpoint& c) {
 
 // What goes along from the model that this one is, or comes from.
 void take_along(const ModelFiles& files, SaveOptions& save) {
-  save.companions = files.dir();
-  for (const auto& [name, place] : files.tensors())
-    if (name.ends_with(kSelectionBias) && save.dtype == DType::kBF16) save.selection_bias = place.info->dtype;
+  save.companions = files.path();
+  for (const auto& [name, stored] : files.tensors())
+    if (name.ends_with(kSelectionBias) && save.dtype == DType::kBF16 && stored.type == dtype_name(save.dtype))
+      save.selection_bias = save.dtype;
 }
 
 void from_checkpoint(const std::string& path, const ConvertOptions& o, SaveOptions save) {
@@ -37,9 +38,9 @@ void from_checkpoint(const std::string& path, const ConvertOptions& o, SaveOptio
       save);
 }
 
-void from_model(const std::string& dir, const ConvertOptions& o, SaveOptions save) {
-  const ModelConfig model = read_model_config(dir);
-  const ModelFiles files(dir);
+void from_model(const std::string& path, const ConvertOptions& o, SaveOptions save) {
+  const ModelConfig model = read_model_config(path);
+  const ModelFiles files(path);
   files.check(model);
   take_along(files, save);
   save_model(
@@ -47,8 +48,8 @@ void from_model(const std::string& dir, const ConvertOptions& o, SaveOptions sav
       [&](const ModelTensor& t, float* values) {
         const std::string& name = files.find(t.name) ? t.name : t.copy_of;
         files.read(name, t.cols, 0, t.rows, 0, t.cols, values, t.cols);
-        const ModelFiles::Place& place = *files.find(name);
-        place.file->done_with(*place.info, 0, place.info->rows());
+        const StoredTensor& stored = *files.find(name);
+        stored.done_with(0, stored.rows());
       },
       save);
 }
@@ -58,8 +59,9 @@ void from_model(const std::string& dir, const ConvertOptions& o, SaveOptions sav
 std::string convert_model(const ConvertOptions& o) {
   const SaveOptions save = {.dtype = o.dtype == "f32" ? DType::kF32 : DType::kBF16,
                             .max_shard_bytes = o.max_shard_bytes};
-  if (!fs::is_directory(o.source)) fail(ExitCode::kConfig, "{}: no such directory", o.source);
-  if (fs::exists(o.source + "/config.json")) {
+  const bool gguf = GgufFile::named(o.source);
+  if (!gguf && !fs::is_directory(o.source)) fail(ExitCode::kConfig, "{}: no such directory", o.source);
+  if (gguf || fs::exists(o.source + "/config.json")) {
     from_model(o.source, o, save);
   } else if (fs::exists(o.source + "/" + kManifestName)) {
     from_checkpoint(o.source, o, save);
@@ -67,7 +69,8 @@ std::string convert_model(const ConvertOptions& o) {
     from_checkpoint(*newest, o, save);
   } else {
     fail(ExitCode::kConfig,
-         "{}: neither a checkpoint, nor a run directory with one, nor a Hugging Face model", o.source);
+         "{}: neither a checkpoint, nor a run directory with one, nor a Hugging Face model or GGUF file",
+         o.source);
   }
   return o.target + "\n";
 }

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <numeric>
 
 #include "checkpoint/checkpoint.h"
 #include "cli/models.h"
@@ -18,16 +20,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A tensor as it is stored.
+// A tensor with its name in the file.
 struct Stored {
   std::string name;
-  const SafetensorsFile* file;
-  const TensorInfo* info;
-  int64_t bytes() const { return info->end - info->begin; }
-  int64_t numel() const { return bytes() / dtype_size(info->dtype); }
+  StoredTensor tensor;
+  int64_t numel() const {
+    return std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
+  }
 };
 
-std::string shape_text(const TensorInfo& t) {
+std::string shape_text(const StoredTensor& t) {
   std::string text;
   for (const int64_t d : t.shape) text += fmt::format("{}{}", text.empty() ? "" : " x ", d);
   return text.empty() ? "1" : text;
@@ -69,12 +71,12 @@ std::string tensor_table(const std::vector<Stored>& tensors) {
   std::map<std::string, size_t> places;
   std::vector<Row> rows;
   for (const Stored& t : tensors) {
-    Row row{.cells = {printable_line(pattern_of(t.name)), shape_text(*t.info), dtype_name(t.info->dtype)}};
+    Row row{.cells = {printable_line(pattern_of(t.name)), shape_text(t.tensor), t.tensor.type}};
     const auto [at, added] =
         places.emplace(row.cells[0] + "|" + row.cells[1] + "|" + row.cells[2], rows.size());
     if (added) rows.push_back(std::move(row));
     ++rows[at->second].count;
-    rows[at->second].bytes += t.bytes();
+    rows[at->second].bytes += t.tensor.bytes;
   }
   std::vector<std::vector<std::string>> table = {{"tensor", "shape", "dtype", "count", "size"}};
   for (const Row& r : rows)
@@ -88,10 +90,10 @@ std::string hash_of(const std::vector<Stored>& tensors) {
   XXH3_state_t* state = XXH3_createState();
   XXH3_128bits_reset(state);
   for (const Stored& t : tensors) {
-    const std::string head = fmt::format("{}|{}|{}|", t.name, dtype_name(t.info->dtype), shape_text(*t.info));
+    const std::string head = fmt::format("{}|{}|{}|", t.name, t.tensor.type, shape_text(t.tensor));
     XXH3_128bits_update(state, head.data(), head.size());
-    XXH3_128bits_update(state, t.file->data(*t.info), static_cast<size_t>(t.bytes()));
-    t.file->done_with(*t.info, 0, t.info->rows());
+    XXH3_128bits_update(state, t.tensor.data, static_cast<size_t>(t.tensor.bytes));
+    t.tensor.done_with(0, t.tensor.rows());
   }
   const XXH128_hash_t h = XXH3_128bits_digest(state);
   XXH3_freeState(state);
@@ -101,7 +103,7 @@ std::string hash_of(const std::vector<Stored>& tensors) {
 std::string tensors_text(const std::vector<Stored>& tensors) {
   int64_t bytes = 0, numel = 0;
   for (const Stored& t : tensors) {
-    bytes += t.bytes();
+    bytes += t.tensor.bytes;
     numel += t.name.ends_with("_scale_inv") ? 0 : t.numel();
   }
   return tensor_table(tensors) + fmt::format("{} tensors, {} values, {}\nhash {}\n", tensors.size(), numel,
@@ -110,7 +112,7 @@ std::string tensors_text(const std::vector<Stored>& tensors) {
 
 std::vector<Stored> tensors_of(const SafetensorsFile& file) {
   std::vector<Stored> list;
-  for (const auto& [name, info] : file.tensors()) list.push_back({name, &file, &info});
+  for (const auto& [name, info] : file.tensors()) list.push_back({name, stored_tensor(file, info)});
   return list;
 }
 
@@ -126,16 +128,17 @@ std::string model_text(const ModelConfig& m) {
       m.num_attention_heads, experts, m.vocab_size, m.max_position_embeddings, size.total, size.active);
 }
 
-std::string hub_text(const std::string& dir) {
-  const ModelConfig model = read_model_config(dir);
+std::string hub_text(const std::string& path) {
+  const ModelConfig model = read_model_config(path);
   std::string text = model_text(model);
-  if (!ModelFiles::present(dir)) return text + "no weights\n";
-  const ModelFiles files(dir);
+  if (!ModelFiles::present(path)) return text + "no weights\n";
+  const ModelFiles files(path);
   std::vector<Stored> tensors;
-  for (const auto& [name, place] : files.tensors()) tensors.push_back({name, place.file, place.info});
+  for (const auto& [name, stored] : files.tensors()) tensors.push_back({name, stored});
   text += tensors_text(tensors);
   files.check(model);
-  return text + "the weights are those of config.json\n";
+  return text +
+         fmt::format("the weights are those of {}\n", GgufFile::named(path) ? "the metadata" : "config.json");
 }
 
 std::string checkpoint_text(const std::string& path) {
@@ -162,6 +165,7 @@ std::string checkpoint_text(const std::string& path) {
 }  // namespace
 
 std::string inspect_model(const std::string& path) {
+  if (GgufFile::named(path)) return hub_text(path);
   if (fs::is_regular_file(path)) {
     const SafetensorsFile file(path);
     return tensors_text(tensors_of(file));

@@ -7,9 +7,9 @@
 
 namespace contender {
 
-// A directory that transformers loads, from a checkpoint of ours (a run directory: its newest) or from a
-// Hugging Face directory. Returns what to print. Error(kConfig) for files that cannot be used,
-// Error(kNoCheckpoint) for a damaged checkpoint.
+// A directory that transformers loads, from a checkpoint of ours (a run directory: its newest), from a
+// Hugging Face directory or from a GGUF file. Returns what to print. Error(kConfig) for files that cannot be
+// used, Error(kNoCheckpoint) for a damaged checkpoint.
 std::string convert_model(const ConvertOptions& options);
 
 // What a model file, a Hugging Face directory, a checkpoint or a run directory holds: tensors, dtypes, sizes,

@@ -64,12 +64,12 @@ struct BpeIdentity {
 };
 std::unique_ptr<Tokenizer> make_bpe_tokenizer(BpeSpec spec, BpeIdentity identity);
 
-// The tokenizer of a model: `path` is its directory, or its tokenizer.json. Beside that file are read, where
-// they are: tokenizer_config.json (eos_token, add_bos_token, chat_template), generation_config.json
-// (eos_token_id, one or several), chat_template.jinja. Empty path: the byte tokenizer. Throws Error(kConfig),
-// `file: what`.
+// The tokenizer of a model: `path` is its directory, its tokenizer.json, or a GGUF file
+// (data/tokenizer_gguf.h). Beside a tokenizer.json are read, where they are: tokenizer_config.json
+// (eos_token, add_bos_token, chat_template), generation_config.json (eos_token_id, one or several),
+// chat_template.jinja. Empty path: the byte tokenizer. Throws Error(kConfig), `file: what`.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path);
-// Of a run: tokenizer.path, else the tokenizer.json of model.path, else the byte tokenizer. Error(kConfig)
+// Of a run: tokenizer.path, else the one of model.path, else the byte tokenizer. Error(kConfig)
 // when the model has fewer ids.
 std::unique_ptr<Tokenizer> open_tokenizer(const RunConfig& config);
 

@@ -1,4 +1,4 @@
-// A model's tokenizer files, and the stop tokens and templates beside them.
+// A model's tokenizer files, and the stop tokens and templates beside them; or all of them in a GGUF file.
 #include <xxhash.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include "data/chat_template.h"
 #include "data/strict_json.h"
 #include "data/tokenizer.h"
+#include "data/tokenizer_gguf.h"
 
 namespace contender {
 namespace {
@@ -119,23 +120,42 @@ std::string hash_of(std::initializer_list<std::string_view> texts) {
   return fmt::format("{:016x}{:016x}", digest.high64, digest.low64);
 }
 
-}  // namespace
+// A file and what it says; or what a part of a GGUF file says.
+struct Source {
+  fs::path path;
+  std::string text;
+};
+struct Sources {
+  Source tokenizer, config, generation, chat_template;
+};
 
-std::unique_ptr<Tokenizer> open_tokenizer(const std::string& given) {
-  if (given.empty()) return make_byte_tokenizer();
-  const fs::path path = fs::is_directory(given) ? fs::path(given) / "tokenizer.json" : fs::path(given);
-  const fs::path config_path = path.parent_path() / "tokenizer_config.json",
-                 generation_path = path.parent_path() / "generation_config.json",
-                 template_path = path.parent_path() / "chat_template.jinja";
-  const std::string text = read_whole(path, kMaxTokenizerBytes);
-  BpeSpec spec = in_file(path, [&] { return parse_tokenizer_json(text); });
-  const std::string config_text = read_beside(config_path), generation_text = read_beside(generation_path);
-  const json config = object_of(config_path, config_text),
-             generation = object_of(generation_path, generation_text);
+Sources sources_beside(const fs::path& path) {
+  const auto beside = [&](const char* name) {
+    const fs::path other = path.parent_path() / name;
+    return Source{other, read_beside(other)};
+  };
+  return {.tokenizer = {path, read_whole(path, kMaxTokenizerBytes)},
+          .config = beside("tokenizer_config.json"),
+          .generation = beside("generation_config.json"),
+          .chat_template = beside("chat_template.jinja")};
+}
+
+Sources sources_in(const GgufFile& file) {
+  const TokenizerTexts texts = gguf_tokenizer_texts(file);
+  return {.tokenizer = {file.path(), texts.tokenizer_json},
+          .config = {file.path(), texts.tokenizer_config},
+          .generation = {file.path(), texts.generation_config},
+          .chat_template = {file.path(), ""}};
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of(const Sources& from) {
+  BpeSpec spec = in_file(from.tokenizer.path, [&] { return parse_tokenizer_json(from.tokenizer.text); });
+  const json config = object_of(from.config.path, from.config.text),
+             generation = object_of(from.generation.path, from.generation.text);
 
   BpeIdentity identity;
   nlohmann::ordered_json constants = nlohmann::ordered_json::object();
-  in_file(config_path, [&] {
+  in_file(from.config.path, [&] {
     for (const char* key : {"bos_token", "eos_token", "pad_token", "unk_token"}) {
       const auto token = token_text(config, key);
       if (token) constants[key] = *token;
@@ -150,7 +170,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::string& given) {
     }
     return 0;
   });
-  in_file(generation_path, [&] {
+  in_file(from.generation.path, [&] {
     for (const int32_t id : ids_in(generation, "eos_token_id", vocabulary_of(spec))) {
       if (std::find(identity.stop_tokens.begin(), identity.stop_tokens.end(), id) ==
           identity.stop_tokens.end())
@@ -162,25 +182,42 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::string& given) {
     fail(ExitCode::kConfig,
          "{}: no end of a completion is known: neither eos_token in tokenizer_config.json nor "
          "eos_token_id in generation_config.json",
-         path.string());
+         from.tokenizer.path.string());
 
-  std::string source = read_beside(template_path);
-  const fs::path source_path = source.empty() ? config_path : template_path;
-  if (source.empty()) source = in_file(config_path, [&] { return template_source(config); });
+  const bool inside = from.chat_template.text.empty();
+  const std::string source =
+      inside ? in_file(from.config.path, [&] { return template_source(config); }) : from.chat_template.text;
   if (!source.empty())
-    identity.chat_template =
-        in_file(source_path, [&] { return std::make_shared<const ChatTemplate>(source, constants); });
+    identity.chat_template = in_file(inside ? from.config.path : from.chat_template.path,
+                                     [&] { return std::make_shared<const ChatTemplate>(source, constants); });
   std::string stops;
   for (const int32_t id : identity.stop_tokens) stops += fmt::format("{} ", id);
   for (const int32_t id : spec.first) stops += fmt::format("<{} ", id);
-  identity.fingerprint = fmt::format("bpe-v1:{}", hash_of({text, source, stops}));
-  return in_file(path, [&] { return make_bpe_tokenizer(std::move(spec), std::move(identity)); });
+  identity.fingerprint = fmt::format("bpe-v1:{}", hash_of({from.tokenizer.text, source, stops}));
+  return in_file(from.tokenizer.path,
+                 [&] { return make_bpe_tokenizer(std::move(spec), std::move(identity)); });
+}
+
+// What a model's own tokenizer is opened by; "": it has none.
+std::string tokenizer_path_of(const std::string& model) {
+  if (model.empty()) return "";
+  if (GgufFile::named(model)) return has_tokenizer(GgufFile(model)) ? model : "";
+  const fs::path path = fs::path(model) / "tokenizer.json";
+  return fs::exists(path) ? path.string() : "";
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& given) {
+  if (given.empty()) return make_byte_tokenizer();
+  if (GgufFile::named(given)) return tokenizer_of(sources_in(GgufFile(given)));
+  return tokenizer_of(
+      sources_beside(fs::is_directory(given) ? fs::path(given) / "tokenizer.json" : fs::path(given)));
 }
 
 std::unique_ptr<Tokenizer> open_tokenizer(const RunConfig& config) {
   std::string path = config.tokenizer.path;
-  const fs::path of_model = fs::path(config.model.path) / "tokenizer.json";
-  if (path.empty() && !config.model.path.empty() && fs::exists(of_model)) path = of_model;
+  if (path.empty()) path = tokenizer_path_of(config.model.path);
   std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(path);
   if (tokenizer->vocab_size() > config.model.vocab_size)
     fail(ExitCode::kConfig, "model.vocab_size = {} is less than the {} tokens of {}", config.model.vocab_size,

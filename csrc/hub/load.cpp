@@ -11,10 +11,10 @@ namespace {
 struct Item {
   int param;
   const ParamPiece* piece;
-  const ModelFiles::Place* place;
-  auto order() const { return std::tuple(place->file_index, place->info->begin, piece->hf_row); }
+  const StoredTensor* stored;
+  auto order() const { return std::tuple(stored->file, stored->data, piece->hf_row); }
   // Rows of the file's tensor under it: a column of our own is a row there.
-  bool flat() const { return piece->hf_cols == 1 && place->info->cols() != 1; }
+  bool flat() const { return piece->hf_cols == 1 && stored->cols() != 1; }
   int64_t row() const { return flat() ? 0 : piece->hf_row; }
   int64_t rows() const { return flat() ? 1 : piece->rows; }
 };
@@ -38,9 +38,9 @@ void load_weights(const ModelFiles& files, const ModelConfig& model, WeightStore
   std::vector<Item> items;
   for (int p = 0; p < static_cast<int>(w.specs().size()); ++p) {
     for (const ParamPiece& piece : w.specs()[p].pieces) {
-      const ModelFiles::Place* place = files.find(piece.hf_name);
-      if (!place) fail(ExitCode::kConfig, "{}: no tensor \"{}\"", files.dir(), piece.hf_name);
-      items.push_back({p, &piece, place});
+      const StoredTensor* stored = files.find(piece.hf_name);
+      if (!stored) fail(ExitCode::kConfig, "{}: no tensor \"{}\"", files.path(), piece.hf_name);
+      items.push_back({p, &piece, stored});
     }
   }
   std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.order() < b.order(); });
@@ -49,7 +49,7 @@ void load_weights(const ModelFiles& files, const ModelConfig& model, WeightStore
   for (size_t i = 0; i < items.size(); ++i) {
     if (i + 1 < items.size()) {
       const Item& next = items[i + 1];
-      next.place->file->will_need(*next.place->info, next.row(), next.rows());
+      next.stored->will_need(next.row(), next.rows());
     }
     const Item& item = items[i];
     CHECK(item.piece->cols == w.specs()[item.param].k, "{}", item.piece->hf_name);
@@ -60,10 +60,10 @@ void load_weights(const ModelFiles& files, const ModelConfig& model, WeightStore
         fail(ExitCode::kConfig,
              "{}: {} differs from {}: a module with tables of its own is not supported; set "
              "model.num_nextn_predict_layers = 0 to go without it",
-             files.dir(), copy, item.piece->hf_name);
+             files.path(), copy, item.piece->hf_name);
     }
     w.set_master(item.param, item.piece->local_row, values);
-    item.place->file->done_with(*item.place->info, item.row(), item.rows());
+    item.stored->done_with(item.row(), item.rows());
   }
   w.repack();
 }

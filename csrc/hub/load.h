@@ -1,4 +1,4 @@
-// Weights from a Hugging Face directory into the shards of this rank.
+// Weights from a Hugging Face directory or a GGUF file into the shards of this rank.
 #pragma once
 
 #include "hub/model_files.h"

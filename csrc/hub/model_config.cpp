@@ -394,6 +394,7 @@ ModelConfig parse_model_config(const std::string& text, const std::string& path)
 }
 
 ModelConfig read_model_config(const std::string& dir) {
+  if (GgufFile::named(dir)) return parse_model_config(gguf_config_text(GgufFile(dir)), dir);
   const std::string path = dir + "/" + kConfigName;
   ModelConfig m = parse_model_config(config_text_of(dir), path);
   if (m.num_nextn_predict_layers > 0 && ModelFiles::present(dir)) {
@@ -406,6 +407,14 @@ ModelConfig read_model_config(const std::string& dir) {
 
 SpecialIds read_special_ids(const std::string& dir) {
   SpecialIds ids;
+  if (GgufFile::named(dir)) {
+    const GgufFile file(dir);
+    const auto id = [&](const char* name) {
+      const std::string key = fmt::format("tokenizer.ggml.{}_token_id", name);
+      return file.has(key) ? std::to_string(file.integer(key)) : std::string();
+    };
+    return {.bos = id("bos"), .eos = id("eos"), .pad = id("padding")};
+  }
   if (!std::filesystem::exists(dir + "/" + kConfigName)) return ids;
   const Json json = parse_object(config_text_of(dir), dir + "/" + kConfigName);
   const auto id = [&](const char* key) {

@@ -15,15 +15,15 @@ namespace contender {
 // form of RoPE scaling, ...). Keys that change nothing here are not looked at.
 ModelConfig parse_model_config(const std::string& text, const std::string& path);
 
-// The model of a directory. The MTP module that config.json announces is left out when the weights beside it
-// do not hold it.
-ModelConfig read_model_config(const std::string& dir);
+// The model of a directory, or of a GGUF file (hub/gguf_model.h). The MTP module that config.json announces
+// is left out when the weights beside it do not hold it.
+ModelConfig read_model_config(const std::string& path);
 
 // Token numbers that a checkpoint knows and the model does not; as JSON text, "" where not known.
 struct SpecialIds {
   std::string bos, eos, pad;
 };
-SpecialIds read_special_ids(const std::string& dir);  // of its config.json; none when there is no such file
+SpecialIds read_special_ids(const std::string& path);  // of config.json or a GGUF file; none without either
 
 // config.json for weights of `dtype`. Error(kConfig) naming the key for a model that no model_type describes.
 std::string model_config_text(const ModelConfig& model, DType dtype, const SpecialIds& ids);

@@ -1,5 +1,8 @@
 #include "hub/model_files.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -21,6 +24,7 @@ constexpr const char* kSingleName = "model.safetensors";
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr int64_t kMaxIndexBytes = 128 << 20;
 constexpr const char* kScaleSuffix = "_scale_inv";
+constexpr std::string_view kFp8 = dtype_name(DType::kE4M3);
 
 // Values of E4M3 without infinities: sign, 4 exponent bits of bias 7, 3 mantissa bits; all ones is NaN.
 const std::array<float, 256>& e4m3_values() {
@@ -69,6 +73,13 @@ class Complaints {
   std::map<std::string, std::vector<std::string>> kinds_;
 };
 
+// Whole pages: a neighbour's may be fetched again.
+void advise_pages(const std::byte* data, int64_t bytes, int advice) {
+  const auto begin = reinterpret_cast<uintptr_t>(data),
+             page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE)), first = begin / page * page;
+  ::madvise(reinterpret_cast<void*>(first), static_cast<size_t>(bytes) + (begin - first), advice);
+}
+
 bool plain_file_name(const std::string& name) {
   return !name.empty() && name.size() < 256 && name.ends_with(".safetensors") &&
          name.find('/') == std::string::npos && name[0] != '.';
@@ -104,11 +115,46 @@ std::vector<ModelTensor> model_tensors(const ModelConfig& m) {
   return list;
 }
 
-bool ModelFiles::present(const std::string& dir) {
-  return fs::exists(dir + "/" + kSingleName) || fs::exists(dir + "/" + kIndexName);
+StoredTensor stored_tensor(const SafetensorsFile& file, const TensorInfo& info) {
+  return {.type = dtype_name(info.dtype),
+          .shape = info.shape,
+          .data = file.data(info),
+          .bytes = info.end - info.begin,
+          .row_bytes = info.cols() * dtype_size(info.dtype)};
 }
 
-ModelFiles::ModelFiles(const std::string& dir) : dir_(dir) {
+int64_t StoredTensor::rows() const {
+  int64_t rows = 1;
+  for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+  return rows;
+}
+
+void StoredTensor::will_need(int64_t row, int64_t rows) const {
+  advise_pages(data + row * row_bytes, rows * row_bytes, MADV_WILLNEED);
+}
+void StoredTensor::done_with(int64_t row, int64_t rows) const {
+  advise_pages(data + row * row_bytes, rows * row_bytes, MADV_DONTNEED);
+}
+
+bool ModelFiles::present(const std::string& path) {
+  return GgufFile::named(path) || fs::exists(path + "/" + kSingleName) || fs::exists(path + "/" + kIndexName);
+}
+
+ModelFiles::ModelFiles(const std::string& path) : path_(path) {
+  if (GgufFile::named(path)) {
+    gguf_.emplace(path);
+    for (const auto& [name, place] : gguf_->tensors()) {
+      const GgufTensor& t = *place.tensor;
+      const GgufTypeInfo& info = gguf_type_info(t.type);
+      tensors_[name] = {.type = info.name,
+                        .shape = t.shape,
+                        .data = t.data,
+                        .bytes = t.bytes,
+                        .row_bytes = t.shape.back() / info.block_values * info.block_bytes};
+    }
+    return;
+  }
+  const std::string& dir = path;
   const std::string index = dir + "/" + kIndexName;
   if (fs::exists(dir + "/" + kSingleName)) {
     add_file(kSingleName);
@@ -126,13 +172,13 @@ ModelFiles::ModelFiles(const std::string& dir) : dir_(dir) {
 }
 
 void ModelFiles::add_file(const std::string& file) {
-  const std::string path = dir_ + "/" + file;
+  const std::string path = path_ + "/" + file;
   if (!fs::is_regular_file(path)) fail(ExitCode::kConfig, "{}: the file is missing", path);
   const SafetensorsFile& opened = files_.emplace_back(path);
   for (const auto& [name, info] : opened.tensors()) {
-    const Place place{&opened, &info, static_cast<int>(files_.size()) - 1};
-    const auto [at, added] = tensors_.emplace(name, place);
-    if (!added) fail(ExitCode::kConfig, "{}: \"{}\" is in {} too", path, name, at->second.file->path());
+    const auto [at, added] = tensors_.emplace(name, stored_tensor(opened, info));
+    if (!added) fail(ExitCode::kConfig, "{}: \"{}\" is in {} too", path, name, file_of(at->second).path());
+    at->second.file = static_cast<int>(files_.size()) - 1;
   }
 }
 
@@ -154,17 +200,17 @@ void ModelFiles::add_index(const std::string& text, const std::string& path) {
   for (const std::string& file : files) add_file(file);
   Complaints wrong;
   for (const auto& [name, file] : map) {
-    const Place* place = find(name);
-    if (!place || place->file->path() != dir_ + "/" + file)
+    const StoredTensor* stored = find(name);
+    if (!stored || file_of(*stored).path() != path_ + "/" + file)
       wrong.add("tensors are not where the index says", fmt::format("{} in {}", name, file));
   }
-  for (const auto& [name, place] : tensors_)
+  for (const auto& [name, stored] : tensors_)
     if (!map.contains(name)) wrong.add("tensors are not in the index", name);
   if (const std::string problems = wrong.text(); !problems.empty())
     fail(ExitCode::kConfig, "{}: {}", path, problems);
 }
 
-const ModelFiles::Place* ModelFiles::find(const std::string& name) const {
+const StoredTensor* ModelFiles::find(const std::string& name) const {
   const auto at = tensors_.find(name);
   return at == tensors_.end() ? nullptr : &at->second;
 }
@@ -174,61 +220,72 @@ void ModelFiles::check(const ModelConfig& model) const {
   std::set<std::string> known;
   for (const ModelTensor& t : model_tensors(model)) {
     known.insert(t.name);
-    const Place* place = find(t.name);
-    if (!place) {
+    const StoredTensor* stored = find(t.name);
+    if (!stored) {
       if (t.copy_of.empty()) wrong.add("missing", t.name);
       continue;
     }
-    const TensorInfo& info = *place->info;
-    const bool one_row = t.shape.size() == 1 && info.shape == std::vector<int64_t>{1, t.shape[0]};
-    if (info.shape != t.shape && !one_row)
-      wrong.add("of another shape", fmt::format("{} is {}, the model has {}", t.name, shape_text(info.shape),
-                                                shape_text(t.shape)));
-    if (info.dtype == DType::kI32 || info.dtype == DType::kU8)
-      wrong.add("of another type", fmt::format("{} is {}", t.name, dtype_name(info.dtype)));
-    if (info.dtype != DType::kE4M3) continue;
+    const bool one_row = t.shape.size() == 1 && stored->shape == std::vector<int64_t>{1, t.shape[0]};
+    if (stored->shape != t.shape && !one_row)
+      wrong.add("of another shape", fmt::format("{} is {}, the model has {}", t.name,
+                                                shape_text(stored->shape), shape_text(t.shape)));
+    if (stored->type == dtype_name(DType::kI32) || stored->type == dtype_name(DType::kU8))
+      wrong.add("of another type", fmt::format("{} is {}", t.name, stored->type));
+    if (stored->type != kFp8) continue;
     const std::string scale = t.name + kScaleSuffix;
     known.insert(scale);
     const std::vector<int64_t> blocks = {ceil_div(t.rows, kScaleBlock), ceil_div(t.cols, kScaleBlock)};
-    const Place* scales = find(scale);
+    const StoredTensor* scales = find(scale);
     if (!scales) {
       wrong.add("missing", scale);
-    } else if (scales->info->shape != blocks || scales->info->dtype != DType::kF32) {
-      wrong.add("of another shape",
-                fmt::format("{} is {} {}, blocks of {} make F32 {}", scale, dtype_name(scales->info->dtype),
-                            shape_text(scales->info->shape), kScaleBlock, shape_text(blocks)));
+    } else if (scales->shape != blocks || scales->type != dtype_name(DType::kF32)) {
+      wrong.add("of another shape", fmt::format("{} is {} {}, blocks of {} make F32 {}", scale, scales->type,
+                                                shape_text(scales->shape), kScaleBlock, shape_text(blocks)));
     }
   }
-  for (const auto& [name, place] : tensors_)
+  for (const auto& [name, stored] : tensors_)
     if (!known.contains(name) && !passed_over(name, model)) wrong.add("unknown to the model", name);
   if (const std::string problems = wrong.text(); !problems.empty())
-    fail(ExitCode::kConfig, "{}: the weights are not those of the model: {}", dir_, problems);
+    fail(ExitCode::kConfig, "{}: the weights are not those of the model: {}", path_, problems);
 }
 
 void ModelFiles::read(const std::string& name, int64_t matrix_cols, int64_t row, int64_t rows, int64_t col,
                       int64_t cols, float* dst, int64_t ld) const {
-  const Place* place = find(name);
-  if (!place) fail(ExitCode::kConfig, "{}: no tensor \"{}\"", dir_, name);
-  const TensorInfo& info = *place->info;
-  if (matrix_cols == 1 && info.cols() != 1) {  // a column, stored as a row
+  const StoredTensor* stored = find(name);
+  if (!stored) fail(ExitCode::kConfig, "{}: no tensor \"{}\"", path_, name);
+  if (matrix_cols == 1 && stored->cols() != 1) {  // a column, stored as a row
     CHECK(cols == 1 && ld == 1, "{}: {} columns of a vector", name, cols);
-    return place->file->read(name, 0, 1, row, rows, dst, rows);
+    col = row;
+    cols = rows;
+    row = 0;
+    rows = 1;
   }
-  if (info.dtype != DType::kE4M3) return place->file->read(name, row, rows, col, cols, dst, ld);
-  CHECK(0 <= row && 0 <= rows && row <= info.rows() - rows && 0 <= col && 0 <= cols &&
-            col <= info.cols() - cols,
+  if (gguf_) {
+    gguf_->read(gguf_->tensors().at(name), row, rows, col, cols, dst, ld);
+  } else if (stored->type == kFp8) {
+    read_fp8(name, *stored, row, rows, col, cols, dst, ld);
+  } else {
+    file_of(*stored).read(name, row, rows, col, cols, dst, ld);
+  }
+}
+
+void ModelFiles::read_fp8(const std::string& name, const StoredTensor& t, int64_t row, int64_t rows,
+                          int64_t col, int64_t cols, float* dst, int64_t ld) const {
+  const int64_t width = t.cols();
+  CHECK(0 <= row && 0 <= rows && row <= t.rows() - rows && 0 <= col && 0 <= cols && col <= width - cols,
         "rows {} +{}, columns {} +{} of {}", row, rows, col, cols, name);
-  const Place* scale_place = find(name + kScaleSuffix);
-  if (!scale_place) fail(ExitCode::kConfig, "{}: no tensor \"{}{}\"", dir_, name, kScaleSuffix);
-  const int64_t block_cols = ceil_div(info.cols(), kScaleBlock), first = col / kScaleBlock,
+  const std::string scale_name = name + kScaleSuffix;
+  const StoredTensor* scale = find(scale_name);
+  if (!scale) fail(ExitCode::kConfig, "{}: no tensor \"{}\"", path_, scale_name);
+  const int64_t block_cols = ceil_div(width, kScaleBlock), first = col / kScaleBlock,
                 blocks = ceil_div(col + cols, kScaleBlock) - first;
   std::vector<float> scales(static_cast<size_t>(block_cols));
-  const auto* data = reinterpret_cast<const uint8_t*>(place->file->data(info));
+  const auto* data = reinterpret_cast<const uint8_t*>(t.data);
   const std::array<float, 256>& value = e4m3_values();
   for (int64_t r = row; r < row + rows; ++r) {
     if (r == row || r % kScaleBlock == 0)
-      scale_place->file->read(name + kScaleSuffix, r / kScaleBlock, 1, first, blocks, scales.data(), blocks);
-    const uint8_t* from = data + r * info.cols() + col;
+      file_of(*scale).read(scale_name, r / kScaleBlock, 1, first, blocks, scales.data(), blocks);
+    const uint8_t* from = data + r * width + col;
     float* to = dst + (r - row) * ld;
     for (int64_t c = 0; c < cols; ++c)
       to[c] = value[from[c]] * scales[static_cast<size_t>((col + c) / kScaleBlock - first)];

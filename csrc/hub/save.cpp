@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "data/tokenizer_gguf.h"
 
 namespace contender {
 namespace {
@@ -92,7 +93,17 @@ void write_weights(Storage& storage, const std::string& dir, const ModelConfig& 
   storage.write_file(dir + "/model.safetensors.index.json", index.dump(2) + "\n");
 }
 
-void copy_companions(const std::string& from, const std::string& to) {
+void copy_companions(Storage& storage, const std::string& from, const std::string& to) {
+  if (GgufFile::named(from)) {
+    const GgufFile file(from);
+    if (!has_tokenizer(file)) return;
+    const TokenizerTexts texts = gguf_tokenizer_texts(file);
+    storage.write_file(to + "/tokenizer.json", texts.tokenizer_json);
+    storage.write_file(to + "/tokenizer_config.json", texts.tokenizer_config);
+    if (!texts.generation_config.empty())
+      storage.write_file(to + "/generation_config.json", texts.generation_config);
+    return;
+  }
   for (const char* name : kCompanions) {
     std::error_code error;
     if (!fs::is_regular_file(from + "/" + name)) continue;
@@ -117,7 +128,7 @@ void save_model(const std::string& given, const ModelConfig& model, const Tensor
   storage.make_dir(tmp);
   try {
     storage.write_file(tmp + "/config.json", config);
-    if (!o.companions.empty()) copy_companions(o.companions, tmp);
+    if (!o.companions.empty()) copy_companions(storage, o.companions, tmp);
     if (!generation.empty() && !fs::exists(tmp + "/generation_config.json"))
       storage.write_file(tmp + "/generation_config.json", generation);
     write_weights(storage, tmp, model, read, o);

@@ -13,8 +13,8 @@ struct SaveOptions {
   DType dtype = DType::kBF16;          // kBF16 or kF32
   DType selection_bias = DType::kF32;  // of the router's, which may have a type of its own
   int64_t max_shard_bytes = 5'000'000'000;
-  std::string companions;  // directory of the model that this one comes from: its tokenizer files and token
-                           // numbers go along; "": none
+  std::string companions;  // directory or GGUF file of the model that this one comes from: its tokenizer and
+                           // token numbers go along; "": none
 };
 
 inline constexpr const char* kSelectionBias = ".e_score_correction_bias";
