@@ -1,20 +1,24 @@
-// The roles of bf16_gemm.cu: where a unit of work lies, the producer, the consumers' chain and tree, and the
-// way of a tile to memory.
+// The roles of the products on wgmma that TMA feeds (bf16_gemm.cu, the head's): where a unit of work lies,
+// the producer, the consumers' chain and tree, and the launch.
 #pragma once
 
 #include <cuda.h>
-#include <cuda_bf16.h>
 
-#include "cuda/common/rows.cuh"
+#include <algorithm>
+
+#include "cuda/common/dispatch.h"
+#include "cuda/common/shared_memory.h"
+#include "cuda/common/stream.h"
 #include "cuda/common/tma.cuh"
 #include "cuda/common/wgmma.cuh"
+#include "cuda/gemm/bf16_gemm_store.cuh"
 #include "cuda/gemm/schedule.h"
 
 namespace contender::cuda {
 
-using Bf16 = __nv_bfloat16;
 inline constexpr int kGemmDepth = 64;  // contracted values of a stage: rows of 128 bytes
 inline constexpr uint64_t kGemmName = stall_word("bf16gemm");
+inline constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 
 // The first operand of wgmma, `p`, has the 64 rows of each consumer; the second, `q`, has N of them.
 template <TileShape kShape>
@@ -46,16 +50,6 @@ struct GemmSmem {
   Mbarrier full[T::kStages], empty[T::kStages];
 };
 
-// What becomes of results. Strides are in elements.
-struct GemmOut {
-  void* y = nullptr;
-  int64_t ldy = 0, y_layer = 0;
-  const float* bias = nullptr;  // [n] or null
-  int n = 0;
-  DType y_type = DType::kBF16;
-  bool accumulate = false;
-};
-
 struct GemmParams {
   CUtensorMap x;  // [layers or slices][m][k], boxes of one tile
   CUtensorMap w;  // [layers, groups or slices][n][k]
@@ -65,7 +59,8 @@ struct GemmParams {
   int m = 0, layers = 1;
   int k_blocks = 0;  // of a slice
   int slices = 1;
-  int band = 1;  // of the raster, in tiles of rows
+  int band = 1;        // of the raster, in tiles of rows
+  bool one_x = false;  // x is the same for every layer, and has one
 };
 
 // Rows [row, row_end) of x and columns from `col` of a layer; row_end is that of the layer's rows.
@@ -168,7 +163,7 @@ __device__ __forceinline__ void produce(const GemmParams& p, GemmSmem<T>& s) {
     const int row_p = (T::kSwapped ? place.col : place.row) + own,
               row_q = T::kSwapped ? place.row : place.col;
     for (int slice = 0; slice < p.slices; ++slice) {
-      const int layer_w = place.layer + slice, layer_x = p.offsets != nullptr ? 0 : layer_w;
+      const int layer_w = place.layer + slice, layer_x = p.one_x ? 0 : layer_w;
       const int layer_p = T::kSwapped ? layer_w : layer_x, layer_q = T::kSwapped ? layer_x : layer_w;
       for (int kb = 0; kb < p.k_blocks; ++kb, ring.advance()) {
         const int stage = ring.stage, k = kb * kGemmDepth;
@@ -199,23 +194,27 @@ __device__ __forceinline__ void release(GemmSmem<T>& s, int stage) {
   }
 }
 
-// One chain: `acc` = the sum over the blocks of a slice, in steps of 16 from its start.
-template <class T>
-__device__ __forceinline__ void multiply_chain(float (&acc)[T::kBlocks][T::kAccumulators],
-                                               const GemmParams& p, GemmSmem<T>& s, Ring<T::kStages>& ring,
-                                               int first_row) {
-  for (int kb = 0, before = 0; kb < p.k_blocks; ++kb, ring.advance()) {
+// One chain: `acc` = the sum over the blocks of a slice, in steps of 16 from its start; or what is in it goes
+// on, if `go_on` is not 0. kLayoutQ: of the second operand, whose blocks of 64 columns lie behind each other
+// where it is MN-major.
+template <class T, Layout kLayoutQ = Layout::kKMajor>
+__device__ __forceinline__ void multiply_chain(float (&acc)[T::kBlocks][T::kAccumulators], StallRecord* stall,
+                                               int k_blocks, GemmSmem<T>& s, Ring<T::kStages>& ring,
+                                               int first_row, int go_on = 0) {
+  for (int kb = 0, before = 0; kb < k_blocks; ++kb, ring.advance()) {
     const int stage = ring.stage;
-    mbarrier_wait(&s.full[stage], ring.parity, {p.stall, kGemmName, stall_word("full")});
+    mbarrier_wait(&s.full[stage], ring.parity, {stall, kGemmName, stall_word("full")});
     const uint64_t a = wgmma_descriptor<Layout::kKMajor>(smem_address(s.p[stage] + first_row * kGemmDepth));
-    const uint64_t b = wgmma_descriptor<Layout::kKMajor>(smem_address(s.q[stage]));
+    const uint64_t b = wgmma_descriptor<kLayoutQ>(smem_address(s.q[stage]),
+                                                  kLayoutQ == Layout::kKMajor ? 16 : 64 * kGemmDepth * 2);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kGemmDepth / 16; ++step) {
-      const uint64_t at = step * kWgmmaStep<Layout::kKMajor>;
+      const uint64_t at_p = step * kWgmmaStep<Layout::kKMajor>, at_q = step * kWgmmaStep<kLayoutQ>;
 #pragma unroll
       for (int block = 0; block < T::kBlocks; ++block)
-        wgmma_bf16<T::kQ>(acc[block], a + at + block * (64 * 128 >> 4), b + at, kb + step);
+        wgmma_bf16<T::kQ, Layout::kKMajor, kLayoutQ>(acc[block], a + at_p + block * (64 * 128 >> 4), b + at_q,
+                                                     go_on + kb + step);
     }
     wgmma_commit();
     if (kb > 0) {
@@ -230,19 +229,6 @@ __device__ __forceinline__ void multiply_chain(float (&acc)[T::kBlocks][T::kAccu
   release<T>(s, ring.stage == 0 ? T::kStages - 1 : ring.stage - 1);
 }
 
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-__device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
-  uint4 v;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(address)
-               : "memory");
-  return v;
-}
-
 // The tree ((0+1)+(2+3)) over 1, 2 or 4 chains. The first pair's sum waits in `half`, shared memory, each
 // thread's own.
 template <class T>
@@ -251,12 +237,12 @@ __device__ __forceinline__ void multiply_slices(float (&chain)[1][T::kAccumulato
                                                 uint32_t half) {
   float(&acc)[T::kAccumulators] = chain[0];
   for (int slice = 0;; slice += 2) {
-    multiply_chain<T>(chain, p, s, ring, warpgroup * 64);
+    multiply_chain<T>(chain, p.stall, p.k_blocks, s, ring, warpgroup * 64);
     if (p.slices == 1) return;
     float first[T::kAccumulators];
 #pragma unroll
     for (int i = 0; i < T::kAccumulators; ++i) first[i] = acc[i];
-    multiply_chain<T>(chain, p, s, ring, warpgroup * 64);
+    multiply_chain<T>(chain, p.stall, p.k_blocks, s, ring, warpgroup * 64);
 #pragma unroll
     for (int i = 0; i < T::kAccumulators; ++i) acc[i] = first[i] + acc[i];
     if (slice + 2 == p.slices) {
@@ -279,146 +265,6 @@ __device__ __forceinline__ void multiply_slices(float (&chain)[1][T::kAccumulato
   }
 }
 
-// Where a warpgroup's part of a unit goes: its first element, and how much of y lies behind.
-struct OutPlace {
-  int64_t index;
-  int rows, cols;
-  __device__ OutPlace plus(const GemmOut& p, int row, int col) const {
-    return {index + row * p.ldy + col, rows - row, cols - col};
-  }
-};
-
-__device__ __forceinline__ void store_eight(const GemmOut& p, const OutPlace& at, int row, int col, uint4 v) {
-  if (row >= at.rows || col >= at.cols) return;
-  // In one piece: the compiler takes plain stores of what it holds in registers apart.
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(static_cast<Bf16*>(p.y) + at.index +
-                                                                row * p.ldy + col),
-               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
-               : "memory");
-}
-// Four results in FP32: bias, then what is there, then one rounding.
-template <class Y>
-__device__ __forceinline__ void add_four(const GemmOut& p, Y* y, float4 v) {
-  if (p.accumulate) {
-    const float4 old = load_quad(y);
-    v = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
-  }
-  store_quad(y, v);
-}
-__device__ __forceinline__ void store_four(const GemmOut& p, const OutPlace& at, int row, int col,
-                                           uint4 bits) {
-  if (row >= at.rows || col >= at.cols) return;
-  float4 v = make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
-                         __uint_as_float(bits.w));
-  if (p.bias != nullptr) {
-    const float4 b = load_quad(p.bias + (p.n - at.cols) + col);
-    v = make_float4(v.x + b.x, v.y + b.y, v.z + b.z, v.w + b.w);
-  }
-  const int64_t index = at.index + row * p.ldy + col;
-  if (p.y_type == DType::kBF16) return add_four(p, static_cast<Bf16*>(p.y) + index, v);
-  add_four(p, static_cast<float*>(p.y) + index, v);
-}
-
-// Staging: rows of 128 bytes, pieces of 16 bytes permuted by the row so that neither side meets a bank twice.
-// kRows: a warp stages its own 16 rows; no other warp is waited for.
-template <class T>
-__device__ __forceinline__ void store_rows(const float (&acc)[T::kAccumulators], const GemmOut& p,
-                                           uint32_t staging, const OutPlace& out, bool packed) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  const int matrix = lane / 8, piece_read = lane % 8;
-  const OutPlace at = out.plus(p, 16 * warp + matrix, (packed ? 8 : 4) * piece_read);
-  if (packed) {
-    const int row = lane % 8 + (matrix & 1) * 8;
-#pragma unroll
-    for (int c = 0; c < T::kQ; c += 64) {
-      __syncwarp();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float* d = acc + (c + 16 * i) / 2;
-        const int piece = (2 * i + matrix / 2) ^ (row & 7);
-        stmatrix_x4(staging + row * 128 + piece * 16, pack_bf16(d[0], d[1]), pack_bf16(d[2], d[3]),
-                    pack_bf16(d[4], d[5]), pack_bf16(d[6], d[7]));
-      }
-      __syncwarp();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int r = 4 * i + matrix;
-        store_eight(p, at, 4 * i, c, load_shared_16(staging + r * 128 + (piece_read ^ (r & 7)) * 16));
-      }
-    }
-    return;
-  }
-#pragma unroll
-  for (int c = 0; c < T::kQ; c += 32) {
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {  // eight columns and half of the rows
-      const float* d = acc + (c + 8 * (i / 2)) / 2 + i % 2 * 2;
-      const int row = lane / 4 + i % 2 * 8, piece = (i / 2 * 2 + lane % 4 / 2) ^ ((row & 3) * 2);
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(staging + row * 128 + piece * 16 + lane % 2 * 8),
-                   "f"(d[0]), "f"(d[1])
-                   : "memory");
-    }
-    __syncwarp();
-#pragma unroll 2
-    for (int i = 0; i < 4; ++i) {
-      const int r = 4 * i + matrix;
-      store_four(p, at, 4 * i, c, load_shared_16(staging + r * 128 + (piece_read ^ ((r & 3) * 2)) * 16));
-    }
-  }
-}
-
-// kColumns: D holds columns of y in its rows; a warpgroup turns 64 of them through its staging.
-template <class T>
-__device__ __forceinline__ void store_columns(const float (&acc)[T::kAccumulators], const GemmOut& p,
-                                              uint32_t staging, const OutPlace& out, bool packed,
-                                              int barrier) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, thread = threadIdx.x % 128;
-  if (packed) {
-    constexpr int kRows = T::kQ < 64 ? T::kQ : 64;  // rows of 64 BF16
-    const int matrix = lane / 8, piece_read = thread % 8;
-    const OutPlace at = out.plus(p, thread / 8, 8 * piece_read);
-#pragma unroll
-    for (int c = 0; c < T::kQ; c += kRows) {
-      named_barrier_sync(barrier, 128);
-#pragma unroll
-      for (int i = 0; i < kRows; i += 16) {
-        const float* d = acc + (c + i) / 2;
-        const int row = i + matrix / 2 * 8 + lane % 8, piece = (2 * warp + (matrix & 1)) ^ (row & 7);
-        stmatrix_x4_trans(staging + row * 128 + piece * 16, pack_bf16(d[0], d[1]), pack_bf16(d[2], d[3]),
-                          pack_bf16(d[4], d[5]), pack_bf16(d[6], d[7]));
-      }
-      named_barrier_sync(barrier, 128);
-#pragma unroll
-      for (int i = 0; i < kRows; i += 16) {
-        const int r = i + thread / 8;
-        store_eight(p, at, c + i, 0, load_shared_16(staging + r * 128 + (piece_read ^ (r & 7)) * 16));
-      }
-    }
-    return;
-  }
-  constexpr int kRows = T::kQ < 32 ? T::kQ : 32;  // rows of 64 floats, eights of them permuted
-  const int col_read = thread % 16 * 4;
-  const OutPlace at = out.plus(p, thread / 16, col_read);
-#pragma unroll
-  for (int c = 0; c < T::kQ; c += kRows) {
-    named_barrier_sync(barrier, 128);
-#pragma unroll
-    for (int i = 0; i < kRows / 2; ++i) {  // registers
-      const int row = i / 4 * 8 + lane % 4 * 2 + i % 2, col = 16 * warp + lane / 4 + i / 2 % 2 * 8;
-      asm volatile("st.shared.f32 [%0], %1;" ::"r"(staging + row * 256 + (col ^ (row / 2 % 4 * 8)) * 4),
-                   "f"(acc[c / 2 + i])
-                   : "memory");
-    }
-    named_barrier_sync(barrier, 128);
-#pragma unroll
-    for (int i = 0; i < kRows; i += 8) {
-      const int r = i + thread / 16;
-      store_four(p, at, c + i, 0, load_shared_16(staging + r * 256 + (col_read ^ (r / 2 % 4 * 8)) * 4));
-    }
-  }
-}
-
 __device__ __forceinline__ OutPlace out_place(const GemmParams& p, const Place& place, int row, int col) {
   const int64_t layer = p.offsets != nullptr ? 0 : place.layer * p.out.y_layer;
   return {layer + row * p.out.ldy + col, place.row_end - row, p.out.n - col};
@@ -428,7 +274,6 @@ template <class T>
 __device__ __forceinline__ void consume(const GemmParams& p, GemmSmem<T>& s, int warpgroup) {
   const uint32_t rank = T::kCluster > 1 ? cluster_rank() : 0;
   const int own = static_cast<int>(rank) * T::kP + warpgroup * 64;
-  const bool packed = p.out.y_type == DType::kBF16 && p.out.bias == nullptr && !p.out.accumulate;
   const uint32_t staging = smem_address(s.staging[warpgroup]);
   const int warp = threadIdx.x / 32 % 4;
   Ring<T::kStages> ring;
@@ -436,17 +281,17 @@ __device__ __forceinline__ void consume(const GemmParams& p, GemmSmem<T>& s, int
   for (Place place; walk.next(place);) {
     float acc[1][T::kAccumulators];
     if constexpr (T::kLevels == 0) {
-      multiply_chain<T>(acc, p, s, ring, warpgroup * 64);
+      multiply_chain<T>(acc, p.stall, p.k_blocks, s, ring, warpgroup * 64);
     } else {
       const uint32_t half = staging + warp * (T::kStaging / 4) + threadIdx.x % 32 * 16;
       multiply_slices<T>(acc, p, s, ring, warpgroup, half);
     }
     if constexpr (T::kSwapped) {
       const OutPlace out = out_place(p, place, place.row, place.col + own);
-      store_columns<T>(acc[0], p.out, staging, out, packed, 1 + warpgroup);
+      store_columns<T>(acc[0], p.out, staging, out, 1 + warpgroup);
     } else {
       const OutPlace out = out_place(p, place, place.row + own, place.col);
-      store_rows<T>(acc[0], p.out, staging + warp * (T::kStaging / 4), out, packed);
+      store_rows<T>(acc[0], p.out, staging + warp * (T::kStaging / 4), out);
     }
   }
 }
@@ -456,7 +301,6 @@ template <class T>
 __device__ __forceinline__ void consume_in_turns(const GemmParams& p, GemmSmem<T>& s, int warpgroup) {
   constexpr int kTurn = 1, kBoth = 256;  // barriers kTurn and kTurn + 1 say whose turn it is
   const uint32_t rank = T::kCluster > 1 ? cluster_rank() : 0;
-  const bool packed = p.out.y_type == DType::kBF16 && p.out.bias == nullptr && !p.out.accumulate;
   const uint32_t staging = smem_address(s.staging[warpgroup]) + threadIdx.x / 32 % 4 * (T::kStaging / 4);
   Ring<T::kStages> ring;
   TileWalk<T> walk(p);
@@ -469,16 +313,67 @@ __device__ __forceinline__ void consume_in_turns(const GemmParams& p, GemmSmem<T
     }
     named_barrier_sync(kTurn + warpgroup, kBoth);
     float acc[2][T::kAccumulators];
-    multiply_chain<T>(acc, p, s, ring, 0);
+    multiply_chain<T>(acc, p.stall, p.k_blocks, s, ring, 0);
     named_barrier_arrive(kTurn + 1 - warpgroup, kBoth);
 #pragma unroll
     for (int block = 0; block < 2; ++block) {
       const int row = place.row + static_cast<int>(rank) * T::kP + block * 64;
-      store_rows<T>(acc[block], p.out, staging, out_place(p, place, row, place.col), packed);
+      store_rows<T>(acc[block], p.out, staging, out_place(p, place, row, place.col));
     }
   }
   // The turn that is left over: no barrier may end half full.
   if (unit % 2 == warpgroup) named_barrier_sync(kTurn + warpgroup, kBoth);
+}
+
+// What every kernel of these roles does around them. produce() runs in one warp, consume(warpgroup) in each
+// of the consumers.
+template <class T, class Produce, class Consume>
+__device__ __forceinline__ void run_roles(GemmSmem<T>& s, const Produce& produce, const Consume& consume) {
+  static_assert(sizeof(GemmSmem<T>) <= kMaxSharedMemory);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < T::kStages; ++i) {
+      mbarrier_init(&s.full[i], 1);
+      mbarrier_init(&s.empty[i], T::kReaders * T::kCluster);  // a lane of each warp that reads it
+    }
+    fence_mbarrier_init();
+  }
+  __syncthreads();
+  if constexpr (T::kCluster > 1) cluster_arrive(), cluster_wait();
+  griddepcontrol_wait();
+  const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);  // uniform
+  if (warpgroup == T::kConsumers) {
+    if constexpr (T::kConsumers == 2) setmaxnreg_dec<kProducerRegisters>();
+    if (threadIdx.x / 32 % 4 == 0) produce();
+    __syncwarp();
+    griddepcontrol_launch_dependents();
+  } else {
+    if constexpr (T::kConsumers == 2) setmaxnreg_inc<kConsumerRegisters>();
+    consume(warpgroup);
+    __syncwarp();  // warps leave whole: without this ptxas spills
+  }
+  // Nobody leaves while another block may still count at its barriers.
+  if constexpr (T::kCluster > 1) cluster_arrive(), cluster_wait();
+}
+
+// A launch of as many blocks as there are units or SMs, which may begin before the kernel in front of it
+// ends: run_roles waits for that.
+template <auto kKernel, class T, class Params>
+void launch_roles(const Exec& exec, const Params& p, int64_t units) {
+  allow_shared_memory<kKernel>();
+  const int64_t clusters = std::min<int64_t>(units, sm_count() / T::kCluster);
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {T::kCluster, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(narrow<int>(clusters * T::kCluster)));
+  config.blockDim = dim3(T::kThreads);
+  config.dynamicSmemBytes = sizeof(GemmSmem<T>);
+  config.stream = stream_of(exec);
+  config.attrs = attributes;
+  config.numAttrs = T::kCluster > 1 ? 2 : 1;
+  CUDA_CHECK(cudaLaunchKernelEx(&config, kKernel, p));
 }
 
 }  // namespace contender::cuda

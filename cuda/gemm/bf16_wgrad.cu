@@ -1,6 +1,6 @@
 // What: dw[g] = sum over the rows r of group g of dy[r]^T x[r] in BF16 on wgmma, and one such sum per head on
 // strided columns (ops/linear.h).
-// Shapes: any M, groups, segments; N and K multiples of 8. Groups without rows get 0.
+// Shapes: any M, N, K, groups, segments. Groups without rows get 0.
 // Layouts: dy [M, N], x [M, K] BF16, row-major; dw [groups * N, K] F32. The table of segments
 // [groups][leaves][parts] lies on the device and is checked there.
 // Precision: the chain of a (group, leaf) counts its rows one after the other over all its segments, in steps
@@ -14,23 +14,18 @@
 // KB, up to 160 KB of sums.
 // Roofline: 2 M N K flops; 2 (M N + M K) + 4 N K groups bytes. Memory-bound below 410 (H200) and 590 (H800)
 // rows of a group.
-// Limits: 64 leaves; the multiples above, rows and bases in pieces of 16 bytes; 65,535 groups or heads and
-// tiles of columns.
+// Limits: 64 leaves; rows and bases of dy and x in pieces of 16 bytes; 65,535 groups or heads and tiles of
+// columns.
 // Source: PTX ISA 9.0: wgmma (matrix-descriptor, MN-major), cp.async, mbarrier.
-#include <bit>
-
 #include "cuda/common/row_cursor.cuh"
-#include "cuda/common/shared_memory.h"
-#include "cuda/common/stream.h"
 #include "cuda/gemm/bf16_gemm.h"
 #include "cuda/gemm/bf16_gemm_device.cuh"
 
 namespace contender::cuda {
 namespace {
 
-constexpr int kMaxLeaves = 64;
 constexpr uint64_t kWgradName = stall_word("bf16wgrd");
-constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
+constexpr int kGathererRegisters = 56, kMultiplierRegisters = 224;
 constexpr int kGatherBarrier = 1;  // of the gatherers
 
 // Strides are in elements; *_group is from one group or head to the next.
@@ -90,10 +85,9 @@ __device__ __forceinline__ bool count_rows(int* leaf_rows, const WgradParams& p,
   return __syncthreads_or(any);
 }
 
-// 16 bytes, or zeros.
-__device__ __forceinline__ void copy_16(Bf16* dst, const Bf16* src, bool present) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(dst)), "l"(src),
-               "r"(present ? 16 : 0)
+// The first `bytes` of 16, and zeros.
+__device__ __forceinline__ void copy_16(Bf16* dst, const Bf16* src, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(dst)), "l"(src), "r"(bytes)
                : "memory");
 }
 
@@ -103,14 +97,14 @@ __device__ __forceinline__ void gather(Bf16* tile, const Bf16* src, int64_t ld, 
                                        int thread) {
   constexpr int kPieces = kCount / 8, kRowsAtOnce = 128 / kPieces;
   const int piece = thread % kPieces;
-  const bool inside = piece * 8 < cols;
+  const int bytes = 2 * max(0, min(8, cols - piece * 8));
   Bf16* block = tile + piece / 8 * (64 * kGemmDepth);
 #pragma unroll 4
   for (int row = thread / kPieces; row < kGemmDepth; row += kRowsAtOnce) {
     const int from = rows[row];
-    const bool present = inside && from >= 0;
+    const bool present = bytes > 0 && from >= 0;
     copy_16(block + row * 64 + (piece % 8 ^ (row & 7)) * 8, present ? src + from * ld + piece * 8 : src,
-            present);
+            present ? bytes : 0);
   }
 }
 
@@ -238,10 +232,10 @@ __global__ void __launch_bounds__(T::kThreads, 1) bf16_wgrad_kernel(const __grid
   count_rows(s.leaf_rows, p, segments, row_group);
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);  // uniform
   if (warpgroup == T::kConsumers) {
-    if constexpr (T::kConsumers == 2) setmaxnreg_dec<kProducerRegisters>();
+    if constexpr (T::kConsumers == 2) setmaxnreg_dec<kGathererRegisters>();
     gather_rows<T>(p, s, segments, group, row0, col0);
   } else {
-    if constexpr (T::kConsumers == 2) setmaxnreg_inc<kConsumerRegisters>();
+    if constexpr (T::kConsumers == 2) setmaxnreg_inc<kMultiplierRegisters>();
     const uint32_t own = smem_address(s.sums[warpgroup][threadIdx.x / 32 % 4]);
     Ring<T::kStages> ring;
     float acc[T::kAccumulators];
@@ -251,8 +245,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) bf16_wgrad_kernel(const __grid
       multiply_leaves<T>(acc, p, s, ring, warpgroup, own + threadIdx.x % 32 * 16);
     }
     const int row = row0 + warpgroup * 64;
-    store_rows<T>(acc, p.dw, own, {group * p.dw.y_layer + row * p.dw.ldy + col0, p.n - row, p.dw.n - col0},
-                  false);
+    store_rows<T>(acc, p.dw, own, {group * p.dw.y_layer + row * p.dw.ldy + col0, p.n - row, p.dw.n - col0});
   }
   __syncwarp();
 }
@@ -274,58 +267,41 @@ bool in_16(const void* p, std::initializer_list<int64_t> strides_bytes) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
-// Of groups * n rows of dw; dy and x are the columns of the first group or head.
-struct Wgrad {
-  Tensor dy, x, dw;
-  RowSegments segments;
-  int64_t dy_group = 0, x_group = 0, groups = 1;
-  bool shared_rows = false;
-};
+}  // namespace
 
-std::string refuses(const Wgrad& w) {
-  if (w.dy.dtype != DType::kBF16 || w.x.dtype != DType::kBF16 || w.dw.dtype != DType::kF32)
-    return fmt::format("dy {}, x {}, dw {}: not F32 sums over BF16", dtype_name(w.dy.dtype),
-                       dtype_name(w.x.dtype), dtype_name(w.dw.dtype));
-  const int32_t leaves = w.segments.num_leaves;
-  if (leaves < 1 || leaves > kMaxLeaves || !std::has_single_bit(static_cast<uint32_t>(leaves)))
-    return fmt::format("{} leaves, not a power of two up to {}", leaves, kMaxLeaves);
-  const int64_t chains = (w.shared_rows ? 1 : w.groups) * int64_t{leaves};
-  if (w.segments.count < 0 || (chains != 0 && w.segments.count % chains != 0))
-    return fmt::format("{} segments are no table of {} groups x {} leaves", w.segments.count, chains / leaves,
-                       leaves);
-  if (w.dy.cols % 8 != 0 || w.x.cols % 8 != 0 || !in_16(w.dy.data, {2 * w.dy.ld, 2 * w.dy_group}) ||
-      !in_16(w.x.data, {2 * w.x.ld, 2 * w.x_group}) || !in_16(w.dw.data, {4 * w.dw.ld}))
+std::string bf16_wgrad_refuses(const WgradProduct& w) {
+  if (!in_16(w.dy.data, {2 * w.dy.ld, 2 * w.dy_group}) || !in_16(w.x.data, {2 * w.x.ld, 2 * w.x_group}))
     return fmt::format(
-        "dy [{}, {}] rows {} apart, x [{}, {}] rows {} apart, dw rows {} apart: not in pieces of "
-        "16 bytes",
-        w.dy.rows, w.dy.cols, w.dy.ld, w.x.rows, w.x.cols, w.x.ld, w.dw.ld);
+        "dy at {}, rows {} apart, x at {}, rows {} apart, groups {} and {}: not in pieces of 16 bytes",
+        w.dy.data, w.dy.ld, w.x.data, w.x.ld, w.dy_group, w.x_group);
   return "";
 }
 
-void run(const Exec& exec, const Wgrad& w, int tile) {
-  const std::string reason = refuses(w);
+void bf16_wgrad(const Exec& exec, const WgradProduct& w, int tile) {
+  const std::string reason = bf16_wgrad_refuses(w);
   CHECK(reason.empty(), "bf16_wgrad: {}", reason);
   if (w.dw.numel() == 0) return;
   const int32_t leaves = w.segments.num_leaves;
-  const int64_t chains = (w.shared_rows ? 1 : w.groups) * int64_t{leaves};
-  const WgradParams p = {.dy = static_cast<const Bf16*>(w.dy.data),
-                         .ld_dy = w.dy.ld,
-                         .dy_group = w.dy_group,
-                         .x = static_cast<const Bf16*>(w.x.data),
-                         .ld_x = w.x.ld,
-                         .x_group = w.x_group,
-                         .dw = {.y = w.dw.data,
-                                .ldy = w.dw.ld,
-                                .y_layer = w.dy.cols * w.dw.ld,
-                                .n = narrow<int>(w.x.cols),
-                                .y_type = DType::kF32},
-                         .segments = w.segments.data,
-                         .stall = stall_record(),
-                         .shared_rows = w.shared_rows,
-                         .m = narrow<int>(w.x.rows),
-                         .n = narrow<int>(w.dy.cols),
-                         .num_leaves = leaves,
-                         .parts = narrow<int>(w.segments.count / chains)};
+  const WgradParams p = {
+      .dy = static_cast<const Bf16*>(w.dy.data),
+      .ld_dy = w.dy.ld,
+      .dy_group = w.dy_group,
+      .x = static_cast<const Bf16*>(w.x.data),
+      .ld_x = w.x.ld,
+      .x_group = w.x_group,
+      .dw = {.y = w.dw.data,
+             .ldy = w.dw.ld,
+             .y_layer = w.dy.cols * w.dw.ld,
+             .n = narrow<int>(w.x.cols),
+             .y_type = DType::kF32,
+             .store = store_of(w.dw.data, DType::kF32, w.x.cols, w.dw.ld, 0, nullptr, false)},
+      .segments = w.segments.data,
+      .stall = stall_record(),
+      .shared_rows = w.shared_rows,
+      .m = narrow<int>(w.x.rows),
+      .n = narrow<int>(w.dy.cols),
+      .num_leaves = leaves,
+      .parts = narrow<int>(w.parts())};
   // The largest that keeps the sums of so many leaves.
   const int largest = leaves == 1 ? 0 : leaves <= 4 ? 1 : leaves <= 8 ? 2 : 3;
   if (tile < 0) tile = largest == 0 && w.x.cols <= FewLeavesWgrad::kQ ? 1 : largest;
@@ -335,37 +311,5 @@ void run(const Exec& exec, const Wgrad& w, int tile) {
   if (tile == 2) return launch<LeavesWgrad>(exec, p, w.groups);
   launch<ManyLeavesWgrad>(exec, p, w.groups);
 }
-
-Wgrad wgrad_of(const LinearWgradArgs& args) {
-  const Tensor &dy = args.dy, &x = args.x, &dw = args.dw;
-  CHECK(dy.rows == x.rows && dw.rows == args.num_groups * dy.cols && dw.cols == x.cols,
-        "dy [{}, {}], x [{}, {}], dw [{}, {}] of {} groups", dy.rows, dy.cols, x.rows, x.cols, dw.rows,
-        dw.cols, args.num_groups);
-  return {.dy = dy, .x = x, .dw = dw, .segments = args.segments, .groups = args.num_groups};
-}
-Wgrad wgrad_of(const HeadsWgradArgs& args) {
-  const int64_t heads = args.num_heads, last = heads - 1, k = args.dw.cols;
-  CHECK(heads >= 1 && args.dw.rows % heads == 0, "dw of {} rows, {} heads", args.dw.rows, heads);
-  const int64_t n = args.dw.rows / heads;
-  CHECK(args.dy.rows == args.x.rows && last * args.dy_stride + n <= args.dy.cols &&
-            last * args.x_stride + k <= args.x.cols,
-        "{} heads: dy [{}, {}], stride {}, {} each; x [{}, {}], stride {}, {} each", heads, args.dy.rows,
-        args.dy.cols, args.dy_stride, n, args.x.rows, args.x.cols, args.x_stride, k);
-  return {.dy = args.dy.col_range(0, n),
-          .x = args.x.col_range(0, k),
-          .dw = args.dw,
-          .segments = args.segments,
-          .dy_group = args.dy_stride,
-          .x_group = args.x_stride,
-          .groups = heads,
-          .shared_rows = true};
-}
-
-}  // namespace
-
-std::string bf16_wgrad_refuses(const LinearWgradArgs& args) { return refuses(wgrad_of(args)); }
-std::string bf16_wgrad_refuses(const HeadsWgradArgs& args) { return refuses(wgrad_of(args)); }
-void bf16_wgrad(const Exec& exec, const LinearWgradArgs& args, int tile) { run(exec, wgrad_of(args), tile); }
-void bf16_wgrad(const Exec& exec, const HeadsWgradArgs& args, int tile) { run(exec, wgrad_of(args), tile); }
 
 }  // namespace contender::cuda

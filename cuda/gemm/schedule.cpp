@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "cuda/gemm/split.h"
 
 namespace contender::cuda {
 namespace {
@@ -15,6 +16,7 @@ constexpr double kL2Bytes = 44;         // of a share of the L2; neighbours that
 constexpr double kMemoryBytes = 18;     // of a share of the memory
 constexpr double kUnitCycles = 900;     // first bytes of a unit, last ones of its result: nothing hides them
 constexpr double kTurnCycles = 100;     // from one consumer's products to the other's
+constexpr double kSumCycles = 3500;     // of a second launch that sums partial products
 constexpr double kEpilogueBytes = 32;   // results, per cycle; the other half of the time behind products
 
 double wgmma_cycles(const TileShape& t, double k) {
@@ -25,8 +27,12 @@ double wgmma_cycles(const TileShape& t, double k) {
   return std::max(multiply, shared);
 }
 
-TileScore score(const TileShape& t, const ProductShape& s, int64_t sms) {
-  TileScore r;
+TileScore score(const TileShape& t, ProductShape s, int splits, int64_t sms) {
+  TileScore r = {.splits = splits};
+  const double m = static_cast<double>(s.m), n = static_cast<double>(s.n);
+  const double out_of_sum = m * n * static_cast<double>(s.out_bytes);
+  if (splits > 1 || s.mode == Mode::kFast) s.slices = 1;
+  if (splits > 1) s.layers = splits, s.k /= splits, s.out_bytes = 4;
   const int64_t rows_of_layer =
       s.grouped ? std::max<int64_t>(ceil_div(s.m, std::max<int64_t>(s.layers, 1)), 1) : s.m;
   const int64_t tiles_m = ceil_div(rows_of_layer, t.tile_m()), tiles_n = ceil_div(s.n, t.tile_n());
@@ -38,8 +44,8 @@ TileScore score(const TileShape& t, const ProductShape& s, int64_t sms) {
   // A cluster fetches a shared tile once.
   const double tile_bytes = (p + q / t.cluster) * k * 2;
   const double tile_out = p * q * static_cast<double>(s.out_bytes);
-  const double unique = static_cast<double>(s.layers) * static_cast<double>(s.n) * k * 2 +
-                        static_cast<double>(s.m) * (k * 2 + static_cast<double>(s.n * s.out_bytes));
+  const double layers = static_cast<double>(s.layers), rows = s.grouped ? m : m * layers;
+  const double unique = layers * n * k * 2 + rows * (k * 2 + n * static_cast<double>(s.out_bytes));
   const bool hidden = t.turns == Turns::kInTurns;  // behind the other consumer's products
   r.multiply =
       waves * (wgmma_cycles(t, k) + (hidden ? kTurnCycles : kUnitCycles)) + (hidden ? kUnitCycles : 0);
@@ -48,27 +54,44 @@ TileScore score(const TileShape& t, const ProductShape& s, int64_t sms) {
   r.load = std::max(waves * tile_bytes / kL2Bytes,
                     unique / (kMemoryBytes * static_cast<double>(sms) * std::min(1.0, 2 * busy)));
   r.store = (hidden ? 1 : waves) * tile_out / kEpilogueBytes / 2;
-  r.total = std::max(r.multiply, r.load) + r.store;
+  if (splits > 1) {
+    const double all = static_cast<double>(sms);
+    r.sum = kSumCycles + (rows * n * 4) / (kL2Bytes * all) + out_of_sum / (kMemoryBytes * all);
+  }
+  r.total = std::max(r.multiply, r.load) + r.store + r.sum;
+  if (splits > 1 && split_bytes(splits, s.m, s.n) > s.workspace_bytes)
+    r.reason = fmt::format("partial products need {} bytes of workspace, {} are there",
+                           split_bytes(splits, s.m, s.n), s.workspace_bytes);
   if ((1 << t.levels) < s.slices)
     r.reason = fmt::format("keeps sums of {} slices, {} are asked for", 1 << t.levels, s.slices);
   return r;
 }
 
-std::string name_of(const TileShape& t) {
-  return fmt::format("{}x{} {}{}{} x {} stages{}", t.tile_m(), t.tile_n(),
+std::string name_of(const TileShape& t, int splits) {
+  return fmt::format("{}x{} {}{}{} x {} stages{}{}", t.tile_m(), t.tile_n(),
                      t.side == Side::kRows ? "rows first" : "columns first",
                      t.turns == Turns::kInTurns ? ", in turns" : "",
                      t.cluster > 1 ? fmt::format(", cluster of {}", t.cluster) : "", t.stages,
-                     t.levels > 0 ? fmt::format(", {} slices", 1 << t.levels) : "");
+                     t.levels > 0 ? fmt::format(", {} slices", 1 << t.levels) : "",
+                     splits > 1 ? fmt::format(", split in {}", splits) : "");
 }
 
 }  // namespace
 
+bool may_split(const ProductShape& s, int splits) {
+  if (splits == 1) return true;
+  if (s.layers > 1 || s.grouped || splits < 2 || splits > kMaxSplits || s.k % (8 * splits) != 0) return false;
+  return s.mode == Mode::kExact ? splits == s.slices : (splits & (splits - 1)) == 0;
+}
+
 std::vector<TileScore> score_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
   std::vector<TileScore> scores;
-  for (size_t i = 0; i < table.size(); ++i) {
-    scores.push_back(score(table[i], shape, sms));
-    scores.back().index = static_cast<int>(i);
+  for (int splits = 1; splits <= kMaxSplits; splits *= 2) {
+    if (!may_split(shape, splits)) continue;
+    for (size_t i = 0; i < table.size(); ++i) {
+      scores.push_back(score(table[i], shape, splits, sms));
+      scores.back().index = static_cast<int>(i);
+    }
   }
   std::stable_sort(scores.begin(), scores.end(), [](const TileScore& a, const TileScore& b) {
     if (a.reason.empty() != b.reason.empty()) return a.reason.empty();
@@ -77,29 +100,30 @@ std::vector<TileScore> score_tiles(std::span<const TileShape> table, const Produ
   return scores;
 }
 
-int choose_tile(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
+TileScore choose_tile(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
   const std::vector<TileScore> scores = score_tiles(table, shape, sms);
   CHECK(!scores.empty() && scores.front().reason.empty(), "no tile for [{}, {}] x [{}, {}]^T: {}", shape.m,
         shape.k, shape.n, shape.k, scores.empty() ? "the table is empty" : scores.front().reason);
-  return scores.front().index;
+  return scores.front();
 }
 
 std::string explain_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
-  std::string text = fmt::format("M {} N {} K {} x {}{}, {} slices, on {} SMs\n", shape.m, shape.n, shape.k,
-                                 shape.layers, shape.grouped ? " groups" : "", shape.slices, sms);
+  std::string text = fmt::format("M {} N {} K {} x {}{}, {} slices, {}, on {} SMs\n", shape.m, shape.n,
+                                 shape.k, shape.layers, shape.grouped ? " groups" : "", shape.slices,
+                                 shape.mode == Mode::kExact ? "exact" : "fast", sms);
   const std::vector<TileScore> scores = score_tiles(table, shape, sms);
   for (const TileScore& s : scores) {
     const TileShape& t = table[static_cast<size_t>(s.index)];
     if (!s.reason.empty()) {
-      text += fmt::format("  no   {}: {}\n", name_of(t), s.reason);
+      text += fmt::format("  no   {}: {}\n", name_of(t, s.splits), s.reason);
       continue;
     }
     const char* bound = s.load > s.multiply ? "loads" : "products";
     text += fmt::format(
-        "  {} {}: {} units in {} waves; cycles: products {:.0f}, loads {:.0f}, stores {:.0f}, "
+        "  {} {}: {} units in {} waves; cycles: products {:.0f}, loads {:.0f}, stores {:.0f}, sum {:.0f}, "
         "bound by {}, total {:.0f}{}\n",
-        &s == scores.data() ? "best" : "    ", name_of(t), s.units, s.waves, s.multiply, s.load, s.store,
-        bound, s.total,
+        &s == scores.data() ? "best" : "    ", name_of(t, s.splits), s.units, s.waves, s.multiply, s.load,
+        s.store, s.sum, bound, s.total,
         &s == scores.data() ? "" : fmt::format(" ({:+.1f}%)", 100 * (s.total / scores[0].total - 1)));
   }
   return text;

@@ -1,5 +1,5 @@
-// Which tile a product on wgmma uses, and why. All tiles give the same bits (bf16_gemm.cu), so the choice is
-// free to look at M.
+// Which tile a product on wgmma uses, into how many blocks its contracted dimension is split, and why. All
+// tiles give the same bits (bf16_gemm.cu), so the choice is free to look at M.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,10 @@ enum class Side { kRows, kColumns };
 // Consumers share a unit, 64 rows of wgmma each; or each makes units of its own, 128 rows of wgmma, and one
 // stores while the other multiplies.
 enum class Turns { kTogether, kInTurns };
+
+// kExact: a row's bits depend neither on M nor on its place. The contracted dimension is one chain, or the
+// tree over its slices, which blocks may share. kFast: any split of it, whatever M says; slices do not count.
+enum class Mode { kExact, kFast };
 
 // One row of a table of instantiations. A unit of work is tile_m() x tile_n() of y, made by a cluster.
 struct TileShape {
@@ -39,20 +43,25 @@ struct ProductShape {
   bool grouped = false;         // rows dealt out to groups, not all rows for every layer
   int slices = 1;
   int64_t out_bytes = 2;  // of an element of y
+  Mode mode = Mode::kExact;
+  int64_t workspace_bytes = 0;  // there for partial products
 };
 
-// Cycles of one SM as the chooser sees a candidate; the largest of the three decides.
+// Cycles of one SM as the chooser sees a candidate.
 struct TileScore {
   int index = -1;     // in the table
+  int splits = 1;     // of the contracted dimension
   int64_t units = 0;  // of work
   int64_t waves = 0;  // of them
-  double multiply = 0, load = 0, store = 0, total = 0;
+  double multiply = 0, load = 0, store = 0, sum = 0, total = 0;
   std::string reason;  // for a rejection; empty where it could run
 };
 
 std::vector<TileScore> score_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms);
 // The best; exit 1 naming the shape where no tile can run it.
-int choose_tile(std::span<const TileShape> table, const ProductShape& shape, int64_t sms);
+TileScore choose_tile(std::span<const TileShape> table, const ProductShape& shape, int64_t sms);
+// Whether partial products of so many parts are what the mode allows, and equal multiples of 8 long.
+bool may_split(const ProductShape& shape, int splits);
 // A line per candidate, the best first: what bench --explain prints.
 std::string explain_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms);
 

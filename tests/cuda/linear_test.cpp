@@ -148,8 +148,7 @@ TEST(CudaLinearSlices, AreChainsSummedInTheTree) {
   }
 }
 
-// A row has the same bits alone and among others, in large tiles and small ones, in pieces of 16 bytes and
-// element by element (its start is not aligned); and again.
+// A row has the same bits alone and among others, in large tiles and small ones; and again.
 TEST(CudaLinearInvariance, RowKeepsItsBits) {
   constexpr int64_t kN = 12 * 128, kK = 136;
   const int64_t m = ceil_div(sm_count(), 12) * 128;  // enough for large tiles
@@ -168,16 +167,15 @@ TEST(CudaLinearInvariance, RowKeepsItsBits) {
   EXPECT_TRUE(slabs.same_bytes(all));
   const Matrix want = all.download();
   for (const int64_t r : {int64_t{0}, int64_t{77}, m - 1}) {
-    Matrix one = Matrix::poisoned(1, kK + 1), row = Matrix::poisoned(1, kN);
-    std::copy_n(&x.values[r * kK], kK, &one.at(0, 1));
+    Matrix row = Matrix::poisoned(1, kN);
     std::copy_n(&want.values[r * kN], kN, &row.at(0, 0));
-    const DeviceTensor d_one(DType::kBF16, one), y(DType::kF32, 1, kN);
-    cuda::linear({}, {.x = d_one.tensor().col_range(1, kK + 1), .w = w.view, .y = y.tensor()});
+    const DeviceTensor y(DType::kF32, 1, kN);
+    cuda::linear({}, {.x = dx.tensor().row_range(r, r + 1), .w = w.view, .y = y.tensor()});
     expect_same(y.download(), row);
   }
 }
 
-// Rows of no group at the end stay as they are.
+// Rows of no group at the end stay as they are, and what is in x there is of no account.
 TEST(CudaLinearGrouped, IsTheProductOfEachGroup) {
   for (const auto& [n, k, spare] :
        {std::tuple{40, 24, 0}, std::tuple{33, 30, 1}, std::tuple{72, 136, 70}, std::tuple{32, 64, 200}}) {
@@ -187,15 +185,18 @@ TEST(CudaLinearGrouped, IsTheProductOfEachGroup) {
     offsets.push_back(offsets.back());  // an empty one at the end
     const int64_t used = offsets.back(), m = used + spare;
     const DeviceWeight w(n, k, 12, kGroups);
-    const DeviceTensor x(DType::kBF16, random_bf16(used, k, 13, 8)),
-        dy(DType::kBF16, random_bf16(used, n, 14, 8)), y(DType::kBF16, m, n, 4), dx(DType::kBF16, m, k, 4),
-        want_y(DType::kBF16, m, n, 4), want_dx(DType::kBF16, m, k, 4);
+    const auto rows = [&](int64_t cols, uint64_t seed) {
+      Matrix all = Matrix::poisoned(m, cols, 8);
+      const Matrix values = random_bf16(used, cols, seed, 8);
+      std::copy(values.values.begin(), values.values.end(), all.values.begin());
+      return all;
+    };
+    const DeviceTensor x(DType::kBF16, rows(k, 13)), dy(DType::kBF16, rows(n, 14)), y(DType::kBF16, m, n, 4),
+        dx(DType::kBF16, m, k, 4), want_y(DType::kBF16, m, n, 4), want_dx(DType::kBF16, m, k, 4);
     const DeviceArray<int32_t> d_offsets(offsets);
-    Tensor all_x = x.tensor(), all_dy = dy.tensor();
-    all_x.rows = all_dy.rows = m;  // reads of the spare ones would leave the allocation
-    cuda::grouped_linear({}, {.x = all_x, .w = w.view, .y = y.tensor(), .offsets = d_offsets.data()});
-    cuda::grouped_linear_dgrad({},
-                               {.dy = all_dy, .w = w.view, .dx = dx.tensor(), .offsets = d_offsets.data()});
+    cuda::grouped_linear({}, {.x = x.tensor(), .w = w.view, .y = y.tensor(), .offsets = d_offsets.data()});
+    cuda::grouped_linear_dgrad(
+        {}, {.dy = dy.tensor(), .w = w.view, .dx = dx.tensor(), .offsets = d_offsets.data()});
     for (int64_t g = 0; g < kGroups; ++g) {
       const int64_t begin = offsets[g], end = offsets[g + 1];
       cuda::linear({}, {.x = x.tensor().row_range(begin, end),
@@ -320,20 +321,22 @@ TEST(CudaLinearErrors, SayWhatIsWrong) {
   EXPECT_THROW(cuda::grouped_linear({}, {.x = x.tensor(), .w = w.view, .y = y.tensor()}), Error);
 }
 
-// Offsets that leave x end the launch with a line that says where.
+// Offsets that leave x end the launch with a line that says where, whichever product is taken.
 TEST(CudaLinearDeathTest, NamesTheGroup) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  const auto run = [](const std::vector<int32_t>& values) {
+  const auto run = [](int64_t k, const std::vector<int32_t>& values) {
     dup2(STDERR_FILENO, STDOUT_FILENO);  // what kernels print
-    const DeviceWeight w(8, 16, 36, 2);
-    const DeviceTensor x(DType::kBF16, 5, 16), y(DType::kBF16, 5, 8);
+    const DeviceWeight w(8, k, 36, 2);
+    const DeviceTensor x(DType::kBF16, 5, k), y(DType::kBF16, 5, 8);
     const DeviceArray<int32_t> offsets(values);
     cuda::grouped_linear({}, {.x = x.tensor(), .w = w.view, .y = y.tensor(), .offsets = offsets.data()});
-    std::exit(cudaDeviceSynchronize() == cudaSuccess ? 0 : 7);
+    test::exit_with_words(7);
   };
   const auto failed = testing::ExitedWithCode(7);
-  EXPECT_EXIT(run({0, 3, 6}), failed, "group 1 of 2: rows .3, 6. of 5");
-  EXPECT_EXIT(run({0, 4, 3}), failed, "group 1 of 2: rows .4, 3. of 5");
+  EXPECT_EXIT(run(16, {0, 3, 6}), failed, "bf16gemm refuses group 1: rows .3, 6., they may end at 5");
+  EXPECT_EXIT(run(16, {0, 4, 3}), failed, "bf16gemm refuses group 1: rows .4, 3.");
+  EXPECT_EXIT(run(15, {0, 3, 6}), failed, "group 1 of 2: rows .3, 6. of 5");
+  EXPECT_EXIT(run(15, {0, 4, 3}), failed, "group 1 of 2: rows .4, 3. of 5");
 }
 
 }  // namespace

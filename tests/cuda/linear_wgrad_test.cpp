@@ -92,9 +92,9 @@ TEST(CudaLinearWgradOrder, IsThatOfTheRowsOfALeaf) {
                                        {70, 88, 0, 2}, {88, 90, 0, 2}, {90, 140, 0, 3}};
   expect_same(run_wgrad(d_dy, d_x, cut, 4), want);
 
-  // The same rows elsewhere, with rows of nobody in between, as group 2 of 4; rows unaligned.
+  // The same rows elsewhere, with rows of nobody in between, as group 2 of 4.
   const auto scatter = [](const Matrix& from) {
-    Matrix to = random_bf16(2 * kRows, from.cols, 25, 1);
+    Matrix to = random_bf16(2 * kRows, from.cols, 25, 8);
     for (int64_t r = 0; r < kRows; ++r)
       std::copy_n(&from.values[r * from.ld], from.cols,
                   &to.at(r < 50 ? r + 150 : 2 * (r - 50) % 150 + 2 * (r - 50) / 150, 0));
@@ -252,20 +252,21 @@ TEST(CudaLinearWgradErrors, SayWhatIsWrong) {
   }
 }
 
-// A table that does not fit the rows ends the launch with a line that says where.
+// A table that does not fit the rows ends the launch with a line that says where, whichever product is taken.
 TEST(CudaLinearWgradDeathTest, NamesTheSegment) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  const auto run = [](const RowSegment& wrong) {
+  const auto run = [](int64_t n, const RowSegment& wrong) {
     dup2(STDERR_FILENO, STDOUT_FILENO);  // what kernels print
-    const DeviceTensor x(DType::kBF16, 3, 16), dy(DType::kBF16, 3, 8), dw(DType::kF32, 8, 16);
+    const DeviceTensor x(DType::kBF16, 3, 16), dy(DType::kBF16, 3, n), dw(DType::kF32, n, 16);
     const DeviceSegments segments({{0, 2, 0, 0}, wrong}, 2);
     cuda::linear_wgrad({},
                        {.dy = dy.tensor(), .x = x.tensor(), .dw = dw.tensor(), .segments = segments.view});
-    std::exit(cudaDeviceSynchronize() == cudaSuccess ? 0 : 7);
+    test::exit_with_words(7);
   };
   const auto failed = testing::ExitedWithCode(7);
-  EXPECT_EXIT(run({2, 4, 0, 1}), failed, "segment 1 of group 0: rows .2, 4. of 3");
-  EXPECT_EXIT(run({2, 3, 0, 0}), failed, "group 0, leaf 0 of 2");
+  EXPECT_EXIT(run(8, {2, 4, 0, 1}), failed, "bf16wgrd refuses group 0: rows .2, 4., they may end at 3");
+  EXPECT_EXIT(run(9, {2, 4, 0, 1}), failed, "segment 1 of group 0: rows .2, 4. of 3");
+  EXPECT_EXIT(run(9, {2, 3, 0, 0}), failed, "group 0, leaf 0 of 2");
 }
 
 }  // namespace

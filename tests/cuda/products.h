@@ -72,6 +72,17 @@ inline void expect_same(const Matrix& got, const Matrix& want) {
   }
 }
 
+// For a death test: ends the program with the words of the kernel that failed, or with 0.
+inline void exit_with_words(int code) {
+  try {
+    CUDA_CHECK(cudaDeviceSynchronize());
+  } catch (const Error& e) {
+    fmt::print(stderr, "{}\n", e.what());
+    std::_Exit(code);
+  }
+  std::_Exit(0);
+}
+
 // What an operator puts on a stream, caught while it is captured: it may be replayed after its inputs
 // changed.
 class Captured {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda/gemm/shapes.h"
+#include "cuda/gemm/split.h"
 #include "tests/cuda/products.h"
 
 namespace contender {
@@ -10,6 +11,8 @@ namespace {
 
 using cuda::bf16_gemm;
 using cuda::bf16_gemm_tiles;
+using cuda::Bf16Choice;
+using cuda::Mode;
 using cuda::RaggedShape;
 using cuda::sm_count;
 using test::Captured;
@@ -282,6 +285,50 @@ TEST(Bf16GemmHeads, StridedColumnsBothWays) {
   }
 }
 
+// Blocks that share the contracted dimension. Exact: the slices apart, the bits of one launch. Fast: any
+// parts, near the sum in double, the same bits run for run, those of a product in so many slices.
+TEST(Bf16GemmSplit, IsTheSumOfItsParts) {
+  constexpr int64_t kM = 33, kN = 43, kK = 8 * 72;
+  const Matrix x = random_bf16(kM, kK, 40), old = random_bf16(kM, kN, 41), bias = Matrix::random(1, kN, 42);
+  const DeviceWeight w(kN, kK, 43);
+  const DeviceTensor dx(DType::kBF16, x), d_bias(DType::kF32, bias);
+  const test::DeviceWorkspace space(cuda::split_bytes(8, kM, kN));
+  const auto run = [&](Bf16Choice choice, int32_t slices) {
+    const DeviceTensor y(DType::kF32, kM, kN);
+    bf16_gemm(space.exec(), LinearArgs{.x = dx.tensor(), .w = w.view, .y = y.tensor(), .slices = slices},
+              choice);
+    return y.download();
+  };
+  for (int tile = 0; tile < tile_count(); ++tile) {
+    SCOPED_TRACE(tile);
+    for (const int splits : {2, 4}) {
+      const Matrix want = run({}, splits);
+      test::expect_same(run({tile, Mode::kExact, splits}, splits), want);
+      test::expect_same(run({tile, Mode::kFast, splits}, 1), want);
+      test::expect_same(run({tile, Mode::kFast, splits}, 4), want);
+    }
+  }
+  const Matrix eight = run({0, Mode::kFast, 8}, 1);
+  expect_product(
+      eight, [&](int64_t i, int64_t l) { return x.at(i, l); },
+      [&](int64_t l, int64_t j) { return w.at(0, j, l); }, kK, 8);
+  test::expect_same(run({-1, Mode::kFast}, 4), run({}, 1));  // too little to split
+  const DeviceTensor sum(DType::kBF16, old);
+  bf16_gemm(
+      space.exec(),
+      LinearArgs{.x = dx.tensor(), .w = w.view, .y = sum.tensor(), .bias = d_bias.f32(), .accumulate = true},
+      {0, Mode::kFast, 8});
+  const Matrix got = sum.download();
+  for (int64_t i = 0; i < kM; ++i) {
+    for (int64_t j = 0; j < kN; ++j)
+      ASSERT_TRUE(same_bits(got.at(i, j),
+                            test::rounded(old.at(i, j) + (eight.at(i, j) + bias.at(0, j)), DType::kBF16)))
+          << i << " " << j;
+  }
+  EXPECT_THROW(run({0, Mode::kExact, 2}, 1), Error);
+  EXPECT_THROW(run({0, Mode::kFast, 16}, 1), Error);  // parts of 36
+}
+
 // One launch, which reads the offsets that the device holds when it runs.
 TEST(Bf16GemmGraph, OneLaunchThatSeesNewOffsets) {
   constexpr int64_t kM = 70, kN = 32, kK = 64;
@@ -306,16 +353,15 @@ TEST(Bf16GemmGraph, OneLaunchThatSeesNewOffsets) {
 }
 
 TEST(Bf16GemmErrors, SayWhatIsWrong) {
-  const DeviceWeight w(8, 16, 30), odd(9, 16, 31);
-  const DeviceTensor x(DType::kBF16, 3, 16), y(DType::kBF16, 3, 8), f32(DType::kF32, 3, 16),
-      y9(DType::kBF16, 3, 9);
+  const DeviceWeight w(8, 16, 30), odd(8, 8, 31);
+  const DeviceTensor x(DType::kBF16, 3, 16), y(DType::kBF16, 3, 8), f32(DType::kF32, 3, 16);
   const LinearArgs good = {.x = x.tensor(), .w = w.view, .y = y.tensor()};
   EXPECT_EQ(cuda::bf16_gemm_refuses(good), "");
   LinearArgs args = good;
   args.x = f32.tensor();
-  EXPECT_NE(cuda::bf16_gemm_refuses(args), "");
-  args = {.x = x.tensor(), .w = odd.view, .y = y9.tensor()};
-  EXPECT_NE(cuda::bf16_gemm_refuses(args), "");
+  EXPECT_THROW(bf16_gemm({}, args), Error);
+  args = {.x = x.tensor().col_range(1, 9), .w = odd.view, .y = y.tensor()};
+  EXPECT_NE(cuda::bf16_gemm_refuses(args), "");  // rows of x begin anywhere
   EXPECT_THROW(bf16_gemm({}, args), Error);
   for (const int32_t slices : {0, 3, 4, 8}) {
     args = good;
@@ -324,7 +370,7 @@ TEST(Bf16GemmErrors, SayWhatIsWrong) {
   }
   args = good;
   args.w = odd.view;
-  EXPECT_THROW(bf16_gemm({}, args), Error);  // [3, 16] x [9, 16] -> [3, 8]
+  EXPECT_THROW(bf16_gemm({}, args), Error);  // [3, 16] x [8, 8] -> [3, 8]
   EXPECT_THROW(bf16_gemm({}, GroupedLinearArgs{.x = x.tensor(), .w = w.view, .y = y.tensor()}), Error);
 }
 
@@ -337,12 +383,7 @@ TEST(Bf16GemmDeathTest, NamesTheGroup) {
     const DeviceArray<int32_t> offsets(values);
     bf16_gemm({},
               GroupedLinearArgs{.x = x.tensor(), .w = w.view, .y = y.tensor(), .offsets = offsets.data()});
-    try {
-      CUDA_CHECK(cudaDeviceSynchronize());
-    } catch (const Error& e) {
-      fmt::print(stderr, "{}\n", e.what());
-    }
-    std::_Exit(1);
+    test::exit_with_words(1);
   };
   EXPECT_EXIT(run({0, 6, 5}), testing::ExitedWithCode(1), "bf16gemm refuses group");
 }
