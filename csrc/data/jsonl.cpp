@@ -147,12 +147,14 @@ class JsonlSource final : public PromptSource {
   }
 
   std::string note() const override { return note_; }
+  bool asks_for_programs() const override { return asks_for_programs_; }
 
  private:
   void read(const std::string& path, Contamination* contamination) {
     auto file = std::make_unique<JsonlFile>(path);
     file->scan(tokenizer_, [&](int64_t line, PromptLine&& parsed) {
       check_length(*file, line, parsed.prompt);
+      asks_for_programs_ |= parsed.prompt.task == "code";
       return !contamination || contamination->keep(*file, line, parsed);
     });
     if (file->lines() == 0) fail(ExitCode::kConfig, "{}: no prompts", path);
@@ -189,6 +191,7 @@ class JsonlSource final : public PromptSource {
   std::vector<int64_t> order_;  // of held-out prompts of several files
   std::string note_;
   int64_t dropped_ = 0;
+  bool asks_for_programs_ = false;
 };
 
 }  // namespace

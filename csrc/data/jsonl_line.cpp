@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "data/chat_template_prompt.h"
+#include "data/code_tests.h"
 #include "data/strict_json.h"
 
 namespace contender {
@@ -111,6 +112,14 @@ std::string tests_of(const nlohmann::json& record, std::string_view line) {
   return compact(text);
 }
 
+void check_code_tests(const std::string& tests) {
+  try {
+    parse_code_tests(tests);
+  } catch (const std::runtime_error& reason) {
+    refuse("\"tests\": {}", reason.what());
+  }
+}
+
 }  // namespace
 
 PromptLine parse_prompt_line(std::string_view line, const Tokenizer& tokenizer) {
@@ -134,6 +143,7 @@ PromptLine parse_prompt_line(std::string_view line, const Tokenizer& tokenizer) 
   prompt.tests = tests_of(record, line);
   if (prompt.task == "code" && prompt.tests.empty())
     refuse("\"tests\" is missing, which the task code needs");
+  if (prompt.task == "code") check_code_tests(prompt.tests);
   const auto answer = record.find("answer");
   const bool no_answer = answer == record.end() || answer->is_null();
   if (!no_answer && answer->is_number_integer()) {

@@ -37,6 +37,8 @@ class PromptSource {
   virtual int64_t index_at(uint64_t seed, int64_t position) const;
   // What the user should hear before the run, one line; empty: nothing.
   virtual std::string note() const { return ""; }
+  // Is there a prompt of task "code"? Then a sandbox has to be there too.
+  virtual bool asks_for_programs() const { return false; }
 };
 
 enum class Split { kTrain, kHeldOut };

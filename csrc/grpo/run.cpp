@@ -17,6 +17,7 @@
 #include "mpi/mesh.h"
 #include "plan/plan.h"
 #include "report/files.h"
+#include "reward/code_worker.h"
 
 namespace contender {
 namespace {
@@ -74,13 +75,19 @@ void remove_run(const fs::path& dir) {
 // stages; what is to be said of them.
 void check_prompt_files(const RunConfig& config) {
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(config);
+  bool programs = false;
   for (const StageConfig& stage : config.stages) {
     if (stage.task.name != "jsonl") continue;
     const auto train = make_prompt_source(stage.task, Split::kTrain, config.seed, *tokenizer,
                                           stage.kind == "sft" ? config.model.max_position_embeddings : 0);
     if (!train->note().empty()) log_warn("stage {}: {}", stage.name, train->note());
-    make_prompt_source(stage.task, Split::kHeldOut, config.seed, *tokenizer);
+    const auto held_out = make_prompt_source(stage.task, Split::kHeldOut, config.seed, *tokenizer);
+    programs |= stage.reward.type == "rule" && (train->asks_for_programs() || held_out->asks_for_programs());
   }
+  if (!programs) return;
+  const std::string problem = code_worker_problem();
+  if (!problem.empty())
+    fail(ExitCode::kSandbox, "prompts of task \"code\" need a sandbox for programs: {}", problem);
 }
 
 // The first line that two fingerprints do not share: "model.hidden_size = 64 there, model.hidden_size = 128

@@ -7,9 +7,10 @@
 #include <stdexcept>
 
 #include "base/error.h"
+#include "data/code_tests.h"
+#include "reward/code_compare.h"
 #include "reward/code_driver.h"
 #include "reward/code_program.h"
-#include "reward/code_tests.h"
 #include "reward/sandbox.h"
 
 namespace contender {

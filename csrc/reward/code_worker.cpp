@@ -5,16 +5,30 @@
 
 #include "data/strict_json.h"
 #include "reward/code_check.h"
+#include "reward/sandbox.h"
+#include "reward/worker_pool.h"
 
 namespace contender {
+namespace {
+
+constexpr const char* kProbe = "sandbox";  // the task of a request that asks for sandbox_problem()
+
+CodeVerdict probe() {
+  const std::string problem = sandbox_problem();
+  return {.status = problem.empty() ? "ok" : problem, .why = {}, .valid = problem.empty(), .accuracy = 0};
+}
+
+}  // namespace
 
 int run_code_worker(const RewardConfig& config) {
   std::ios::sync_with_stdio(false);
   for (std::string line; std::getline(std::cin, line);) {
     const nlohmann::json request = parse_strict_json(line);
     const CodeVerdict verdict =
-        check_code(config, request.at("completion").get<std::string>(), request.value("tests", ""));
-    if (!verdict.valid) std::cerr << verdict.status << ": " << verdict.why << std::endl;
+        request.at("task") == kProbe
+            ? probe()
+            : check_code(config, request.at("completion").get<std::string>(), request.value("tests", ""));
+    if (!verdict.why.empty()) std::cerr << verdict.status << ": " << verdict.why << std::endl;
     const nlohmann::json reply = {{"id", request.at("id")},
                                   {"score", verdict.accuracy},
                                   {"accuracy", verdict.accuracy},
@@ -23,6 +37,17 @@ int run_code_worker(const RewardConfig& config) {
     std::cout << reply.dump() << std::endl;
   }
   return 0;
+}
+
+std::string code_worker_problem() {
+  WorkerPool pool(WorkerKind::kCode, RewardConfig());
+  Prompt prompt;
+  prompt.task = kProbe;
+  ScoreRequest request;
+  request.prompt = &prompt;
+  pool.submit(request, Score());
+  const Score score = pool.drain().at(0);
+  return score.valid ? "" : score.status;
 }
 
 }  // namespace contender

@@ -2,6 +2,8 @@
 // its own (reward/sandbox.h). What tests look like and how outputs are compared: csrc/reward/README.md.
 #pragma once
 
+#include <string>
+
 #include "base/config.h"
 
 namespace contender {
@@ -13,5 +15,9 @@ namespace contender {
 //   ...}"}
 //   {"id": 3, "score": 1, "accuracy": 1, "status": "ok", "valid": true}
 int run_code_worker(const RewardConfig& config);
+
+// sandbox_problem() (reward/sandbox.h), found out by a worker: a rank that runs MPI is no place to fork from.
+// start_worker_server() comes first.
+std::string code_worker_problem();
 
 }  // namespace contender

@@ -18,7 +18,7 @@ namespace {
 
 constexpr size_t kMaxReplyBytes = 64 << 10;
 constexpr size_t kMaxErrorLineBytes = 500;
-constexpr size_t kMaxStatusBytes = 64;
+constexpr size_t kMaxStatusBytes = 300;
 constexpr int64_t kMaxErrorLines = 200;  // per worker and run
 constexpr int64_t kMaxStopsLogged = 20;  // per worker and run
 

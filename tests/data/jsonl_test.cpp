@@ -227,11 +227,11 @@ TEST_F(JsonlPrompts, TestsOfPrograms) {
       R"({"prompt": "a", "task": "code", "tests": {"function": "f", "cases": [ {"args": [100000000000000000000000, )"
       R"(1.50], "expected": "a b"} ]} })"
       "\n"
-      R"({"prompt": "b", "task": "code", "answer": "c", "tests": "{\"stdin\": [ {\"input\": \"1\\n\"} ]}"})");
+      R"({"prompt": "b", "task": "code", "answer": "c", "tests": "{\"stdin\": [ {\"input\": \"1\\n\", \"output\": \"1\"} ]}"})");
   EXPECT_EQ(source->at(0).tests,
             R"({"function":"f","cases":[{"args":[100000000000000000000000,1.50],"expected":"a b"}]})");
   EXPECT_EQ(source->at(0).answer, "");
-  EXPECT_EQ(source->at(1).tests, R"({"stdin":[{"input":"1\n"}]})");
+  EXPECT_EQ(source->at(1).tests, R"({"stdin":[{"input":"1\n","output":"1"}]})");
   EXPECT_EQ(source->at(1).answer, "c");
   const auto error = [&](const std::string& rest) {
     return error_of(R"({"prompt": "a")" + rest + "}").substr(15);
@@ -242,6 +242,7 @@ TEST_F(JsonlPrompts, TestsOfPrograms) {
   EXPECT_EQ(error(R"(, "tests": {})"), "\"tests\" is empty");
   EXPECT_EQ(error(R"(, "tests": "[1]")"), "\"tests\": not an object");
   EXPECT_EQ(error(R"(, "tests": "{\"a\": 1, \"a\": 2}")"), "\"tests\": key \"a\" occurs twice");
+  EXPECT_EQ(error(R"(, "task": "code", "tests": {"stdin": []})"), "\"tests\": \"stdin\" is empty");
   EXPECT_EQ(error(R"(, "tests": {"a": {"b": 1, "b": 2}})"), "key \"b\" occurs twice");
 }
 

@@ -1,20 +1,16 @@
-#include "reward/code_tests.h"
+#include "data/code_tests.h"
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "base/error.h"
 #include "data/strict_json.h"
-#include "reward/completion.h"
 
 namespace contender {
 namespace {
 
 using Json = nlohmann::json;
-
-constexpr double kTolerance = 1e-6;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -48,25 +44,6 @@ std::string with_long_integers_as_text(std::string_view json) {
   return out;
 }
 
-Json parse_values(std::string_view json) { return parse_strict_json(with_long_integers_as_text(json)); }
-
-bool same(const Json& expected, const Json& value) {
-  if (expected.is_number_float()) {
-    if (!value.is_number()) return false;
-    const double a = expected.get<double>(), b = value.get<double>();
-    return std::abs(a - b) <= kTolerance * std::max(1.0, std::abs(a));
-  }
-  if (expected.is_number()) return value.is_number() && expected == value;
-  if (expected.type() != value.type() || expected.size() != value.size()) return false;
-  if (expected.is_array()) return std::equal(expected.begin(), expected.end(), value.begin(), same);
-  if (!expected.is_object()) return expected == value;
-  for (const auto& [key, part] : expected.items()) {
-    const auto found = value.find(key);
-    if (found == value.end() || !same(part, *found)) return false;
-  }
-  return true;
-}
-
 [[noreturn]] void refuse(const std::string& why) { throw std::runtime_error(why); }
 
 const Json& member(const Json& object, const char* key, Json::value_t type, const std::string& where) {
@@ -96,7 +73,7 @@ void read_runs(const Json& json, CodeTests* tests) {
     only_keys(one, {"input", "output"}, where);
     tests->runs.push_back({member(one, "input", Json::value_t::string, where).get<std::string>(),
                            member(one, "output", Json::value_t::string, where).get<std::string>()});
-    any_output |= !trimmed(tests->runs.back().output).empty();
+    any_output |= tests->runs.back().output.find_first_not_of(" \t\n\r\f\v") != std::string::npos;
   }
   if (tests->runs.empty()) refuse("\"stdin\" is empty");
   if (!any_output)
@@ -136,8 +113,10 @@ std::string restored(std::string json) {
 
 }  // namespace
 
+Json parse_exact_json(std::string_view json) { return parse_strict_json(with_long_integers_as_text(json)); }
+
 CodeTests parse_code_tests(std::string_view text) {
-  const Json json = parse_values(text);
+  const Json json = parse_exact_json(text);
   CodeTests tests;
   only_keys(json, {"language", "stdin", "function", "cases"}, "tests");
   if (json.contains("language")) {
@@ -153,38 +132,6 @@ CodeTests parse_code_tests(std::string_view text) {
     call.expected = restored(std::move(call.expected));
   }
   return tests;
-}
-
-std::string code_tests_problem(std::string_view json) {
-  try {
-    parse_code_tests(json);
-    return {};
-  } catch (const std::runtime_error& reason) {
-    return reason.what();
-  }
-}
-
-bool same_output(std::string_view expected, std::string_view output) {
-  const auto without_end = [](std::string_view text) {
-    return text.substr(0, text.find_last_not_of(" \t\n\r\f\v") + 1);
-  };
-  expected = without_end(expected);
-  output = without_end(output);
-  for (;;) {
-    const size_t a = expected.find('\n'), b = output.find('\n');
-    if (without_end(expected.substr(0, a)) != without_end(output.substr(0, b))) return false;
-    if (a == expected.npos || b == output.npos) return (a == expected.npos) == (b == output.npos);
-    expected.remove_prefix(a + 1);
-    output.remove_prefix(b + 1);
-  }
-}
-
-bool same_value(std::string_view expected, std::string_view value) {
-  try {
-    return same(parse_values(expected), parse_values(value));
-  } catch (const std::runtime_error&) {
-    return false;
-  }
 }
 
 }  // namespace contender

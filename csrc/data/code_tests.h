@@ -1,7 +1,7 @@
-// The tests of a prompt of task "code", and what it means to pass one. The form: csrc/reward/README.md.
+// The tests of a prompt of task "code", as files hold them. The form: csrc/reward/README.md.
 #pragma once
 
-#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,18 +23,12 @@ struct CodeTests {
   std::vector<FunctionTest> calls;
 };
 
+// parse_strict_json, but integers of more than 18 digits are texts of a form that no JSON text has: as
+// numbers they would be rounded.
+nlohmann::json parse_exact_json(std::string_view json);
+
 // Throws std::runtime_error with a short reason for anything but the documented form, for no tests at all,
 // and for tests that a program without output passes.
 CodeTests parse_code_tests(std::string_view json);
-
-// Empty, or why `json` are no tests: for readers of prompt files.
-std::string code_tests_problem(std::string_view json);
-
-// Line by line, without white space at the end of lines and without empty lines at the end.
-bool same_output(std::string_view expected, std::string_view output);
-
-// JSON values: the same type and value; an expected number with a point or an exponent is met within 1e-6
-// (relative above 1), integers exactly whatever their size. False when either is not JSON.
-bool same_value(std::string_view expected, std::string_view value);
 
 }  // namespace contender
