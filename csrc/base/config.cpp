@@ -1,6 +1,7 @@
 // From a TOML file and `--set` overrides to a checked RunConfig; every problem is collected and said at once.
 #define TOML_ENABLE_FORMATTERS 0
 #include <toml++/toml.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -98,7 +99,9 @@ std::string assign_field(T* field, const ConfigKey& key, const toml::node& node)
 // One file or override being read. Names are full: "rl.lr", "stage.reasoning.rl.lr".
 class Loader {
  public:
-  Loader(const std::string& path, const ModelReader& read_model) : path_(path), read_model_(read_model) {
+  // With `missing`, files that are not there are listed in it, else they are problems.
+  Loader(const std::string& path, const ModelReader& read_model, std::vector<MissingInput>* missing = nullptr)
+      : path_(path), read_model_(read_model), missing_(missing) {
     config_.path = path;
   }
 
@@ -112,7 +115,9 @@ class Loader {
       read_stages(*file);
       check_stage_overrides();
       if (model_known_)
-        for (const ConfigProblem& p : check_config(config_, np)) add_check(p);
+        for (const ConfigProblem& p : check_config(config_, np))
+          p.missing.empty() || !missing_ ? add_check(p) : add_missing(p.keys[0], p.missing);
+      if (missing_ && !exists(config_.tokenizer.path)) add_missing("tokenizer.path", config_.tokenizer.path);
     }
     if (!problems_.empty()) throw Error(ExitCode::kConfig, report());
     return std::move(config_);
@@ -124,6 +129,11 @@ class Loader {
     std::string text;
   };
 
+  static bool exists(const std::string& path) { return path.empty() || ::access(path.c_str(), F_OK) == 0; }
+  void add_missing(const std::string& key, const std::string& path) {
+    const auto same = [&](const MissingInput& m) { return m.path == path; };
+    if (std::none_of(missing_->begin(), missing_->end(), same)) missing_->push_back({key, path});
+  }
   void add(Place place, const std::string& text) { problems_.push_back({place, text}); }
   // A problem of one key; checks that involve it are left out, its value is not known.
   void add_key(Place place, const std::string& name, const std::string& text) {
@@ -189,6 +199,10 @@ class Loader {
       place = {.from_set = true};
     }
     if (dir.empty()) return std::nullopt;
+    if (missing_ && !exists(dir)) {
+      add_missing("model.path", dir);
+      return std::nullopt;
+    }
     CHECK(read_model_, "model.path, and nothing that could read it");
     try {
       config_.model = read_model_(dir);
@@ -440,6 +454,7 @@ class Loader {
 
   std::string path_;
   const ModelReader& read_model_;
+  std::vector<MissingInput>* missing_;
   bool model_known_ = true;
   RunConfig config_;
   std::vector<Override> overrides_;
@@ -464,6 +479,11 @@ std::string fingerprint_of(const std::vector<ConfigSection>& sections, const std
 RunConfig load_config(const std::string& path, const std::vector<std::string>& overrides, int np,
                       const ModelReader& read_model) {
   return Loader(path, read_model).load(overrides, np);
+}
+
+RunConfig load_config_before_files(const std::string& path, const std::vector<std::string>& overrides, int np,
+                                   const ModelReader& read_model, std::vector<MissingInput>& missing) {
+  return Loader(path, read_model, &missing).load(overrides, np);
 }
 
 ModelConfig model_of_fingerprint(const std::string& fingerprint) {

@@ -60,7 +60,9 @@ class Checker {
  private:
   template <class... A>
   void add(std::vector<std::string> keys, fmt::format_string<A...> format, A&&... args) {
-    ConfigProblem p{std::move(keys), fmt::format(format, std::forward<A>(args)...)};
+    push({std::move(keys), fmt::format(format, std::forward<A>(args)...)});
+  }
+  void push(ConfigProblem p) {
     const auto same = [&](const ConfigProblem& o) { return o.keys == p.keys && o.text == p.text; };
     if (std::none_of(problems_.begin(), problems_.end(), same)) problems_.push_back(std::move(p));
   }
@@ -252,7 +254,7 @@ class Checker {
         add({k, key(v, "task.name")}, "only the task jsonl reads it, this one is {}", v.task.name);
       }
       for (const std::string& file : *files) {
-        if (jsonl && !readable_file(file)) add({k}, "there is no file \"{}\"", file);
+        if (jsonl && !readable_file(file)) push({{k}, fmt::format("there is no file \"{}\"", file), file});
       }
     }
     const size_t weights = v.task.train_weights.size(), files = v.task.train_files.size();

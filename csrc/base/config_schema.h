@@ -68,7 +68,18 @@ int64_t edit_distance(const std::string& a,
 struct ConfigProblem {
   std::vector<std::string> keys;
   std::string text;
+  std::string missing;  // a file that is not there and could be
 };
 std::vector<ConfigProblem> check_config(const RunConfig& config, int np);
+
+// load_config for a look at a run before its files are there: that model.path, tokenizer.path or a prompt
+// file leads nowhere is no problem. [model] is then what the file says. `missing` gets key and path, each
+// once.
+struct MissingInput {
+  std::string key, path;
+  bool operator==(const MissingInput&) const = default;
+};
+RunConfig load_config_before_files(const std::string& path, const std::vector<std::string>& overrides, int np,
+                                   const ModelReader& read_model, std::vector<MissingInput>& missing);
 
 }  // namespace contender

@@ -42,8 +42,11 @@ const std::vector<Subcommand>& subcommands() {
        2},
       {CommandKind::kGenerate,
        "generate",
-       "completions of the newest checkpoint",
-       {"generate configs/demo.toml --prompt \"37+85=\" --samples 4",
+       "a conversation with any model; or completions of a config's newest checkpoint",
+       {"generate --model Qwen2.5-0.5B-Instruct",
+        "generate --model Qwen2.5-0.5B-Instruct --temperature 0 \"What is 37 + 85?\"",
+        "generate --model runs/demo --seed 2 \"37+85=\"",
+        "generate configs/demo.toml --prompt \"37+85=\" --samples 4",
         "generate configs/demo.toml --set eval.temperature=0"},
        2},
       {CommandKind::kReport,
@@ -121,7 +124,9 @@ class Parser {
     if (help_config_) return {std::nullopt, config_help()};
     if (resume_) command_.run.resume = ResumeMode::kRequired;
     if (no_resume_) command_.run.resume = ResumeMode::kNever;
-    const bool takes_config = command_.runs_on_ranks() || command_.kind == CommandKind::kPlan;
+    const bool chats = !command_.chat.model.empty();
+    if (chats) command_.chat.question = std::exchange(command_.config, {});
+    const bool takes_config = (command_.runs_on_ranks() && !chats) || command_.kind == CommandKind::kPlan;
     if (command_.config.empty() && takes_config) {
       fail(ExitCode::kConfig, "{}: which config? A TOML file is needed, e.g. configs/tiny.toml",
            current()->get_name());
@@ -147,7 +152,9 @@ class Parser {
     if (s.kind == CommandKind::kDoctor) {
       sub->add_option("--config", command_.config, "also check this config and show its plan");
     } else {
-      sub->add_option("CONFIG", command_.config, "TOML file");
+      const bool chat = s.kind == CommandKind::kGenerate;
+      sub->add_option(chat ? "WHAT" : "CONFIG", command_.config,
+                      chat ? "TOML file; with --model: the question, else it comes from stdin" : "TOML file");
     }
     add_overrides(sub);
     if (s.kind == CommandKind::kPlan || s.kind == CommandKind::kDoctor) add_plan_options(sub);
@@ -160,18 +167,49 @@ class Parser {
     }
     if (s.kind == CommandKind::kTrain || s.kind == CommandKind::kSft || s.kind == CommandKind::kDemo)
       add_resume(sub);
+    CLI::Option* checkpoint = nullptr;
     if (s.kind == CommandKind::kEval || s.kind == CommandKind::kGenerate) {
-      sub->add_option("--checkpoint", command_.run.checkpoint,
-                      "checkpoint directory; default: the newest of run.dir");
+      checkpoint = sub->add_option("--checkpoint", command_.run.checkpoint,
+                                   "checkpoint directory; default: the newest of run.dir");
     }
-    if (s.kind == CommandKind::kGenerate) {
-      sub->add_option("--prompt", command_.run.prompts,
-                      "what to ask, repeatable; default: held-out problems of the task")
-          ->take_all()
-          ->allow_extra_args(false);
-      sub->add_option("--samples", command_.run.samples, "completions per prompt")
-          ->check(CLI::Range(int64_t{1}, int64_t{4095}));
-    }
+    if (s.kind == CommandKind::kGenerate) add_generate(sub, checkpoint);
+  }
+
+  void add_generate(CLI::App* sub, CLI::Option* checkpoint) {
+    CLI::Option* prompt = sub->add_option("--prompt", command_.run.prompts,
+                                          "what to ask, repeatable; default: held-out problems of the task")
+                              ->take_all()
+                              ->allow_extra_args(false);
+    CLI::Option* samples = sub->add_option("--samples", command_.run.samples, "completions per prompt")
+                               ->check(CLI::Range(int64_t{1}, int64_t{4095}));
+    ChatOptions& c = command_.chat;
+    CLI::Option* model =
+        sub->add_option("--model", c.model,
+                        "talk to it: Hugging Face directory, GGUF file, checkpoint or run directory")
+            ->check([](const std::string& s) { return s.empty() ? "is empty" : ""; }, "PATH")
+            ->excludes(prompt)
+            ->excludes(samples)
+            ->excludes(checkpoint);
+    const auto with_model = [&](CLI::Option* o) { return o->needs(model); };
+    with_model(sub->add_option("--system", c.system, "what the model is told before the first question"));
+    with_model(sub->add_flag("--chat", c.talk, "a question per line of stdin, where that is no terminal"));
+    with_model(sub->add_option("--ids", c.ids, "the question as token numbers; so is the answer"))
+        ->delimiter(',');
+    with_model(sub->add_option("--max-new-tokens", c.max_new_tokens, "longest answer; default: the context"))
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+    with_model(sub->add_option("--context", c.context,
+                               "tokens of the conversation; default: the model's, at most 16384"))
+        ->check(CLI::Range(int64_t{16}, int64_t{1} << 24));
+    with_model(
+        sub->add_option("--temperature", c.temperature,
+                        "0: greedy; default of these: generation_config.json, else 0.6 and top-p 0.95"))
+        ->check(CLI::Range(0.0, 100.0));
+    with_model(sub->add_option("--top-p", c.top_p, "from the likeliest tokens of this mass"))
+        ->check(CLI::Range(1e-6, 1.0));
+    with_model(sub->add_option("--top-k", c.top_k, "from the k likeliest tokens; 0: all"))
+        ->check(CLI::Range(int64_t{0}, int64_t{1} << 24));
+    with_model(sub->add_option("--min-p", c.min_p, "drop tokens below min-p x the likeliest"))
+        ->check(CLI::Range(0.0, 0.999999));
   }
 
   void add_convert(CLI::App* sub) {

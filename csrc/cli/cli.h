@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cli/chat.h"
 #include "cli/machine_facts.h"
 #include "grpo/app.h"
 #include "plan/plan.h"
@@ -39,6 +40,7 @@ struct Command {
   std::vector<std::string> overrides;  // --set, --seed, --run-dir
   std::vector<std::string> faults;     // --fault
   RunOptions run;
+  ChatOptions chat;  // generate --model
   PlanOptions plan;
   ConvertOptions convert;
   std::string inspect;  // file or directory
