@@ -8,7 +8,7 @@ B      := build/$(CONFIG)
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: all help setup demo demo-seeds sim sim-sweep sim-fuzz test run-tests bench lint format format-check gpu-bundle gpu-check profile clean FORCE
+.PHONY: all help setup demo demo-seeds sim sim-sweep fuzz test run-tests bench lint format format-check gpu-bundle gpu-check profile clean FORCE
 MAKEFLAGS += -rR --no-print-directory
 ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
@@ -32,7 +32,7 @@ export PTXSIM_LIBDIR := $(CURDIR)/$(B)/ptxsim
 # --- sources: found, never listed ---
 cpp         = $(sort $(shell find $(wildcard $1) -name '*.cpp' 2>/dev/null))
 LIB_SRCS   := $(filter-out csrc/cli/main.cpp,$(call cpp,csrc mpi))
-TEST_SRCS  := $(filter-out tests/e2e/% tests/ptxsim/% tests/cuda/% tests/nccl/% tests/mpi/cuda/%,$(call cpp,tests))
+TEST_SRCS  := $(filter-out tests/e2e/% tests/fuzz/% tests/ptxsim/% tests/cuda/% tests/nccl/% tests/mpi/cuda/%,$(call cpp,tests))
 MPI_MAIN   := $(filter-out %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
 REF_SRCS   := $(filter-out %_test.cpp tests/mpi/%,$(TEST_SRCS))
 MPI_TESTS  := $(filter %_test.cpp,$(filter tests/mpi/%,$(TEST_SRCS)))
@@ -102,7 +102,7 @@ SIM_LDLIBS   = -Wl,--as-needed -lfmt -ldl -lrt
 NVCC      = $(TOOLKIT)/bin/nvcc
 NVCCFLAGS = -std=c++20 -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_90a,code=compute_90a --no-compress -lineinfo \
   -Werror all-warnings -I. $(addprefix -Xcompiler ,$(filter -O% -g%,$(OPT)) -ffp-contract=off -Wall -Wextra -Wno-psabi) $(EXTRA_NVCCFLAGS)
-LDLIBS   = -Wl,--as-needed $(MPI_LDFLAGS) -lspdlog -lfmt -lsimdjson -lutf8proc -lpcre2-8 -lxxhash -lzstd -lflint-arb -lflint -lseccomp -lhwy -ldl
+LDLIBS   = -Wl,--as-needed $(MPI_LDFLAGS) -lspdlog -lfmt -lsimdjson -lutf8proc -lpcre2-8 -lxxhash -lzstd -lflint-arb -lflint -lgmp -lseccomp -lhwy -ldl
 
 Q   := $(if $(filter 1,$(V)),,@)
 say  = $(if $(filter 1,$(V)),,@printf '%-5s %s\n' $1 '$2')
@@ -233,6 +233,27 @@ $(L)/b/%_bench: $$(call objs,$$(call pick,$$*,bench,bench,$(BENCHES)) $(BENCH_HE
 	$(call say,LINK,$@)
 	$(call link,-lbenchmark_main -lbenchmark -lopenblas)
 
+# Fuzz targets: clang's libFuzzer with address and undefined sanitizers, on a library of the readers alone.
+FUZZ       := $(B)/fuzz
+CLANG      := $(shell command -v clang++)
+FUZZ_LIB   := $(wildcard $(addsuffix .cpp,csrc/base/* tools/ptxsim/ptx/* csrc/checkpoint/safetensors csrc/checkpoint/storage csrc/hub/gguf* \
+  $(addprefix csrc/data/,bpe* chat_template* gguf* jsonl_* pretokenize* prompt_text strict_json tokenizer tokenizer_gguf tokenizer_json) csrc/reward/math_*))
+FUZZERS    := $(if $(CLANG),$(patsubst tests/fuzz/%.cpp,$(FUZZ)/%,$(wildcard tests/fuzz/*_fuzz.cpp)))
+FUZZ_FLAGS  = -std=c++20 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -Itools/ptxsim
+$(FUZZ)/flags: FORCE
+	$(call stamp,$(CLANG) $(CPPFLAGS) $(FUZZ_FLAGS))
+$(FUZZ)/members: FORCE
+	$(call stamp,$(FUZZ_LIB))
+$(FUZZ)/%.o: %.cpp $(FUZZ)/flags
+	$(call say,CLANG,$<)
+	$(call compile,$(CLANG) $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link)
+$(FUZZ)/readers.a: $(patsubst %.cpp,$(FUZZ)/%.o,$(FUZZ_LIB)) $(FUZZ)/members
+	$(call say,AR,$@)
+	$(Q)t=$@.$$$$; ar rcs $$t $(filter %.o,$^) && mv $$t $@
+$(FUZZ)/%_fuzz: $(FUZZ)/tests/fuzz/%_fuzz.o $(FUZZ)/readers.a
+	$(call say,LINK,$@)
+	$(Q)t=$@.$$$$; $(CLANG) $(FUZZ_FLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $$t && mv $$t $@
+
 # --- what people type ---
 help: ## this list
 	@sed -nE 's/^([a-z-]+|[tb]\/[a-z\/]*%?):.*## (.*)/  \1|\2/p' Makefile | column -t -s'|'
@@ -251,7 +272,7 @@ demo-seeds: setup ## the demo for seeds 1 2 3, one row each
 	@tools/demo_seeds.sh "$(B)/contender $(DEMO)" $(DEMO_NP) $(SEEDS)
 test: setup ## set up, build, lint, and run every test
 	@$(MAKE) all run-tests
-run-tests: all sim $(if $(SIM_TESTS),$(B)/ptxsim_tests) $(if $(SILICON),$(B)/silicon_tests) $(if $(PLANTED),$(B)/planted_bugs) $(if $(CUDA_TESTS),$(B)/cuda_tests) $(if $(CUDA_BENCH),$(B)/cuda_bench) $(if $(CUDA_MPI),$(B)/cuda_mpi_tests $(B)/nccl/libnccl.so.2) $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests)
+run-tests: all sim $(if $(SIM_TESTS),$(B)/ptxsim_tests) $(if $(SILICON),$(B)/silicon_tests) $(if $(PLANTED),$(B)/planted_bugs) $(if $(CUDA_TESTS),$(B)/cuda_tests) $(if $(CUDA_BENCH),$(B)/cuda_bench) $(if $(CUDA_MPI),$(B)/cuda_mpi_tests $(B)/nccl/libnccl.so.2) $(if $(UNIT_TESTS),$(B)/contender_tests) $(if $(and $(MPI_TESTS),$(MPI_MAIN)),$(B)/contender_mpi_tests) $(FUZZERS)
 	@tools/test.sh $(B)
 t/%: $(L)/t/%_test FORCE ## run the tests of one path: t/cpu/linear, t/cpu, t/mpi/group NP=2 (GTEST_FILTER, ONLY="csrc/cpu ...")
 	$(Q)[ -t 1 ] || export GTEST_COLOR=no; $(if $(filter mpi mpi/%,$*),for n in $(or $(NP),1 2 4); do echo "np=$$n"; $(MPIRUN) -np $$n $< || exit; done,$<)
@@ -266,15 +287,8 @@ t/ptxsim/silicon/%: $(B)/t/ptxsim/silicon/%_test sim FORCE ## CUDA tests in the 
 sim-sweep: $(B)/silicon_tests sim ## the CUDA tests late and checked under SWEEP=50 seeds, one line each
 	@for s in $$(seq 1 $(or $(SWEEP),50)); do tools/sim --devices 2 --late --check --seed $$s $< --gtest_brief=1 >$(B)/sweep.log 2>&1 || \
 	{ cat $(B)/sweep.log; echo "seed $$s failed"; exit 1; }; echo "seed $$s: $$(grep -F '[  PASSED  ]' $(B)/sweep.log | tail -n 1)"; done
-FUZZ := $(B)/fuzz
-sim-fuzz: FORCE ## libFuzzer on the PTX parser for FUZZ_S=600 seconds (clang++)
-	@mkdir -p $(FUZZ)/corpus
-	$(if $(TOOLKIT),@for f in calls lanes tma; do $(NVCC) -std=c++20 -arch=sm_90a -I. -ptx tests/ptxsim/silicon/$$f.cu -o - | head -c 8000 >$(FUZZ)/corpus/$$f.ptx; done)
-	$(Q)clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Itools/ptxsim \
-	$(call cpp,tools/ptxsim/fuzz tools/ptxsim/ptx) -lfmt -o $(FUZZ)/parser_fuzz
-	@$(FUZZ)/parser_fuzz -dict=tools/ptxsim/fuzz/parser.dict -max_len=8192 -max_total_time=$(or $(FUZZ_S),600) -print_final_stats=1 \
-	-artifact_prefix=$(FUZZ)/ $(FUZZ)/corpus 2>$(FUZZ)/log || { tail -n 40 $(FUZZ)/log; exit 1; }
-	@tail -n 5 $(FUZZ)/log
+fuzz: $(FUZZERS) ## every reader of files from outside under libFuzzer for FUZZ_S=600 seconds, with a table (clang++)
+	@date +%F; tools/fuzz.sh $(B) $(or $(FUZZ_S),600) $(FUZZ)/corpus
 bench: setup ## build and run every benchmark (ARGS=--benchmark_filter=...)
 	@$(MAKE) $(B)/contender_bench
 	@$(B)/contender_bench $(ARGS)
@@ -300,4 +314,4 @@ profile: ## Nsight on one NVTX range: RANGE=rms_norm/16384x7168 (a row of cuda_b
 clean: ## remove build/
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(call cu_objs,$(CUDA_SRCS) $(BENCH_CU)) $(call objs,$(CUDA_TESTS) $(CUDA_BENCH) $(CUDA_CPP) $(CUDA_MPI) $(STAND_IN) $(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))
+-include $(patsubst %.cpp,$(FUZZ)/%.d,$(FUZZ_LIB) $(wildcard tests/fuzz/*_fuzz.cpp)) $(patsubst %.o,%.d,$(call cu_objs,$(CUDA_SRCS) $(BENCH_CU)) $(call objs,$(CUDA_TESTS) $(CUDA_BENCH) $(CUDA_CPP) $(CUDA_MPI) $(STAND_IN) $(LIB_SRCS) csrc/cli/main.cpp $(TEST_SRCS) $(BENCH_SRCS) $(SIM_SRCS) $(SIM_TESTS)) $(call cu_objs,$(SILICON) $(PLANTED) $(SIM_BENCH)))

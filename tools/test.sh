@@ -106,6 +106,14 @@ run_planted() {
 
 [ ! -x "$build/contender_tests" ] || run_gtest contender_tests "$build/contender_tests"
 
+# Every reader of files from outside for a few seconds, from its seeds.
+if compgen -G "$build/fuzz/*_fuzz" >/dev/null; then
+  start=$(now)
+  tools/fuzz.sh "$build" "${FUZZ_S:-3}" >"$logs/fuzz.log" 2>&1 </dev/null || cat "$logs/fuzz.log"
+  passed=$(grep -c '| none |$' "$logs/fuzz.log")
+  add fuzz "$passed" "$(($(compgen -G "$build/fuzz/*_fuzz" | wc -l) - passed))" 0 "$(since "$start")"
+fi
+
 [ ! -x "$build/ptxsim_tests" ] || run_gtest ptxsim_tests "$build/ptxsim_tests"
 for tests in silicon_tests cuda_tests; do
   [ -e "$build/ptxsim/libcudart.so.13" ] && [ -x "$build/$tests" ] || continue

@@ -1,9 +1,5 @@
 // libFuzzer target: whatever the text, the PTX parser returns a module whose indices and views are in range,
 // or throws ParseError with a line of the text.
-//   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -Itools/ptxsim -o parser_fuzz
-//       tools/ptxsim/fuzz/parser_fuzz.cpp tools/ptxsim/ptx/*.cpp -lfmt
-//   ./parser_fuzz -dict=tools/ptxsim/fuzz/parser.dict -max_len=8192 -max_total_time=600 corpus
-// where `corpus` is a folder of PTX files to begin with.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
