@@ -100,7 +100,7 @@ RunConfig checked_config(const Command& command) {
 // A prompt set may name any task: math and code are verified by processes, like a reward program.
 bool needs_reward_workers(const RunConfig& config) {
   for (const StageConfig& s : config.stages) {
-    if (s.reward.type == "command" || s.task.name == "jsonl" || s.task.name == "word_problems") return true;
+    if (s.reward.type == "command" || s.task.name == "jsonl") return true;
   }
   return false;
 }

@@ -1,0 +1,433 @@
+#include "reward/math_lexer.h"
+
+#include <algorithm>
+#include <array>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "reward/completion.h"
+
+namespace contender {
+namespace {
+
+constexpr size_t kMaxBytes = 8 << 10;
+
+struct Spelling {
+  std::string_view written, means;
+};
+
+// Characters beyond ASCII, as LaTeX.
+constexpr std::array kCharacters = {
+    Spelling{"−", "-"},
+    Spelling{"–", "-"},
+    Spelling{"×", "\\times "},
+    Spelling{"·", "\\cdot "},
+    Spelling{"⋅", "\\cdot "},
+    Spelling{"÷", "/"},
+    Spelling{"∕", "/"},
+    Spelling{"⁄", "/"},
+    Spelling{"√", "\\sqrt "},
+    Spelling{"π", "\\pi "},
+    Spelling{"∞", "\\infty "},
+    Spelling{"°", "^\\circ "},
+    Spelling{"≤", "\\le "},
+    Spelling{"≥", "\\ge "},
+    Spelling{"⩽", "\\le "},
+    Spelling{"⩾", "\\ge "},
+    Spelling{"≠", "\\ne "},
+    Spelling{"≈", "="},
+    Spelling{"±", "\\pm "},
+    Spelling{"∓", "\\mp "},
+    Spelling{"∪", "\\cup "},
+    Spelling{"∩", "\\cap "},
+    Spelling{"∖", "\\setminus "},
+    Spelling{"∈", "\\in "},
+    Spelling{"∅", "\\emptyset "},
+    Spelling{"ℝ", "\\reals "},
+    Spelling{"ℤ", "\\integers "},
+    Spelling{"⟨", "\\langle "},
+    Spelling{"⟩", "\\rangle "},
+    Spelling{"¼", "\\frac{1}{4}"},
+    Spelling{"½", "\\frac{1}{2}"},
+    Spelling{"¾", "\\frac{3}{4}"},
+    Spelling{"⅓", "\\frac{1}{3}"},
+    Spelling{"⅔", "\\frac{2}{3}"},
+    Spelling{"⁰", "^{0}"},
+    Spelling{"¹", "^{1}"},
+    Spelling{"²", "^{2}"},
+    Spelling{"³", "^{3}"},
+    Spelling{"⁴", "^{4}"},
+    Spelling{"⁵", "^{5}"},
+    Spelling{"⁶", "^{6}"},
+    Spelling{"⁷", "^{7}"},
+    Spelling{"⁸", "^{8}"},
+    Spelling{"⁹", "^{9}"},
+    Spelling{"α", "\\alpha "},
+    Spelling{"β", "\\beta "},
+    Spelling{"γ", "\\gamma "},
+    Spelling{"δ", "\\delta "},
+    Spelling{"ε", "\\epsilon "},
+    Spelling{"θ", "\\theta "},
+    Spelling{"λ", "\\lambda "},
+    Spelling{"μ", "\\mu "},
+    Spelling{"ρ", "\\rho "},
+    Spelling{"σ", "\\sigma "},
+    Spelling{"τ", "\\tau "},
+    Spelling{"φ", "\\phi "},
+    Spelling{"ω", "\\omega "},
+    Spelling{"Δ", "\\Delta "},
+    Spelling{"€", ""},
+    Spelling{"£", ""},
+    Spelling{"\u00a0", " "},
+    Spelling{"\u2009", " "},
+    Spelling{"\u202f", " "},
+    Spelling{"，", ","},
+};
+
+// Commands that are a mark.
+constexpr std::array kMarks = {
+    Spelling{"times", "*"},     Spelling{"cdot", "*"},        Spelling{"ast", "*"},
+    Spelling{"div", "/"},       Spelling{"le", "<="},         Spelling{"leq", "<="},
+    Spelling{"leqslant", "<="}, Spelling{"ge", ">="},         Spelling{"geq", ">="},
+    Spelling{"geqslant", ">="}, Spelling{"lt", "<"},          Spelling{"gt", ">"},
+    Spelling{"ne", "!="},       Spelling{"neq", "!="},        Spelling{"approx", "="},
+    Spelling{"pm", "+-"},       Spelling{"mp", "-+"},         Spelling{"cup", "cup"},
+    Spelling{"cap", "cap"},     Spelling{"setminus", "\\"},   Spelling{"backslash", "\\"},
+    Spelling{"in", "in"},       Spelling{"vert", "|"},        Spelling{"lvert", "|"},
+    Spelling{"rvert", "|"},     Spelling{"mid", "|"},         Spelling{"langle", "<("},
+    Spelling{"rangle", ")>"},   Spelling{"lbrace", "\\{"},    Spelling{"rbrace", "\\}"},
+    Spelling{"lbrack", "["},    Spelling{"rbrack", "]"},      Spelling{"lparen", "("},
+    Spelling{"rparen", ")"},    Spelling{"lfloor", "lfloor"}, Spelling{"rfloor", "rfloor"},
+    Spelling{"lceil", "lceil"}, Spelling{"rceil", "rceil"},   Spelling{"circ", "deg"},
+    Spelling{"degree", "deg"},  Spelling{"colon", ":"},       Spelling{"prime", "'"},
+    Spelling{"land", ","},      Spelling{"lor", ","},         Spelling{"wedge", ","},
+    Spelling{"vee", ","},
+};
+
+const std::unordered_set<std::string_view> kLayout = {
+    "left",  "right", "big",   "Big",    "bigg",         "Bigg",      "bigl",   "bigr",     "Bigl",
+    "Bigr",  "biggl", "biggr", "middle", "displaystyle", "textstyle", "limits", "nolimits", "quad",
+    "qquad", "boxed", "fbox",  "rm",     "bf",           "it",        "hspace", "thinspace"};
+
+// Commands with an argument of words, and those that only change how letters look.
+const std::unordered_set<std::string_view> kTextCommands = {"text",   "textbf", "textit",     "textrm",
+                                                            "mbox",   "hbox",   "textnormal", "textsf",
+                                                            "texttt", "emph",   "unit",       "textsc"};
+const std::unordered_set<std::string_view> kFonts = {
+    "mathrm", "mathbf", "mathit", "mathsf", "mathcal", "mathtt", "bm", "boldsymbol", "operatorname"};
+
+// What takes arguments, under one name each.
+const std::unordered_map<std::string_view, std::string_view> kNames = {{"frac", "frac"},
+                                                                       {"dfrac", "frac"},
+                                                                       {"tfrac", "frac"},
+                                                                       {"cfrac", "frac"},
+                                                                       {"sqrt", "sqrt"},
+                                                                       {"binom", "binom"},
+                                                                       {"dbinom", "binom"},
+                                                                       {"tbinom", "binom"},
+                                                                       {"sin", "sin"},
+                                                                       {"cos", "cos"},
+                                                                       {"tan", "tan"},
+                                                                       {"cot", "cot"},
+                                                                       {"sec", "sec"},
+                                                                       {"csc", "csc"},
+                                                                       {"arcsin", "arcsin"},
+                                                                       {"asin", "arcsin"},
+                                                                       {"arccos", "arccos"},
+                                                                       {"acos", "arccos"},
+                                                                       {"arctan", "arctan"},
+                                                                       {"atan", "arctan"},
+                                                                       {"sinh", "sinh"},
+                                                                       {"cosh", "cosh"},
+                                                                       {"tanh", "tanh"},
+                                                                       {"log", "log"},
+                                                                       {"ln", "log"},
+                                                                       {"lg", "lg"},
+                                                                       {"exp", "exp"},
+                                                                       {"abs", "abs"},
+                                                                       {"floor", "floor"},
+                                                                       {"ceil", "ceil"},
+                                                                       {"factorial", "factorial"},
+                                                                       {"max", "max"},
+                                                                       {"min", "min"},
+                                                                       {"gcd", "gcd"},
+                                                                       {"lcm", "lcm"},
+                                                                       {"begin", "begin"},
+                                                                       {"end", "end"},
+                                                                       {"overline", "overline"},
+                                                                       {"cbrt", "cbrt"}};
+
+const std::unordered_map<std::string_view, std::string_view> kSymbols = {
+    {"infty", "oo"},         {"infinity", "oo"}, {"inf", "oo"},     {"emptyset", "empty"},
+    {"varnothing", "empty"}, {"R", "reals"},     {"varphi", "phi"}, {"varepsilon", "epsilon"}};
+
+// Plain runs of letters that are units where a number stands before them.
+const std::unordered_set<std::string_view> kShortUnits = {
+    "cm",  "mm", "km",  "kg", "mg",  "ml",  "mL",  "ft",  "in",  "yd", "mi",
+    "oz",  "lb", "lbs", "hr", "hrs", "min", "sec", "mph", "kmh", "cc", "sq",
+    "rad", "am", "pm",  "AM", "PM",  "dB",  "Hz",  "eV",  "kW",  "ms", "ns"};
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '~'; }
+
+std::string lower_case(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
+  return lower;
+}
+
+class Lexer {
+ public:
+  explicit Lexer(std::string text) : text_(std::move(text)) {}
+
+  std::vector<Token> tokens() {
+    while (at_ < text_.size()) next();
+    add(TokenKind::kEnd, "");
+    return std::move(tokens_);
+  }
+
+ private:
+  char peek(size_t ahead = 0) const { return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0'; }
+  std::string_view rest() const { return std::string_view(text_).substr(at_); }
+  bool starts(std::string_view what) const { return rest().starts_with(what); }
+  size_t digits_at(size_t at) const {
+    size_t end = at;
+    while (end < text_.size() && is_digit(text_[end])) ++end;
+    return end - at;
+  }
+
+  void add(TokenKind kind, std::string text) {
+    tokens_.push_back({kind, std::move(text), spaced_});
+    spaced_ = false;
+  }
+  void mark(std::string_view text) {
+    if (text == "(" || text == "[" || text == "\\{") ++depth_;
+    if (text == ")" || text == "]" || text == "\\}") --depth_;
+    add(TokenKind::kMark, std::string(text));
+  }
+
+  void next() {
+    const char c = peek();
+    if (is_space(c)) {
+      ++at_;
+      spaced_ = true;
+    } else if (is_digit(c) || (c == '.' && is_digit(peek(1)))) {
+      number();
+    } else if (is_letter(c)) {
+      letters();
+    } else if (c == '\\') {
+      command();
+    } else {
+      other(c);
+    }
+  }
+
+  // Bytes of a separator between groups of three digits here, 0 when there is none.
+  size_t separator() const {
+    for (const std::string_view s : {"{,}", "{, }", "\\,", "\\!", "\\ ", ",\\!", " {,}", " {, }", "{,}\\!"})
+      if (starts(s)) return s.size();
+    if ((peek() == ',' && depth_ == 0) || peek() == ' ' || peek() == '~') return 1;
+    return 0;
+  }
+
+  void number() {
+    size_t digits = digits_at(at_);
+    std::string value = text_.substr(at_, digits);
+    at_ += digits;
+    for (bool grouped = digits >= 1 && digits <= 3 && value[0] != '0'; grouped;) {
+      const size_t skip = separator();
+      grouped = skip > 0 && digits_at(at_ + skip) == 3;
+      if (!grouped) break;
+      value += text_.substr(at_ + skip, 3);
+      at_ += skip + 3;
+    }
+    if (peek() == '.' && (digits > 0 || is_digit(peek(1))) && peek(1) != '.') {
+      digits = digits_at(at_ + 1);
+      value += text_.substr(at_, digits + 1);
+      at_ += digits + 1;
+      repeating_digits(&value);
+    }
+    const size_t sign = peek(1) == '+' || peek(1) == '-' ? 1 : 0;
+    if ((peek() == 'e' || peek() == 'E') && is_digit(peek(1 + sign))) {
+      digits = digits_at(at_ + 1 + sign);
+      value += text_.substr(at_, 1 + sign + digits);
+      at_ += 1 + sign + digits;
+    }
+    add(TokenKind::kNumber, std::move(value));
+  }
+
+  void repeating_digits(std::string* value) {
+    constexpr std::string_view kBar = "\\overline{";
+    if (!starts(kBar)) return;
+    const size_t digits = digits_at(at_ + kBar.size());
+    const size_t end = at_ + kBar.size() + digits;
+    if (digits == 0 || end >= text_.size() || text_[end] != '}') return;
+    *value += "(" + text_.substr(at_ + kBar.size(), digits) + ")";
+    at_ = end + 1;
+  }
+
+  void letters() {
+    size_t end = at_;
+    while (end < text_.size() && is_letter(text_[end])) ++end;
+    const std::string run = text_.substr(at_, end - at_);
+    at_ = end;
+    const bool behind_value = !tokens_.empty() && (tokens_.back().kind == TokenKind::kNumber ||
+                                                   tokens_.back().text == "}" || tokens_.back().text == ")");
+    const std::string lower = lower_case(run);
+    const bool behind_words = !tokens_.empty() && tokens_.back().kind == TokenKind::kText;
+    if (behind_words && spaced_ && lower != "and" && lower != "or") {
+      words(run);
+    } else if (behind_value && kShortUnits.contains(run)) {
+      add(TokenKind::kText, run);
+    } else if (lower == "and" || lower == "or") {
+      mark(",");
+    } else if (run == "pi" || run == "theta" || run == "alpha" || run == "beta") {
+      add(TokenKind::kSymbol, run);
+    } else if (lower == "infinity" || lower == "inf") {
+      add(TokenKind::kSymbol, "oo");
+    } else if (const auto name = kNames.find(run); name != kNames.end() && run != "begin" && run != "end") {
+      add(TokenKind::kName, std::string(name->second));
+    } else if (run == "U" && spaced_ && is_space(peek())) {
+      mark("cup");
+    } else if (run.size() >= 4 || (run.size() == 3 && spaced_ && behind_value)) {
+      words(run);
+    } else {
+      for (const char letter : run) add(TokenKind::kSymbol, std::string(1, letter));
+    }
+  }
+
+  // Words that are marks in disguise, or just words.
+  void words(std::string_view content) {
+    const std::string text(trimmed(content));
+    const std::string lower = lower_case(text);
+    if (text.empty()) {
+      spaced_ = true;
+    } else if (lower == "and" || lower == "or" || lower == "," || lower == ", and" || lower == ", or") {
+      mark(",");
+    } else if (lower == "percent" || lower == "percentage" || lower == "pct" || text == "\\%" ||
+               text == "%") {
+      mark("%");
+    } else if (lower == "degrees" || lower == "degree" || lower == "deg") {
+      mark("^");
+      mark("deg");
+    } else if (text.size() == 1 && is_letter(text[0])) {
+      add(TokenKind::kSymbol, text);
+    } else if (tokens_.size() > 0 && tokens_.back().kind == TokenKind::kText &&
+               tokens_.back().text[0] != '\\') {
+      tokens_.back().text += " " + text;
+      spaced_ = false;
+    } else {
+      add(TokenKind::kText, text);
+    }
+  }
+
+  // The text of the {...} here, without the braces; none when there is no brace.
+  std::string braced() {
+    while (at_ < text_.size() && is_space(text_[at_])) ++at_;
+    if (peek() != '{') return "";
+    const size_t begin = at_ + 1;
+    for (int depth = 0; at_ < text_.size(); ++at_) {
+      if (text_[at_] == '{') ++depth;
+      if (text_[at_] == '}' && --depth == 0) return text_.substr(begin, at_++ - begin);
+    }
+    throw Unreadable("a brace is not closed");
+  }
+
+  void command() {
+    ++at_;
+    if (!is_letter(peek())) return escaped();
+    size_t end = at_;
+    while (end < text_.size() && is_letter(text_[end])) ++end;
+    const std::string name = text_.substr(at_, end - at_);
+    at_ = end;
+    const auto is_mark =
+        std::find_if(kMarks.begin(), kMarks.end(), [&](const Spelling& s) { return s.written == name; });
+    if (kLayout.contains(name)) {
+      if ((name == "left" || name == "right") && peek() == '.') ++at_;  // no bracket
+      spaced_ = true;
+    } else if (is_mark != kMarks.end()) {
+      mark(is_mark->means);
+    } else if (kTextCommands.contains(name)) {
+      words(braced());
+    } else if (kFonts.contains(name)) {
+      font();
+    } else if (name == "mathbb") {
+      const std::string set = braced();
+      add(TokenKind::kSymbol, set == "R" ? "reals" : set == "Z" ? "integers" : "set " + set);
+    } else if (const auto function = kNames.find(name); function != kNames.end()) {
+      add(TokenKind::kName, std::string(function->second));
+      if (name == "begin" || name == "end") add(TokenKind::kText, "\\" + braced());
+    } else if (const auto symbol = kSymbols.find(name); symbol != kSymbols.end()) {
+      add(TokenKind::kSymbol, std::string(symbol->second));
+    } else {
+      add(TokenKind::kSymbol, name);
+    }
+  }
+
+  void font() {
+    std::string content = braced();
+    const std::string plain(trimmed(content));
+    if (const auto name = kNames.find(plain); name != kNames.end())
+      return add(TokenKind::kName, std::string(name->second));
+    words(plain);
+  }
+
+  void escaped() {
+    const char c = peek();
+    ++at_;
+    if (c == '{' || c == '}') return mark(c == '{' ? "\\{" : "\\}");
+    if (c == '\\') return mark("\\\\");
+    if (c == '%') return mark("%");
+    if (c == '|') return mark("|");
+    // Thin spaces and the dollar sign say nothing; `\(` and `\[` open formulas.
+    spaced_ = true;
+  }
+
+  void other(char c) {
+    if (static_cast<unsigned char>(c) >= 0x80) throw Unreadable("a character that is no mathematics");
+    for (const std::string_view two : {"**", "<=", ">=", "!=", "=="}) {
+      if (!starts(two)) continue;
+      at_ += 2;
+      return mark(two == "**" ? "^" : two == "==" ? "=" : two);
+    }
+    ++at_;
+    if (c == '$' || c == '"' || c == '`') {
+      spaced_ = true;
+    } else if (std::string_view("+-*/^_=<>|!'%,;:()[]{}&.").find(c) != std::string_view::npos) {
+      mark(std::string_view(&c, 1));
+    } else {
+      throw Unreadable("a character that is no mathematics");
+    }
+  }
+
+  const std::string text_;
+  size_t at_ = 0;
+  int depth_ = 0;  // brackets open: no thousands separators between elements
+  bool spaced_ = false;
+  std::vector<Token> tokens_;
+};
+
+// Inside \text{} other scripts may stay: only characters with a LaTeX name are replaced.
+std::string in_ascii(std::string_view text) {
+  std::string ascii;
+  for (size_t i = 0; i < text.size();) {
+    const auto known = static_cast<unsigned char>(text[i]) < 0x80
+                           ? kCharacters.end()
+                           : std::find_if(kCharacters.begin(), kCharacters.end(), [&](const Spelling& s) {
+                               return text.substr(i).starts_with(s.written);
+                             });
+    ascii += known == kCharacters.end() ? text.substr(i, 1) : known->means;
+    i += known == kCharacters.end() ? 1 : known->written.size();
+  }
+  return ascii;
+}
+
+}  // namespace
+
+std::vector<Token> math_tokens(std::string_view text) {
+  if (text.size() > kMaxBytes) throw Unreadable("more than 8 KiB");
+  return Lexer(in_ascii(text)).tokens();
+}
+
+}  // namespace contender
