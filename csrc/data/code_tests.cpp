@@ -49,12 +49,14 @@ std::string with_long_integers_as_text(std::string_view json) {
 const Json& member(const Json& object, const char* key, Json::value_t type, const std::string& where) {
   const auto found = object.find(key);
   if (found == object.end()) refuse(fmt::format("{} has no \"{}\"", where, key));
-  if (found->type() != type) refuse(fmt::format("\"{}\" of {} is a {}", key, where, found->type_name()));
+  if (found->type() != type)
+    refuse(fmt::format("\"{}\" of {}: {} instead of {}", key, where, found->type_name(),
+                       Json(type).type_name()));
   return *found;
 }
 
 void only_keys(const Json& object, std::initializer_list<std::string_view> keys, const std::string& where) {
-  if (!object.is_object()) refuse(fmt::format("{} is a {}, not an object", where, object.type_name()));
+  if (!object.is_object()) refuse(fmt::format("{}: {} instead of object", where, object.type_name()));
   for (const auto& [key, value] : object.items()) {
     if (std::find(keys.begin(), keys.end(), key) == keys.end())
       refuse(fmt::format("{} has the unknown key \"{:.40}\"", where, key));
