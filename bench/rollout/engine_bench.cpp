@@ -2,26 +2,14 @@
 // machine can do.
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
-#include <memory>
-
 #include "bench/cpu/op_bench.h"
-#include "cpu/cpu_ops.h"
-#include "model/model.h"
-#include "rollout/engine.h"
+#include "bench/rollout/generation.h"
 #include "rollout/scheduler.h"
 
 namespace contender {
 namespace {
 
-RolloutRequest request(uint64_t id, int32_t prompt_len, int32_t num_samples, int32_t max_new_tokens) {
-  return {.id = id,
-          .prompt_index = static_cast<uint32_t>(id),
-          .prompt = std::vector<int32_t>(static_cast<size_t>(prompt_len), 3),
-          .num_samples = num_samples,
-          .max_new_tokens = max_new_tokens,
-          .stop_tokens = {256}};
-}
+using bench::Generation, bench::request;
 
 // Plans and commits of a rollout of the demo's shape, without any forward: `sequences` in flight in groups
 // of 16.
@@ -79,51 +67,6 @@ RunConfig generation_config(const char* family, int64_t hidden, int64_t vocab, i
   return config;
 }
 
-// What one token costs at least: products with the weights it meets, and attention over `context` keys.
-double flops_per_token(const RunConfig& config, const std::vector<ParamSpec>& specs, int64_t context) {
-  const ModelConfig& m = config.model;
-  double flops = 0;
-  for (const ParamSpec& s : specs) {
-    if (!s.packed || s.layer > m.num_hidden_layers) continue;
-    const double share =
-        s.kind == ParamKind::kExpert ? double(m.num_experts_per_tok) / double(m.n_routed_experts) : 1;
-    flops += 2 * share * static_cast<double>(s.numel());
-  }
-  const AttentionSeq seq{.q_len = 1, .kv_len = static_cast<int32_t>(context)};
-  const AttentionShape shape = attention_shape(m, 1, config.rollout.page_size);
-  return flops + static_cast<double>(m.num_hidden_layers) * attention_cost(shape, &seq, 1).flops;
-}
-
-double weight_bytes(const std::vector<ParamSpec>& specs) {
-  double bytes = 0;
-  for (const ParamSpec& s : specs) bytes += s.packed ? 4.0 * static_cast<double>(s.numel()) : 0;
-  return bytes;
-}
-
-// One model and what it runs on; a process has one rank.
-struct Generation {
-  RunConfig config;
-  std::unique_ptr<Device> device = make_cpu_device();
-  Mesh mesh{MeshShape{}};
-  Arena arena{device.get(), 256 << 20, "bench arena", "nothing"};
-  Arena temp{device.get(), 256 << 20, "bench arena", "nothing"};
-  Buffer workspace{device.get(), 64 << 20, "bench workspace"};
-  Runtime runtime{.device = device.get(),
-                  .ops = &cpu_ops(),
-                  .mesh = &mesh,
-                  .arena = &arena,
-                  .temp = &temp,
-                  .exec = {device->compute_stream(), workspace.data(), workspace.bytes()}};
-  WeightStore weights;
-  Model model;
-  explicit Generation(const RunConfig& c)
-      : config(c),
-        weights(config, device.get(), &cpu_ops(), runtime.exec, &mesh, StoreRole::kTrain),
-        model(config, runtime, &weights) {
-    weights.initialize(1);
-  }
-};
-
 // `sequences` prompts of 32 tokens, 64 new tokens each. %bound: the larger of the matrix time (flops /
 // measured matrix rate) and the memory time (bytes of all weights per forward / measured copy rate), over the
 // time it took.
@@ -145,8 +88,8 @@ void rollout_generate(benchmark::State& state, const char* family) {
     const RolloutStats stats = engine.take_stats();
     tokens += stats.tokens_generated;
     const double computed = static_cast<double>(stats.tokens_generated + stats.tokens_prefilled);
-    const double flops = computed * flops_per_token(g.config, g.weights.specs(), (kPrompt + kNew) / 2);
-    const double bytes = static_cast<double>(stats.forwards) * weight_bytes(g.weights.specs());
+    const double flops = computed * bench::flops_per_token(g.config, g.weights.specs(), (kPrompt + kNew) / 2);
+    const double bytes = static_cast<double>(stats.forwards) * bench::weight_bytes(g.weights.specs());
     seconds_at_least += std::max(flops * 1e-9 / bench::matrix_gflops(), bytes * 1e-9 / bench::copy_gbps());
   }
   state.counters["tok/s"] = benchmark::Counter(static_cast<double>(tokens), benchmark::Counter::kIsRate);
