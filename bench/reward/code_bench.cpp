@@ -1,0 +1,45 @@
+// Short programs per second: found in a completion, run once in a sandbox of their own, compared. By wall
+// clock, since the work is in other processes; refuses to be timed when a program is not scored as it should
+// be.
+#include <benchmark/benchmark.h>
+
+#include "reward/reward.h"
+
+namespace contender {
+namespace {
+
+constexpr const char* kStdin = R"({"stdin": [{"input": "1 2\n", "output": "3\n"}]})";
+constexpr const char* kCalls = R"({"function": "add", "cases": [{"args": [1, 2], "expected": 3}]})";
+
+void programs_through_workers(benchmark::State& state, const char* tests, const char* program) {
+  start_worker_server();
+  RewardConfig config;
+  config.workers = state.range(0);
+  const auto rewarder = make_rewarder(config, 1000, 0);
+  Prompt prompt;
+  prompt.task = "code";
+  prompt.tests = tests;
+  constexpr int64_t kPrograms = 50;
+  for (auto _ : state) {
+    for (int64_t i = 0; i < kPrograms; ++i) {
+      ScoreRequest request;
+      request.id = static_cast<uint64_t>(i);
+      request.prompt = &prompt;
+      request.completion = "</think>\n```" + std::string(program) + "\n```";
+      rewarder->submit(std::move(request));
+    }
+    for (const Score& score : rewarder->drain()) {
+      if (score.status != "ok") state.SkipWithError(("a right program is " + score.status).c_str());
+    }
+  }
+  state.SetItemsProcessed(state.iterations() * kPrograms);
+}
+
+constexpr const char* kPrint = "python\nprint(sum(map(int, input().split())))";
+constexpr const char* kAdd = "python\ndef add(a, b): return a + b";
+
+BENCHMARK_CAPTURE(programs_through_workers, stdin_python, kStdin, kPrint)->Arg(1)->Arg(2)->UseRealTime();
+BENCHMARK_CAPTURE(programs_through_workers, function_python, kCalls, kAdd)->Arg(2)->UseRealTime();
+
+}  // namespace
+}  // namespace contender
