@@ -63,7 +63,7 @@ printf '{"prompt": "%s", "answer": "4"}\n' "$(head -c 100 /dev/zero | tr '\0' '9
 bad_prompts long '1: prompt of 10[0-9] tokens, task.max_prompt_tokens = 24'
 printf '{"prompt": "1+1=", "answer": "2", "task": "addition"}\n' | prompts leaked
 bad_prompts leaked '1: the same prompt as .*held_out.jsonl:1, which is held out'
-{ cat "$config"; printf '[[stage]]\nkind = "sft"\nname = "first"\n[[stage]]\nkind = "rl"\nname = "second"\n[stage.task]\n'; sed -n '/^name = "jsonl"/p; /_file = /p' "$work/answer.toml"; } >"$work/second.toml"
+{ cat "$config"; printf '[[stage]]\nkind = "sft"\nname = "first"\n[[stage]]\nkind = "rl"\nname = "second"\n[stage.task]\n'; sed -n '/^name = "jsonl"/p; /_files = /p' "$work/answer.toml"; } >"$work/second.toml"
 refused 2 10 "^rank 0: $work/answer.jsonl:3: \"answer\" is missing" train "$work/second.toml" --run-dir "$work/no"
 solved='{"prompt": "3+1=", "answer": 4, "task": "addition", "solution": "<think>4</think><answer>4</answer>"}'
 printf '%s\n%s\n' "$solved" "$good" | prompts solution
@@ -77,6 +77,18 @@ run solved 2 0 "$work/solved.toml" --set sft.steps=2 --set rl.steps=2
 printf '%s\n' "$good" | prompts fine
 refused 2 10 'task.train_files: there is no file' train "$work/fine.toml" --set task.train_files="$work/none.jsonl" --run-dir "$work/no"
 run fine 2 0 "$work/fine.toml" --set rl.steps=2
+
+# Programs run in sandboxes or not at all: where bubblewrap is missing or may not make namespaces there is no first step.
+printf '{"prompt": "Print 3.", "task": "code", "tests": {"stdin": [{"input": "1", "output": "3"}]}}\n' | prompts sandbox
+run sandbox 2 0 "$work/sandbox.toml" --set rl.steps=2
+printf '{"prompt": "Print 3.", "task": "code", "tests": {"stdin": [{"input": "1"}]}}\n' | prompts tests
+bad_prompts tests '1: "tests": test 1 of "stdin" has no "output"'
+sandbox_needed='^rank 0: prompts of task "code" need a sandbox for programs: '
+inside='bwrap --dev-bind / / --unshare-user --uid 1000 --gid 1000'
+MPIRUN="$inside --disable-userns -- $MPIRUN" \
+  refused 2 21 "${sandbox_needed}no sandbox can be made: bwrap: .*namespace" train "$work/sandbox.toml" --run-dir "$work/no"
+MPIRUN="$inside --ro-bind /dev/null /usr/bin/bwrap -- $MPIRUN" \
+  refused 2 21 "$sandbox_needed/usr/bin/bwrap is missing" train "$work/sandbox.toml" --run-dir "$work/no"
 
 # Run directories and checkpoints.
 touch "$work/file"
