@@ -1,5 +1,10 @@
 // From a TOML file and `--set` overrides to a checked RunConfig; every problem is collected and said at once.
 #define TOML_ENABLE_FORMATTERS 0
+// Some of what is wrong in a file ("[$]") toml++ 3.3 meets with an assertion only: an error like the others.
+namespace contender {
+[[noreturn]] void fail_toml(const char* what);
+}
+#define TOML_ASSERT(expr) ((expr) ? static_cast<void>(0) : ::contender::fail_toml(#expr))
 #include <toml++/toml.h>
 #include <unistd.h>
 
@@ -15,6 +20,9 @@
 #include "base/error.h"
 
 namespace contender {
+
+void fail_toml(const char* what) { throw std::runtime_error(what); }
+
 namespace {
 
 // Where a value came from. Line 0: the file as a whole.
@@ -183,8 +191,30 @@ class Loader {
     } catch (const toml::parse_error& e) {
       add({.line = static_cast<int64_t>(e.source().begin.line)},
           fmt::format("syntax error: {}", e.description()));
-      return std::nullopt;
+    } catch (const std::runtime_error&) {
+      add({.line = line_of_assertion(content)}, "syntax error");
     }
+    return std::nullopt;
+  }
+
+  // The first line with which the text fails an assertion of the parser.
+  static int64_t line_of_assertion(const std::string& content) {
+    std::vector<size_t> ends;  // of the lines
+    do {
+      const size_t newline = content.find('\n', ends.empty() ? 0 : ends.back());
+      ends.push_back(std::min(newline, content.size() - 1) + 1);
+    } while (ends.back() < content.size());
+    const auto fails = [&](size_t end) {
+      try {
+        (void)toml::parse(std::string_view(content).substr(0, end));
+      } catch (const toml::parse_error&) {
+      } catch (const std::runtime_error&) {
+        return true;
+      }
+      return false;
+    };
+    const auto bad = std::partition_point(ends.begin(), ends.end(), [&](size_t end) { return !fails(end); });
+    return bad - ends.begin() + 1;
   }
 
   // --- model.path: the section [model] comes from elsewhere ---
@@ -371,7 +401,7 @@ class Loader {
     toml::table parsed;
     try {
       parsed = toml::parse("value = " + o.text);
-    } catch (const toml::parse_error&) {
+    } catch (const std::runtime_error&) {
       parsed.insert("value", o.text);
     }
     if (parsed.size() != 1 || !parsed.contains("value") ||

@@ -329,6 +329,7 @@ void SafetensorsFile::read(const std::string& name, int64_t row_begin, int64_t r
   if (t.dtype != DType::kF32 && t.dtype != DType::kBF16 && t.dtype != DType::kF16)
     fail(ExitCode::kConfig, "{}: \"{}\" is {}, not a plain floating-point tensor", path_, name,
          dtype_name(t.dtype));
+  if (cols == 0) return;  // dst may be null
   const int64_t size = dtype_size(t.dtype);
   for (int64_t r = 0; r < rows; ++r)
     row_to_f32(t.dtype, data(t) + ((row_begin + r) * t.cols() + col_begin) * size, cols, dst + r * ld);

@@ -18,7 +18,7 @@
 namespace contender {
 namespace {
 
-constexpr int64_t kChunkBytes = 1 << 20;
+constexpr int64_t kChunkBytes = 64 << 10;
 constexpr int64_t kBlockBytes = 256 << 10;
 constexpr int kMaxWindowLog = 27;
 // A bomb is more than this many times as large as what it came from, beyond a first part that costs nothing.

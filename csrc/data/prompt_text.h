@@ -16,7 +16,7 @@ namespace contender {
 class PromptText {
  public:
   virtual ~PromptText() = default;
-  // The one pass: appends the next piece, at most 1 MiB. False at the end.
+  // The one pass: appends the next piece, at most 256 KiB. False at the end.
   virtual bool append_next(std::string* buffer) = 0;
   // `bytes` of the text from `offset` on, both behind the pass; fewer where the file has become shorter
   // since.

@@ -299,6 +299,7 @@ TEST(Config, SyntaxAndDuplicates) {
   const Lines utf8 = problems("[run]\nname = \"\xff\"\n");
   ASSERT_EQ(utf8.size(), 1u);
   EXPECT_TRUE(utf8[0].starts_with("run.toml:2: syntax error: ")) << utf8[0];
+  EXPECT_EQ(problems("[run]\nname = \"a\"\n\n[$]\nseed = 1\n"), Lines{"run.toml:4: syntax error"});
 }
 
 TEST(Config, MissingFile) {
