@@ -74,18 +74,9 @@ __device__ inline SoftmaxPartial warp_softmax_partial(const Vec<float>& z, int c
   return {max, __fadd_rn(half, __shfl_xor_sync(0xFFFFFFFFu, half, 1))};
 }
 
-// One block of a row as mma accumulators lie. Four warps have 32 columns each, lane 4 r + q of a warp columns
-// 8 j + 2 q + {0, 1}, j < 4. The sum of its own four pairs; then that of the warps, for each place q; then
-// that of the places: lane 2 r + h has places 2 h and 2 h + 1.
-__device__ inline float softmax_term(float z, float base) {
-  return z < INFINITY ? exp_below_one(__fsub_rn(z, base)) : NAN;
-}
+// A node of the tree over octets.
 __device__ inline float sum_of_four(float a, float b, float c, float d) {
   return __fadd_rn(__fadd_rn(a, b), __fadd_rn(c, d));
-}
-__device__ inline float sum_of_places(float even, float odd) {
-  const float half = __fadd_rn(even, odd);
-  return __fadd_rn(half, __shfl_xor_sync(0xFFFFFFFFu, half, 1));
 }
 
 }  // namespace contender::cuda

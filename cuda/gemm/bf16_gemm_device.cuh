@@ -201,7 +201,8 @@ template <class T, Layout kLayoutQ = Layout::kKMajor>
 __device__ __forceinline__ void multiply_chain(float (&acc)[T::kBlocks][T::kAccumulators], StallRecord* stall,
                                                int k_blocks, GemmSmem<T>& s, Ring<T::kStages>& ring,
                                                int first_row, int go_on = 0) {
-  for (int kb = 0, before = 0; kb < k_blocks; ++kb, ring.advance()) {
+  int kb = 0, before = 0;
+  do {  // at least one: what is no sum on one of the ways makes ptxas put wgmma in series
     const int stage = ring.stage;
     mbarrier_wait(&s.full[stage], ring.parity, {stall, kGemmName, stall_word("full")});
     const uint64_t a = wgmma_descriptor<Layout::kKMajor>(smem_address(s.p[stage] + first_row * kGemmDepth));
@@ -222,7 +223,8 @@ __device__ __forceinline__ void multiply_chain(float (&acc)[T::kBlocks][T::kAccu
       release<T>(s, before);
     }
     before = stage;
-  }
+    ring.advance();
+  } while (++kb < k_blocks);
   wgmma_wait<0>();
 #pragma unroll
   for (int block = 0; block < T::kBlocks; ++block) wgmma_hold(acc[block]);

@@ -3,63 +3,47 @@
 // Math: z = (h w^T) * inv_temperature; per block of 128 columns of a slice max z, sum e, sum e z with
 //   e = exp(z - max), and z[target]; blocks, then slices, in the tree of softmax_slice.cuh.
 //   lse = max + log sum e; logp = z[target] - lse; entropy = lse - (sum e z) / (sum e).
-// Shapes: h [M, H], w [V_local, H]; any M, H and V_local, also a slice that is no multiple of 128; no rows
-//   are legal.
-// Layouts: h BF16, row-major, any ld; w the forward form of kCudaWeights. In pieces of 16 bytes where H and
-// ld
-//   are multiples of 8, else by element: the same bits.
-// Precision: a logit is the chain of linear_tile.cuh over H, unrounded FP32: the bits of linear with F32
-// output.
-//   Statistics in FP32 in the order that the sampler has: its logp of those logits has the bits of this one.
-//   Nothing depends on M, the row's place, or the workspace.
-// Schedule: a thread block makes a tile of 128 x 128 logits, one softmax block of 128 rows, and reduces it in
-//   registers: two lane exchanges, then once through shared memory between the four warps that share rows. A
-//   second launch combines the blocks of a slice, a warp for each row and slice; a slice of one block needs
-//   none. Row tiles run fastest, so that h stays in L2 and w is read once. Rows are taken in as many as the
-//   workspace has partials for: 16 bytes per row and block, 4096 rows and more in the bytes that
-//   head_workspace_bytes asks for.
+// Shapes: h [M, H], w [V_local, H]; any M and V_local, also a slice that is no multiple of 128; H a
+//   multiple of 8. No rows are legal.
+// Layouts: h BF16, row-major; w the forward form of kCudaWeights.
+// Precision: a logit is the chain of bf16_gemm over H, unrounded FP32: the bits of linear with F32 output,
+// made
+//   by the same instructions. Statistics in FP32 in the order that the sampler has: its logp of those logits
+//   has the bits of this one. Nothing depends on M, the row's place, or the workspace.
+// Schedule: the pipeline of bf16_gemm: a producer warp, a ring of 4 stages, two consumers, clusters of two. A
+//   consumer has 64 rows of 256 logits, two softmax blocks, in registers: a row's in four lanes. They are
+//   reduced there, with two exchanges between the lanes, while the next operands arrive. A second launch
+//   combines the blocks of a slice, a warp for each row and slice; a slice of one block needs none. Rows are
+//   taken in as many as the workspace has partials for: 16 bytes per row and block, 4096 rows and more in the
+//   bytes that head_workspace_bytes asks for.
+// Registers: 40 and 232, as bf16_gemm. Shared memory: 4 stages of 48 KB, 208 KB in all.
 // Roofline: 2 M V H flops; 2 (M H + V H) bytes and 32 M V / 128 for the partials. Memory-bound below M = 206
-//   (H200) and 295 (H800) rows.
-// Limits: F32 h; slices of 4,190,208 columns; 65,535 blocks of columns; 512 slices in all.
-// Source: ops/head.h; PTX ISA, mma.m16n8k16.
+//   (H200) and 295 (H800) rows. Of a tile 16 H cycles are products, and some 5,500 statistics
+//   that nothing hides.
+// Limits: F32 h; slices of 4,190,208 columns; 512 slices in all.
+// Source: ops/head.h; PTX ISA 9.0, wgmma.
 #include <bit>
 
 #include "cuda/common/grid.h"
 #include "cuda/common/softmax_slice.cuh"
 #include "cuda/common/stream.h"
-#include "cuda/head/head_rows.cuh"
+#include "cuda/head/head_tile.cuh"
 #include "cuda/ops.h"
 
 namespace contender::cuda {
 namespace {
 
-using S = LargeTile;
-static_assert(S::kSide == kSoftmaxBlock && S::kWarpsN == 4 && S::kMmaN == 4);
-static_assert(S::kThreads == 2 * S::kSide, "two threads finish a row");
-
 constexpr int kCombineWarps = 8;
 constexpr int kTreeLevels = 10;  // of what one thread combines
 
 struct PartialParams {
-  const Bf16* h = nullptr;  // [m, k]
-  int64_t ldh = 0;
-  const Bf16* w = nullptr;           // [slices * width, k]
+  GemmParams g;                      // out.n: columns of a slice
   const int32_t* targets = nullptr;  // [m]
   int64_t vocab_begin = 0;
   float inv_temperature = 1;
-  int m = 0, k = 0, slices = 1, width = 0, blocks = 0;  // `blocks` of a slice
-  HeadPartial* out = nullptr;                           // [m, slices, blocks]
+  int blocks = 0;              // of a slice
+  HeadPartial* out = nullptr;  // [m, layers, blocks]
 };
-
-// In the place of the operands, which are used up.
-struct Reduction {
-  float max[S::kWarpsN][S::kSide];
-  float sum[S::kWarpsN][S::kSide][4];    // of a place of an octet
-  float sum_z[S::kWarpsN][S::kSide][4];  // of e z
-  int target[S::kSide];                  // column of the tile, or outside
-  float target_z[S::kSide];
-};
-static_assert(sizeof(Reduction) <= sizeof(ProductSmem<S>));
 
 // Adding it changes nothing, the sign of a zero included.
 constexpr float kNoTarget = -0.0f;
@@ -86,13 +70,16 @@ struct PartialTree {
   int count = 0;  // its bits say which levels hold something
 
   __device__ void push(HeadPartial v) {
+    bool carried = true;
 #pragma unroll
     for (int l = 0; l < kTreeLevels; ++l) {
-      if ((count >> l & 1) == 0) {
+      if (!carried) continue;
+      carried = count >> l & 1;
+      if (carried) {
+        v = combine_partials(level[l], v);
+      } else {
         level[l] = v;
-        break;
       }
-      v = combine_partials(level[l], v);
     }
     ++count;
   }
@@ -107,95 +94,94 @@ struct PartialTree {
 };
 constexpr int64_t kTreeCapacity = (int64_t{1} << kTreeLevels) - 1;
 
-// z in the place of the logits, and what one warp knows of the rows' maxima.
-__device__ void scale_logits(Accumulator<S>& acc, Reduction& r, float inv_temperature, int cols) {
-  for_each_row<S>([&](int i, int half, int row) {
-    float max = -INFINITY;
+// Statistics of the block of 128 columns whose logits a row has from acc[kFirst] on, `cols` of which exist:
+// the same in the four lanes that have the row.
+template <int kFirst, int kCount>
+__device__ __forceinline__ HeadPartial block_statistics(const float (&acc)[kCount], int cols, int target,
+                                                        float inv_temperature) {
+  constexpr unsigned kAll = 0xFFFFFFFFu;
+  constexpr int kOctets = kSoftmaxBlock / 8;
+  // Twice: what changes accumulators has ptxas put wgmma in series.
+  const auto z_at = [&](int octet, int i) { return __fmul_rn(acc[kFirst + 4 * octet + i], inv_temperature); };
+  float max = -INFINITY;
+  bool bad = false;
 #pragma unroll
-    for (int j = 0; j < S::kMmaN; ++j) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        float& z = acc.v[i][j][2 * half + c];
-        z = __fmul_rn(z, inv_temperature);
-        if (thread_col<S>(j) + c < cols) max = fmaxf(max, z);
-      }
-    }
-    max = fmaxf(max, __shfl_xor_sync(0xFFFFFFFFu, max, 1));
-    max = fmaxf(max, __shfl_xor_sync(0xFFFFFFFFu, max, 2));
-    if (threadIdx.x % 4 == 0) r.max[warp_col<S>() / 32][row] = max;
-  });
-}
-
-__device__ inline float block_max(const Reduction& r, int row) {
-  return fmaxf(fmaxf(r.max[0][row], r.max[1][row]), fmaxf(r.max[2][row], r.max[3][row]));
-}
-
-// This thread's part of the sums, and z of the targets that it holds.
-__device__ void sum_terms(const Accumulator<S>& acc, Reduction& r, int cols) {
-  const int warp = warp_col<S>() / 32, place = threadIdx.x % 4;
-  for_each_row<S>([&](int i, int half, int row) {
-    const float base = softmax_base(block_max(r, row));
-    const int target = r.target[row];
-    float sum[S::kMmaN], sum_z[S::kMmaN];
-#pragma unroll
-    for (int j = 0; j < S::kMmaN; ++j) {
-      const float* z = acc.v[i][j] + 2 * half;
-      const int col = thread_col<S>(j);
-      const float e0 = col < cols ? softmax_term(z[0], base) : 0.0f;
-      const float e1 = col + 1 < cols ? softmax_term(z[1], base) : 0.0f;
-      sum[j] = __fadd_rn(e0, e1);
-      sum_z[j] = fmaf(e1, z[1], __fmul_rn(e0, z[0]));
-      if (col == target) r.target_z[row] = z[0];
-      if (col + 1 == target) r.target_z[row] = z[1];
-    }
-    r.sum[warp][row][place] = sum_of_four(sum[0], sum[1], sum[2], sum[3]);
-    r.sum_z[warp][row][place] = sum_of_four(sum_z[0], sum_z[1], sum_z[2], sum_z[3]);
-  });
-}
-
-// Of places 2 half and 2 half + 1 over the warps, then of all.
-__device__ inline float finish_sum(const float (&part)[S::kWarpsN][S::kSide][4], int row, int half) {
-  float2 v[S::kWarpsN];
-#pragma unroll
-  for (int w = 0; w < S::kWarpsN; ++w) v[w] = *reinterpret_cast<const float2*>(&part[w][row][2 * half]);
-  return sum_of_places(sum_of_four(v[0].x, v[1].x, v[2].x, v[3].x),
-                       sum_of_four(v[0].y, v[1].y, v[2].y, v[3].y));
-}
-
-extern __shared__ __align__(128) char partial_smem[];
-
-template <Access kAccess>
-__global__ void __launch_bounds__(S::kThreads) partial_kernel(const __grid_constant__ PartialParams p) {
-  auto& smem = *reinterpret_cast<ProductSmem<S>*>(partial_smem);
-  auto& r = *reinterpret_cast<Reduction*>(partial_smem);
-  const int first_row = blockIdx.x * S::kSide, rows = min(S::kSide, p.m - first_row);
-  const int slice = blockIdx.y / p.blocks, begin = blockIdx.y % p.blocks * kSoftmaxBlock;
-  const int cols = min(kSoftmaxBlock, p.width - begin);
-  const int64_t first_col = static_cast<int64_t>(slice) * p.width + begin;
-  const Bf16* h = p.h + first_row * p.ldh;
-  const Bf16* w = p.w + first_col * p.k;
-  Accumulator<S> acc;
-  sum_of_chains<S, Major::kContracted>(
-      acc, smem, nullptr, 1, [&](int) { return p.k; },
-      [&](int stage, int, int first) {
-        load_rows<kAccess, S>(smem.a[stage], h, p.ldh, rows, first, p.k);
-        load_rows<kAccess, S>(smem.b[stage], w, p.k, cols, first, p.k);
-      });
-  if (threadIdx.x < S::kSide) {
-    r.target[threadIdx.x] =
-        threadIdx.x < rows ? column_of(p.targets[first_row + threadIdx.x], p.vocab_begin + first_col, cols)
-                           : -1;
-    r.target_z[threadIdx.x] = kNoTarget;
+  for (int i = 0; i < 2 * kOctets; ++i) {
+    const float z = z_at(i / 2, i % 2);
+    if (i / 2 * 8 + head_col() + i % 2 < cols) max = fmaxf(max, z);
+    bad |= !(z < INFINITY);
   }
-  scale_logits(acc, r, p.inv_temperature, cols);
-  __syncthreads();
-  sum_terms(acc, r, cols);
-  __syncthreads();
-  const int row = threadIdx.x / 2, half = threadIdx.x % 2;
-  const float sum = finish_sum(r.sum, row, half), sum_z = finish_sum(r.sum_z, row, half);
-  if (half == 1 || row >= rows) return;
-  HeadPartial* out = p.out + static_cast<int64_t>(first_row + row) * gridDim.y + blockIdx.y;
-  store_partial(out, {block_max(r, row), sum, sum_z, r.target_z[row]});
+  max = fmaxf(max, __shfl_xor_sync(kAll, max, 1));
+  max = fmaxf(max, __shfl_xor_sync(kAll, max, 2));
+  const float base = softmax_base(max);
+  float sum[4], sum_z[4], target_z = kNoTarget;  // of 32 columns
+#pragma unroll
+  for (int part = 0; part < 4; ++part) {
+    float e[4], ez[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int octet = 4 * part + i, col = 8 * octet + head_col();
+      const float z0 = z_at(octet, 0), z1 = z_at(octet, 1);
+      const float e0 = col < cols ? exp_below_one(__fsub_rn(z0, base)) : 0.0f;
+      const float e1 = col + 1 < cols ? exp_below_one(__fsub_rn(z1, base)) : 0.0f;
+      e[i] = __fadd_rn(e0, e1);
+      ez[i] = fmaf(e1, z1, __fmul_rn(e0, z0));
+      if (col == target) target_z = z0;
+      if (col + 1 == target) target_z = z1;
+    }
+    sum[part] = sum_of_four(e[0], e[1], e[2], e[3]);
+    sum_z[part] = sum_of_four(ez[0], ez[1], ez[2], ez[3]);
+  }
+  const auto of_row = [](float v) {
+    v = __fadd_rn(v, __shfl_xor_sync(kAll, v, 1));
+    return __fadd_rn(v, __shfl_xor_sync(kAll, v, 2));
+  };
+  return {.max = max,
+          .sum_exp = of_row(bad ? NAN : sum_of_four(sum[0], sum[1], sum[2], sum[3])),
+          .sum_exp_z = of_row(sum_of_four(sum_z[0], sum_z[1], sum_z[2], sum_z[3])),
+          .target_z = of_row(target_z)};
+}
+
+// Of a row's half of the thread's accumulators, to memory.
+template <int kHalf>
+__device__ __forceinline__ void store_statistics(const float (&acc)[HeadTile::kAccumulators],
+                                                 const PartialParams& p, const Place& place, int warpgroup) {
+  static_assert(HeadTile::kQ == 2 * kSoftmaxBlock);
+  const int row = place.row + head_row(warpgroup) + 8 * kHalf, width = p.g.out.n;
+  const bool exists = row < p.g.m;
+  const int32_t id = exists ? p.targets[row] : -1;
+  const int64_t first_id = p.vocab_begin + static_cast<int64_t>(place.layer) * width + place.col;
+  HeadPartial* out =
+      p.out + (static_cast<int64_t>(row) * p.g.layers + place.layer) * p.blocks + place.col / kSoftmaxBlock;
+  int cols = min(kSoftmaxBlock, width - place.col);
+  HeadPartial v = block_statistics<2 * kHalf>(acc, cols, column_of(id, first_id, cols), p.inv_temperature);
+  if (exists && threadIdx.x % 4 == 0) store_partial(out, v);
+  cols = min(kSoftmaxBlock, width - place.col - kSoftmaxBlock);
+  if (cols <= 0) return;
+  v = block_statistics<2 * kHalf + kSoftmaxBlock / 2>(
+      acc, cols, column_of(id, first_id + kSoftmaxBlock, cols), p.inv_temperature);
+  if (exists && threadIdx.x % 4 == 1) store_partial(out + 1, v);
+}
+
+__device__ __forceinline__ void consume_statistics(const PartialParams& p, GemmSmem<HeadTile>& s,
+                                                   int warpgroup) {
+  HeadRing ring;
+  TileWalk<HeadTile> walk(p.g);
+  for (Place place; walk.next(place);) {
+    float acc[1][HeadTile::kAccumulators];
+    multiply_chain<HeadTile>(acc, p.g.stall, p.g.k_blocks, s, ring, warpgroup * 64);
+    store_statistics<0>(acc[0], p, place, warpgroup);
+    store_statistics<1>(acc[0], p, place, warpgroup);
+  }
+}
+
+extern __shared__ __align__(1024) uint8_t head_smem[];
+
+__global__ void __launch_bounds__(HeadTile::kThreads, 1)
+    partial_kernel(const __grid_constant__ PartialParams p) {
+  auto& s = *reinterpret_cast<GemmSmem<HeadTile>*>(head_smem);
+  run_roles<HeadTile>(
+      s, [&] { produce<HeadTile>(p.g, s); }, [&](int warpgroup) { consume_statistics(p, s, warpgroup); });
 }
 
 struct CombineParams {
@@ -241,15 +227,17 @@ __global__ void __launch_bounds__(kFinishThreads) finish_kernel(const __grid_con
                      .entropy = __fsub_rn(lse, __fdiv_rn(p.sum_exp_z, p.sum_exp))};
 }
 
-void launch_partial(const Exec& exec, const PartialParams& p, bool vector) {
-  const int64_t column_blocks = int64_t{p.slices} * p.blocks;
-  CHECK(column_blocks <= 65535, "{} slices of {} columns", p.slices, p.width);
-  const dim3 grid(grid_size(p.m, S::kSide), static_cast<unsigned>(column_blocks));
-  with_access(vector, [&]<Access kAccess>(std::integral_constant<Access, kAccess>) {
-    const size_t shared = shared_bytes_of<partial_kernel<kAccess>>(sizeof(ProductSmem<S>));
-    partial_kernel<kAccess><<<grid, S::kThreads, shared, stream_of(exec)>>>(p);
-    CUDA_CHECK_LAUNCH();
-  });
+// Statistics of every block of the rows of h.
+void launch_partial(const Exec& exec, const HeadPartialArgs& args, const Tensor& h, const int32_t* targets,
+                    int64_t blocks, HeadPartial* out) {
+  const int64_t width = args.w.n / args.slices;
+  const PartialParams p = {.g = logits_product(h, args.w.forward, width, args.slices),
+                           .targets = targets,
+                           .vocab_begin = args.vocab_begin,
+                           .inv_temperature = args.inv_temperature,
+                           .blocks = narrow<int>(blocks),
+                           .out = out};
+  launch_roles<partial_kernel, HeadTile>(exec, p, head_units(h.rows, width, args.slices));
 }
 
 void launch_combine(const Exec& exec, const CombineParams& p) {
@@ -261,42 +249,26 @@ void launch_combine(const Exec& exec, const CombineParams& p) {
 
 void head_partial(const Exec& exec, const HeadPartialArgs& args) {
   check_head(args.h, args.w, args.slices);
-  CHECK(args.w.forward != nullptr || args.w.n * args.w.k == 0, "the forward form is not packed");
   CHECK(aligned16(args.partials) && aligned16(exec.workspace), "partials are not aligned to 16 bytes");
-  const int64_t width = args.w.n / args.slices, blocks = ceil_div(width, kSoftmaxBlock);
+  const int64_t rows = args.h.rows, width = args.w.n / args.slices, blocks = ceil_div(width, kSoftmaxBlock);
   CHECK(ceil_div(blocks, 32) <= kTreeCapacity, "slices of {} columns, at most {}", width,
         kTreeCapacity * 32 * kSoftmaxBlock);
-  PartialParams p = {.h = static_cast<const Bf16*>(args.h.data),
-                     .ldh = args.h.ld,
-                     .w = static_cast<const Bf16*>(args.w.forward),
-                     .targets = args.targets,
-                     .vocab_begin = args.vocab_begin,
-                     .inv_temperature = args.inv_temperature,
-                     .k = narrow<int>(args.w.k),
-                     .slices = args.slices,
-                     .width = narrow<int>(width),
-                     .blocks = narrow<int>(blocks)};
-  const bool vector = in_pieces(args.h) && aligned16(args.w.forward);
   if (blocks == 1) {  // its statistics are those of the slice
-    if (args.h.rows == 0) return;
-    p.m = narrow<int>(args.h.rows);
-    p.out = args.partials;
-    return launch_partial(exec, p, vector);
+    if (rows > 0) launch_partial(exec, args, args.h, args.targets, blocks, args.partials);
+    return;
   }
   const int64_t row_bytes = args.slices * blocks * static_cast<int64_t>(sizeof(HeadPartial));
   int64_t chunk = exec.workspace_bytes / row_bytes;
   CHECK(chunk > 0, "workspace of {} bytes, {} for the partials of one row", exec.workspace_bytes, row_bytes);
-  if (chunk > S::kSide) chunk -= chunk % S::kSide;
-  p.out = static_cast<HeadPartial*>(exec.workspace);
-  for (int64_t row = 0; row < args.h.rows; row += chunk) {
-    p.m = narrow<int>(std::min(chunk, args.h.rows - row));
-    launch_partial(exec, p, vector);
-    launch_combine(exec, {.parts = p.out,
+  if (chunk > kHeadShape.tile_m()) chunk -= chunk % kHeadShape.tile_m();
+  auto* parts = static_cast<HeadPartial*>(exec.workspace);
+  for (int64_t row = 0; row < rows; row += chunk) {
+    const int64_t end = std::min(row + chunk, rows);
+    launch_partial(exec, args, args.h.row_range(row, end), args.targets + row, blocks, parts);
+    launch_combine(exec, {.parts = parts,
                           .out = args.partials + row * args.slices,
-                          .sums = int64_t{p.m} * args.slices,
-                          .count = p.blocks});
-    p.h += p.m * p.ldh;
-    p.targets += p.m;
+                          .sums = (end - row) * args.slices,
+                          .count = narrow<int>(blocks)});
   }
 }
 

@@ -225,12 +225,12 @@ TEST_P(CudaHead, StatsAndGradientsAreNearDouble) {
   }
   EXPECT_TRUE(got.dh.padding_untouched() && got.dw.padding_untouched());
 }
-// No rows, one; by element and in pieces; one block of columns in a slice, several, tails; several row tiles.
+// No rows, one; one block of columns in a slice, several, tails; several row tiles.
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaHead,
                          testing::Values(HeadCase{0, 8, 16, 1, 1, 1.0f}, HeadCase{0, 8, 300, 1, 4, 1.0f},
-                                         HeadCase{1, 33, 52, 4, 1, 0.8f}, HeadCase{7, 24, 300, 4, 8, 1.6f},
+                                         HeadCase{1, 32, 52, 4, 1, 0.8f}, HeadCase{7, 24, 300, 4, 8, 1.6f},
                                          HeadCase{70, 40, 272, 2, 4, 1.0f, DType::kBF16},
-                                         HeadCase{5, 1, 8, 1, 1, 1.0f}, HeadCase{140, 16, 1032, 1, 64, 0.5f},
+                                         HeadCase{5, 8, 8, 1, 1, 1.0f}, HeadCase{140, 16, 1032, 1, 64, 0.5f},
                                          HeadCase{3, 72, 2112, 4, 2, 1.0f, DType::kBF16}));
 
 struct Drawn {
@@ -287,7 +287,7 @@ TEST_P(CudaHeadLogp, EqualsTheSampler) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaHeadLogp,
-                         testing::Values(LogpCase{1, 64, 52, 0, 1.0f}, LogpCase{13, 19, 1000, 0, 0.3f},
+                         testing::Values(LogpCase{1, 64, 52, 0, 1.0f}, LogpCase{13, 24, 1000, 0, 0.3f},
                                          LogpCase{13, 40, 1024, 24, 0.0f}, LogpCase{140, 24, 560, 3, 1.7f},
                                          LogpCase{200, 16, 96, 0, 0.7f}, LogpCase{2, 200, 4, 0, 1.0f},
                                          LogpCase{2, 8, 16'900, 0, 1.3f}));
@@ -454,12 +454,13 @@ TEST(CudaHeadGraph, Launches) {
 }
 
 TEST(CudaHeadErrors, SayWhatIsWrong) {
-  const DeviceWeight w(6, 4, 36);
-  const DeviceTensor x(DType::kBF16, 2, 4), dh(DType::kF32, 2, 4), dw(DType::kF32, 6, 4);
+  const DeviceWeight w(6, 8, 36), narrow(6, 4, 36);
+  const DeviceTensor x(DType::kBF16, 2, 8), x4(DType::kBF16, 2, 4), dh(DType::kF32, 2, 8),
+      dw(DType::kF32, 6, 8);
   const DeviceArray<HeadPartial> partials(8);
   const DeviceArray<HeadStats> stats(2);
   const DeviceArray<int32_t> targets(2);
-  const DeviceWorkspace space(head_bwd_workspace_bytes(2, 4, 6, 2, 1));
+  const DeviceWorkspace space(head_bwd_workspace_bytes(2, 8, 6, 2, 1));
   HeadPartialArgs args = {
       .h = x.tensor(), .w = w.view, .targets = targets.data(), .slices = 4, .partials = partials.data()};
   EXPECT_THROW(cuda::head_partial(space.exec(), args), Error);  // 6 % 4
@@ -469,7 +470,10 @@ TEST(CudaHeadErrors, SayWhatIsWrong) {
   args.w = w.view;
   args.h = dh.tensor();
   EXPECT_THROW(cuda::head_partial(space.exec(), args), Error);  // F32
-  const DeviceWeight wide(300, 4, 36);
+  args.h = x4.tensor();
+  args.w = narrow.view;
+  EXPECT_THROW(cuda::head_partial(space.exec(), args), Error);  // hidden size 4
+  const DeviceWeight wide(300, 8, 36);
   args.h = x.tensor();
   args.w = wide.view;
   EXPECT_THROW(cuda::head_partial({}, args), Error);  // no workspace
@@ -483,7 +487,7 @@ TEST(CudaHeadErrors, SayWhatIsWrong) {
                      .dh = dh.tensor(),
                      .dw = dw.tensor()};
   EXPECT_THROW(cuda::head_bwd({}, bwd), Error);  // no workspace
-  bwd.w.backward = nullptr;
+  bwd.w.forward = nullptr;
   EXPECT_THROW(cuda::head_bwd(space.exec(), bwd), Error);
 }
 
