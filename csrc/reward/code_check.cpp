@@ -127,6 +127,7 @@ CodeVerdict check_calls(const RewardConfig& config, const CodeProgram& program, 
 
   SandboxJob job = python_job(config, program.source, kPythonCalls);
   job.input = input;
+  job.processor_seconds = config.code_seconds * static_cast<double>(tests.calls.size()) + 1;
   job.max_out_bytes = max_bytes;
   size_t passed = 0;
   bool wrong = false;

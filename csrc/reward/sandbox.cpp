@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cmath>
 #include <csignal>
 #include <cstring>
 #include <optional>
@@ -166,9 +167,12 @@ class Supervisor {
     result_.exit_code = *code;
     result_.end = End::kExited;
     if (*code != 128 + SIGKILL) return;
+    // By the kernel: for its processor time, which is all used up then, or for memory.
     const double seconds = static_cast<double>(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
                            static_cast<double>(used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1e-6;
-    result_.end = seconds >= job_.seconds ? End::kTimeout : End::kMemory;
+    result_.end = seconds >= std::floor(job_.processor_seconds > 0 ? job_.processor_seconds : job_.seconds)
+                      ? End::kTimeout
+                      : End::kMemory;
   }
 
   const SandboxJob& job_;

@@ -34,8 +34,9 @@ struct SandboxJob {
   std::vector<SandboxFile> files;    // read-only
   std::string_view input;            // of stdin
   double seconds = 10;               // wall clock
-  int64_t memory_mib = 1024;         // address space of a process
-  size_t max_out_bytes = 1 << 20;    // of stdout; of descriptor 3
+  double processor_seconds = 0;    // of a process, with all its threads; 0: a second more than the wall clock
+  int64_t memory_mib = 1024;       // address space of a process
+  size_t max_out_bytes = 1 << 20;  // of stdout; of descriptor 3
   // Takes part of what descriptor 3 brought, all that came so far: kProgress begins the wall clock anew,
   // kStop ends the program. Without it the program has no descriptor 3.
   std::function<AfterResult(std::string* received)> on_result;

@@ -96,9 +96,13 @@ struct Limit {
   rlim_t value;
 };
 
+double processor_limit(const SandboxJob& job) {
+  return job.processor_seconds > 0 ? job.processor_seconds : job.seconds + 1;
+}
+
 std::vector<Limit> limits_of(const SandboxJob& job) {
   return {{RLIMIT_AS, static_cast<rlim_t>(job.memory_mib) * kMiB},
-          {RLIMIT_CPU, static_cast<rlim_t>(std::ceil(job.seconds)) + 1},
+          {RLIMIT_CPU, static_cast<rlim_t>(std::ceil(processor_limit(job)))},
           {RLIMIT_FSIZE, 64 * kMiB},
           {RLIMIT_STACK, 64 * kMiB},
           {RLIMIT_NOFILE, 64},

@@ -68,7 +68,8 @@ double longest_seconds(WorkerKind kind, const RewardConfig& config, const Prompt
   if (kind == WorkerKind::kCommand) return config.timeout_seconds;
   if (kind == WorkerKind::kMath) return config.math_seconds;
   const auto tests = std::count(prompt.tests.begin(), prompt.tests.end(), '{');
-  return (config.code_seconds + 2) * static_cast<double>(tests + 2);
+  constexpr double kCompileSeconds = 40;
+  return kCompileSeconds + (config.code_seconds + 2) * static_cast<double>(tests);
 }
 
 // An answer that exhausts the verifier of maths is a wrong one; any other failure is not the model's.
