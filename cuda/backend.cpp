@@ -61,6 +61,7 @@ const Ops kOps = {
     .dequantize = dequantize,
     .quantize_transposed = quantize_transposed,
     .quantize_weight = quantize_weight,
+    .row_places = row_places,
 };
 
 std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }

@@ -33,6 +33,7 @@ void quantize(const Exec&, const QuantizeArgs&);
 void dequantize(const Exec&, const DequantizeArgs&);
 void quantize_transposed(const Exec&, const QuantizeTransposedArgs&);
 void quantize_weight(const Exec&, const QuantizeWeightArgs&);
+void row_places(const Exec&, const RowPlacesArgs&);
 void embedding(const Exec&, const EmbeddingArgs&);
 void embedding_bwd(const Exec&, const EmbeddingBwdArgs&);
 void add(const Exec&, const AddArgs&);

@@ -52,6 +52,7 @@ const Ops& cpu_ops() {
       .dequantize = cpu::dequantize,
       .quantize_transposed = cpu::quantize_transposed,
       .quantize_weight = cpu::quantize_weight,
+      .row_places = cpu::row_places,
   };
   return ops;
 }

@@ -55,5 +55,6 @@ void quantize(const Exec&, const QuantizeArgs&);
 void dequantize(const Exec&, const DequantizeArgs&);
 void quantize_transposed(const Exec&, const QuantizeTransposedArgs&);
 void quantize_weight(const Exec&, const QuantizeWeightArgs&);
+void row_places(const Exec&, const RowPlacesArgs&);
 }  // namespace cpu
 }  // namespace contender

@@ -127,41 +127,72 @@ struct Tile {
   float d[kTileRows][kFp8Block];
 };
 
-// d[M, N] = a b^T over columns [begin, end) of both, tile by tile: finish(first row, first column, rows,
-// columns, tile). scale_a(row, block), scale_b(column, block).
-template <class ScaleA, class ScaleB, class Finish>
-void product(const Tensor& a, const Tensor& b, int64_t begin, int64_t end, const ScaleA& scale_a,
-             const ScaleB& scale_b, const Finish& finish) {
-  Tile tile;
+// Columns [begin, end) of both operands, whose blocks have scales from `block` on.
+struct Chain {
+  int64_t begin, end, block;
+};
+
+// tile = a b^T over a chain, rows from r0 and columns from c0 on. scale_a(row, block), scale_b(column,
+// block).
+template <class ScaleA, class ScaleB>
+void chain_tile(const Tensor& a, const Tensor& b, const Chain& chain, int64_t r0, int64_t c0,
+                const ScaleA& scale_a, const ScaleB& scale_b, Tile& tile) {
   Panel panel;
   Row rows_of_a[kTileRows];
-  for (int64_t r0 = 0; r0 < a.rows; r0 += kTileRows) {
-    for (int64_t c0 = 0; c0 < b.rows; c0 += kFp8Block) {
-      const int64_t rows = std::min(kTileRows, a.rows - r0), cols = std::min(kFp8Block, b.rows - c0);
-      std::fill_n(&tile.d[0][0], sizeof(tile) / sizeof(float), 0.0f);
-      for (int64_t block = 0, k = begin; k < end; ++block, k += kFp8Block) {
-        const int64_t count = std::min(kFp8Block, end - k);
-        for (int64_t r = 0; r < rows; ++r) {
-          decode(code_row(a, r0 + r) + k, count, rows_of_a[r]);
-          rows_of_a[r].scale = scale_a(r0 + r, block);
-        }
-        for (int64_t c = 0; c < cols; c += kLanes) {
-          const int64_t lanes = std::min(kLanes, cols - c);
-          decode(b, c0 + c, lanes, k, count, panel);
-          float sb[kLanes] = {};
-          for (int64_t l = 0; l < lanes; ++l) sb[l] = scale_b(c0 + c + l, block);
-          for (int64_t r = 0; r < rows; ++r) {
-            Floats part;
-            block_sums(rows_of_a[r], panel, count, part);
-            for (int64_t l = 0; l < kLanes; ++l)
-              tile.d[r][c + l] = std::fma(part[l], rows_of_a[r].scale * sb[l], tile.d[r][c + l]);
-          }
-        }
+  const int64_t rows = std::min(kTileRows, a.rows - r0), cols = std::min(kFp8Block, b.rows - c0);
+  std::fill_n(&tile.d[0][0], sizeof(tile) / sizeof(float), 0.0f);
+  for (int64_t block = chain.block, k = chain.begin; k < chain.end; ++block, k += kFp8Block) {
+    const int64_t count = std::min(kFp8Block, chain.end - k);
+    for (int64_t r = 0; r < rows; ++r) {
+      decode(code_row(a, r0 + r) + k, count, rows_of_a[r]);
+      rows_of_a[r].scale = scale_a(r0 + r, block);
+    }
+    for (int64_t c = 0; c < cols; c += kLanes) {
+      const int64_t lanes = std::min(kLanes, cols - c);
+      decode(b, c0 + c, lanes, k, count, panel);
+      float sb[kLanes] = {};
+      for (int64_t l = 0; l < lanes; ++l) sb[l] = scale_b(c0 + c + l, block);
+      for (int64_t r = 0; r < rows; ++r) {
+        Floats part;
+        block_sums(rows_of_a[r], panel, count, part);
+        for (int64_t l = 0; l < kLanes; ++l)
+          tile.d[r][c + l] = std::fma(part[l], rows_of_a[r].scale * sb[l], tile.d[r][c + l]);
       }
-      finish(r0, c0, rows, cols, tile);
     }
   }
 }
+
+// d[M, N], tile by tile: sum(first row, first column, tile), then finish(first row, first column, rows,
+// columns, tile).
+template <class Sum, class Finish>
+void for_each_tile(int64_t m, int64_t n, const Sum& sum, const Finish& finish) {
+  Tile tile;
+  for (int64_t r0 = 0; r0 < m; r0 += kTileRows) {
+    for (int64_t c0 = 0; c0 < n; c0 += kFp8Block) {
+      sum(r0, c0, tile);
+      finish(r0, c0, std::min(kTileRows, m - r0), std::min(kFp8Block, n - c0), tile);
+    }
+  }
+}
+
+// The tree over leaves that arrive in order: one tile waits for each set bit of their number so far.
+class TileTree {
+ public:
+  void push(Tile& tile) {
+    size_t level = 0;
+    for (int64_t rest = terms_++; rest & 1; rest >>= 1, ++level) {
+      const float* left = &waiting_[level].d[0][0];
+      float* right = &tile.d[0][0];
+      for (int64_t i = 0; i < kTileRows * kFp8Block; ++i) right[i] = left[i] + right[i];
+    }
+    waiting_[level] = tile;
+  }
+
+ private:
+  static_assert(kMaxFp8Leaves == 1 << 6);
+  Tile waiting_[7];
+  int64_t terms_ = 0;
+};
 
 uint16_t bf16_bits(float v) {
   const uint32_t bits = std::bit_cast<uint32_t>(v);
@@ -191,16 +222,20 @@ void store(const Tensor& d, bool accumulate, int64_t r0, int64_t c0, int64_t row
 void gemm(const Exec& exec, const Fp8GemmArgs& args) {
   const auto scale_a = [&](int64_t r, int64_t block) { return args.a.scale.row(r)[block]; };
   const auto scale_b = [&](int64_t c, int64_t block) { return args.b.scale.row(c / kFp8Block)[block]; };
-  product(args.a.data, args.b.data, 0, args.a.data.cols, scale_a, scale_b,
-          [&](int64_t r0, int64_t c0, int64_t rows, int64_t cols, Tile& tile) {
-            store(args.d, args.accumulate, r0, c0, rows, cols, tile);
-            if (!args.q.data) return;
-            const int64_t block = c0 / kFp8Block;
-            quantize(exec, {.x = {&tile.d[0][0], DType::kF32, rows, cols, kFp8Block},
-                            .q = {.data = args.q.data.row_range(r0, r0 + rows).col_range(c0, c0 + cols),
-                                  .scale = args.q.scale.row_range(r0, r0 + rows).col_range(block, block + 1),
-                                  .layout = QLayout::k1x128}});
-          });
+  for_each_tile(
+      args.a.data.rows, args.b.data.rows,
+      [&](int64_t r0, int64_t c0, Tile& tile) {
+        chain_tile(args.a.data, args.b.data, {0, args.a.data.cols, 0}, r0, c0, scale_a, scale_b, tile);
+      },
+      [&](int64_t r0, int64_t c0, int64_t rows, int64_t cols, Tile& tile) {
+        store(args.d, args.accumulate, r0, c0, rows, cols, tile);
+        if (!args.q.data) return;
+        const int64_t block = c0 / kFp8Block;
+        quantize(exec, {.x = {&tile.d[0][0], DType::kF32, rows, cols, kFp8Block},
+                        .q = {.data = args.q.data.row_range(r0, r0 + rows).col_range(c0, c0 + cols),
+                              .scale = args.q.scale.row_range(r0, r0 + rows).col_range(block, block + 1),
+                              .layout = QLayout::k1x128}});
+      });
 }
 
 QTensor row_range(const QTensor& q, int64_t begin, int64_t end) {
@@ -236,21 +271,37 @@ void fp8_grouped_gemm(const Exec& exec, const Fp8GroupedGemmArgs& args) {
 
 void fp8_wgrad(const Exec&, const Fp8WgradArgs& args) {
   check_fp8_wgrad(args);
-  const int64_t m = args.dy.data.cols, n = args.dy.data.rows;
-  int64_t first_block = 0;
+  const int64_t m = args.dy.data.cols, n = args.dy.data.rows, leaves = args.segments.num_leaves;
   if (args.offsets) CHECK(args.offsets[0] == 0, "offsets[0] = {}", args.offsets[0]);
+  int64_t first_block = 0;
+  // Of a leaf of a group.
+  const auto chain_of = [&](int64_t g, int64_t leaf) -> Chain {
+    if (args.segments.data) {
+      const RowPlace* place = args.segments.places + g * leaves + leaf;
+      return {place[0].row, place[1].row, place[0].block};
+    }
+    return {args.offsets ? args.offsets[g] : 0, args.offsets ? args.offsets[g + 1] : m, first_block};
+  };
   for (int64_t g = 0; g < args.num_groups; ++g) {
-    const int64_t begin = args.offsets ? args.offsets[g] : 0, end = args.offsets ? args.offsets[g + 1] : m;
+    const int64_t begin = chain_of(g, 0).begin, end = chain_of(g, leaves - 1).end;
     CHECK(begin <= end && end <= m, "group {}: tokens [{}, {}) of {}", g, begin, end, m);
     const Tensor dw = args.dw.row_range(g * n, (g + 1) * n);
-    product(
-        args.dy.data, args.x.data, begin, end,
-        [&](int64_t r, int64_t block) { return args.dy.scale.row(first_block + block)[r]; },
-        [&](int64_t c, int64_t block) { return args.x.scale.row(first_block + block)[c]; },
+    for_each_tile(
+        n, args.x.data.rows,
+        [&](int64_t r0, int64_t c0, Tile& tile) {
+          TileTree tree;
+          for (int64_t leaf = 0; leaf < leaves; ++leaf) {
+            chain_tile(
+                args.dy.data, args.x.data, chain_of(g, leaf), r0, c0,
+                [&](int64_t r, int64_t block) { return args.dy.scale.row(block)[r]; },
+                [&](int64_t c, int64_t block) { return args.x.scale.row(block)[c]; }, tile);
+            tree.push(tile);
+          }
+        },
         [&](int64_t r0, int64_t c0, int64_t rows, int64_t cols, Tile& tile) {
           store(dw, args.accumulate, r0, c0, rows, cols, tile);
         });
-    first_block += ceil_div(end - begin, kFp8Block);
+    if (!args.segments.data) first_block += ceil_div(end - begin, kFp8Block);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 
 #include "cpu/cpu_ops.h"
@@ -37,11 +38,14 @@ void check_shapes(const QTensor& q, const Tensor& x, BlockShape block) {
 
 uint8_t* codes(const QTensor& q, int64_t row) { return static_cast<uint8_t*>(q.data.data) + row * q.data.ld; }
 
-// amax / 448. A NaN is not part of amax: it becomes a NaN code and leaves its neighbours alone. Blocks so
-// small that the quotient underflows count as zero.
-float block_scale(float amax) {
+// amax / 448, of activations rounded up to a power of two. A NaN is not part of amax: it becomes a NaN code
+// and leaves its neighbours alone. Blocks so small that the quotient underflows count as zero.
+float block_scale(float amax, QLayout layout) {
   const float scale = amax / kE4m3Max;
-  return scale == 0 ? 1.0f : scale;
+  if (scale == 0) return 1.0f;
+  if (layout == QLayout::k128x128) return scale;
+  constexpr uint32_t kMantissa = 0x7FFFFF, kSmallest = 0x00800000;
+  return std::bit_cast<float>(std::max((std::bit_cast<uint32_t>(scale) + kMantissa) & ~kMantissa, kSmallest));
 }
 
 float abs_max(float amax, float v) { return std::abs(v) > amax ? std::abs(v) : amax; }
@@ -53,16 +57,41 @@ void for_each_block(int64_t cols, int64_t block_cols, const F& visit) {
     visit(b, b * block_cols, std::min(cols, (b + 1) * block_cols));
 }
 
-// At most 128 x 128 values, those of rows from r0 and columns from c0 on, into block `block` of t.
+// At most 128 x 128 values, of columns from c0 on, into block `block` of t, rows to columns from r0 on.
 void transpose_block(const Tensor& x, const QTransposed& t, int64_t block, int64_t r0, int64_t c0) {
   for (int64_t c = 0; c < x.cols; ++c) {
     float amax = 0;
     for (int64_t r = 0; r < x.rows; ++r) amax = abs_max(amax, x.row(r)[c]);
-    const float scale = block_scale(amax);
+    const float scale = block_scale(amax, QLayout::k128x1);
     t.scale.row(block)[c0 + c] = scale;
     uint8_t* to = static_cast<uint8_t*>(t.data.data) + (c0 + c) * t.data.ld + r0;
     for (int64_t r = 0; r < x.rows; ++r) to[r] = float_to_e4m3(x.row(r)[c] / scale);
   }
+}
+
+// `count` rows of x, a block of t: to its columns from `column` on; and each to its row of q.
+void transpose_rows(const Exec& exec, const QuantizeTransposedArgs& args, const int64_t* rows, int64_t count,
+                    int64_t block, int64_t column) {
+  const bool stored = args.x.dtype == DType::kE4M3;
+  float tile[kQuantizeBlock][kQuantizeBlock];
+  for (int64_t c0 = 0; c0 < args.x.cols; c0 += kQuantizeBlock) {
+    const int64_t b = c0 / kQuantizeBlock, cols = std::min(kQuantizeBlock, args.x.cols - c0);
+    for (int64_t r = 0; r < count; ++r) {
+      const Tensor x = args.x.row_range(rows[r], rows[r] + 1).col_range(c0, c0 + cols);
+      if (stored) {
+        dequantize(exec, {.q = {.data = x,
+                                .scale = args.x_scale.row_range(rows[r], rows[r] + 1).col_range(b, b + 1)},
+                          .y = f32_tensor(tile[r], 1, cols)});
+      } else {
+        std::copy_n(x.f32(), cols, tile[r]);
+      }
+    }
+    transpose_block({tile, DType::kF32, count, cols, kQuantizeBlock}, args.t, block, column, c0);
+  }
+  for (int64_t r = 0; args.q.data && r < count; ++r)
+    quantize(exec, {.x = args.x.row_range(rows[r], rows[r] + 1),
+                    .q = {.data = args.q.data.row_range(rows[r], rows[r] + 1),
+                          .scale = args.q.scale.row_range(rows[r], rows[r] + 1)}});
 }
 
 }  // namespace
@@ -81,7 +110,7 @@ void quantize(const Exec&, const QuantizeArgs& args) {
         for (int64_t c = begin; c < end; ++c) scale[b] = abs_max(scale[b], x[c]);
       });
     }
-    for (int64_t b = 0; b < args.q.scale.cols; ++b) scale[b] = block_scale(scale[b]);
+    for (int64_t b = 0; b < args.q.scale.cols; ++b) scale[b] = block_scale(scale[b], args.q.layout);
     for (int64_t r = r0; r < r1; ++r) {
       const float* x = args.x.row(r);
       uint8_t* q = codes(args.q, r);
@@ -94,36 +123,61 @@ void quantize(const Exec&, const QuantizeArgs& args) {
 
 void quantize_transposed(const Exec& exec, const QuantizeTransposedArgs& args) {
   check_quantize_transposed(args);
-  const int64_t rows = args.x.rows, cols = args.x.cols;
-  const bool stored = args.x.dtype == DType::kE4M3;
-  float tile[kQuantizeBlock][kQuantizeBlock];
-  int64_t block = 0;
+  const int64_t rows = args.x.rows;
+  std::array<int64_t, kQuantizeBlock> block_rows;
+  // Rows row_of(i), i ascending, of a chain that begins at `place`.
+  const auto transpose_chain = [&](int64_t count, RowPlace place, const auto& row_of) {
+    for (int64_t i = 0; i < count; i += kQuantizeBlock, ++place.block) {
+      const int64_t n = std::min(count - i, kQuantizeBlock);
+      for (int64_t r = 0; r < n; ++r) block_rows[static_cast<size_t>(r)] = row_of();
+      transpose_rows(exec, args, block_rows.data(), n, place.block, place.row + i);
+    }
+  };
+  if (args.segments.data) {
+    const int64_t leaves = args.segments.num_leaves, chains = args.num_groups * leaves;
+    for (int64_t c = 0; c < chains; ++c) {
+      const RowPlace* place = args.segments.places + c;
+      const int64_t parts = args.segments.count / chains;
+      const RowSegment* segment = args.segments.data + c * parts;
+      int64_t row = segment->begin;
+      transpose_chain(place[1].row - place[0].row, *place, [&] {
+        while (row == segment->end) row = (++segment)->begin;
+        return row++;
+      });
+    }
+    return;
+  }
   if (args.offsets) CHECK(args.offsets[0] == 0, "offsets[0] = {}", args.offsets[0]);
+  int32_t block = 0;
   for (int64_t g = 0; g < args.num_groups; ++g) {
     const int64_t begin = args.offsets ? args.offsets[g] : 0, end = args.offsets ? args.offsets[g + 1] : rows;
     CHECK(begin <= end && end <= rows, "group {}: rows [{}, {}) of {}", g, begin, end, rows);
-    for (int64_t r0 = begin; r0 < end; r0 += kQuantizeBlock, ++block) {
-      const int64_t r1 = std::min(end, r0 + kQuantizeBlock);
-      for (int64_t c0 = 0; c0 < cols; c0 += kQuantizeBlock) {
-        const int64_t c1 = std::min(cols, c0 + kQuantizeBlock);
-        const Tensor x = args.x.row_range(r0, r1).col_range(c0, c1);
-        const Tensor values = {tile, DType::kF32, r1 - r0, c1 - c0, kQuantizeBlock};
-        if (stored) {
-          dequantize(exec, {.q = {.data = x,
-                                  .scale = args.x_scale.row_range(r0, r1).col_range(c0 / kQuantizeBlock,
-                                                                                    c0 / kQuantizeBlock + 1)},
-                            .y = values});
-        } else {
-          for (int64_t r = 0; r < r1 - r0; ++r) std::copy_n(x.row(r), c1 - c0, tile[r]);
-        }
-        transpose_block(values, args.t, block, r0, c0);
-      }
-    }
-    if (args.q.data)
-      quantize(exec, {.x = args.x.row_range(begin, end),
-                      .q = {.data = args.q.data.row_range(begin, end),
-                            .scale = args.q.scale.row_range(begin, end)}});
+    int64_t row = begin;
+    transpose_chain(end - begin, {narrow<int32_t>(begin), block}, [&] { return row++; });
+    block += narrow<int32_t>(ceil_div(end - begin, kQuantizeBlock));
   }
+}
+
+void row_places(const Exec&, const RowPlacesArgs& args) {
+  check_row_places(args);
+  const RowSegments& s = args.segments;
+  const int64_t chains = args.num_groups * s.num_leaves, parts = s.count / chains;
+  RowPlace at;
+  for (int64_t c = 0; c < chains; ++c) {
+    args.places[c] = at;
+    const int32_t first = at.row;
+    for (int64_t i = c * parts; i < (c + 1) * parts; ++i) {
+      const RowSegment& r = s.data[i];
+      CHECK(0 <= r.begin && r.begin <= r.end && r.end <= args.rows && r.group == c / s.num_leaves &&
+                r.leaf == c % s.num_leaves,
+            "segment {}: rows [{}, {}) of {}, group {}, leaf {}", i, r.begin, r.end, args.rows, r.group,
+            r.leaf);
+      at.row += r.end - r.begin;
+    }
+    CHECK(at.row <= args.rows, "segments name {} rows of {}", at.row, args.rows);
+    at.block += narrow<int32_t>(ceil_div(int64_t{at.row} - first, kQuantizeBlock));
+  }
+  args.places[chains] = at;
 }
 
 void quantize_weight(const Exec& exec, const QuantizeWeightArgs& args) {

@@ -68,7 +68,7 @@ Tensor gqa_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor&
   const GqaDims d = dims(p);
   const int64_t q_cols = d.slices * d.q, kv_cols = d.slices * d.kv;
   s.kv = kv;
-  s.y = add_norm(p, p.keep(true), x, delta, b.attn_norm, &s.rstd);
+  s.y = add_norm(p, p.keep(true), x, delta, b.attn_norm, &s.rstd, form_for(p, b.qkv));
   s.x = x;
   s.y_all = gather_rows(p, p.keep(true), s.y);
   s.qkv = linear(p, p.act(p.m.qk_norm ? p.keep() : p.temp(), p.rows, d.slices * d.slice()), s.y_all, b.qkv, 1,
@@ -160,9 +160,10 @@ void gqa_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, 
     p.ops.column_sum(
         p.exec,
         {.dy = dqkv, .sum = f32_tensor(p.w.grad(b.qkv_bias).f32(), 1, dqkv.cols), .segments = leaves});
-  const Tensor y_all = p.recompute == Recompute::kSelective
-                           ? gather_rows(p, temp, norm(p, temp, s.x, b.attn_norm, nullptr))
-                           : s.y_all;
+  const Activation y_all =
+      p.recompute == Recompute::kSelective
+          ? gather_rows(p, temp, norm(p, temp, s.x, b.attn_norm, nullptr, form_for(p, b.qkv)))
+          : s.y_all;
   const Tensor dy_all = p.partial(temp, p.rows, p.m.hidden_size);
   linear_backward(p, dqkv, y_all, b.qkv, dy_all, leaves, p.slices);
   norm_backward(p, reduce_rows(p, temp, dy_all), s.x, s.rstd, b.attn_norm, dx, true, p.own_leaves);

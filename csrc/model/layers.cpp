@@ -34,46 +34,110 @@ BlockParams find_block(const WeightStore& w, const std::string& name) {
   return b;
 }
 
-namespace {
+Activation Activation::row_range(int64_t begin, int64_t end) const {
+  Activation part;
+  if (x) part.x = x.row_range(begin, end);
+  if (q.data)
+    part.q = {
+        .data = q.data.row_range(begin, end), .scale = q.scale.row_range(begin, end), .layout = q.layout};
+  return part;
+}
 
-// Room in the scratch arena for x in FP8, 1 x 128; and x there.
-QTensor empty_rows(const Pass& p, const Tensor& x) {
-  return {.data = p.temp().tensor(DType::kE4M3, x.rows, x.cols),
-          .scale = p.temp().f32(x.rows, ceil_div(x.cols, kQuantizeBlock)),
+int64_t code_row_bytes(int64_t cols) {
+  return round_up(round_up(cols, 16) + 4 * ceil_div(cols, kQuantizeBlock), 32);
+}
+QTensor code_rows(const Tensor& bytes, int64_t cols) {
+  char* data = static_cast<char*>(bytes.data);
+  return {.data = {data, DType::kE4M3, bytes.rows, cols, bytes.ld},
+          .scale = {data + round_up(cols, 16), DType::kF32, bytes.rows, ceil_div(cols, kQuantizeBlock),
+                    div_exact(bytes.ld, 4)},
           .layout = QLayout::k1x128};
 }
-QTensor quantized(const Pass& p, const Tensor& x) {
-  const QTensor q = empty_rows(p, x);
-  p.ops.quantize(p.exec, {.x = x, .q = q});
+Tensor code_bytes(const QTensor& q) { return {q.data.data, DType::kE4M3, q.data.rows, q.data.ld, q.data.ld}; }
+
+Form form_for(const Pass& p, int param) { return p.w.fp8(param) ? Form::kFp8 : Form::kPlain; }
+
+Activation empty_activation(const Pass& p, Arena& out, int64_t rows, int64_t cols, Form form) {
+  Activation a;
+  if (form != Form::kFp8) a.x = p.act(out, rows, cols);
+  if (form != Form::kPlain) a.q = code_rows(out.tensor(DType::kE4M3, rows, code_row_bytes(cols)), cols);
+  return a;
+}
+
+namespace {
+
+// x in FP8 along its columns: as it is, or in the scratch arena.
+QTensor quantized(const Pass& p, const Activation& x) {
+  if (x.q.data) return x.q;
+  const QTensor q = empty_activation(p, p.temp(), x.x.rows, x.x.cols, Form::kFp8).q;
+  p.ops.quantize(p.exec, {.x = x.x, .q = q});
   return q;
 }
 
-// x in FP8 along its rows, as weight gradients contract it; and, from the same read, 1 x 128 in q.
-QTransposed transposed(const Pass& p, const Tensor& x, const QTensor& q = {}, int64_t groups = 1,
-                       const int32_t* offsets = nullptr) {
-  const int64_t ld = round_up(x.rows, 16);  // rows of codes are aligned
+// x in FP8 along its rows, as weight gradients contract it, from its codes where it has them; and, from the
+// same read, 1 x 128 in q.
+QTransposed transposed(const Pass& p, const Activation& x, const RowSegments& leaves, int64_t groups = 1,
+                       const QTensor& q = {}) {
+  const Tensor& from = x.q.data ? x.q.data : x.x;
+  const int64_t ld = round_up(from.rows, 16);  // rows of codes are aligned
+  const int64_t blocks = max_row_blocks(from.rows, groups * leaves.num_leaves);
   const QTransposed t = {
-      .data = {p.temp().tensor(DType::kE4M3, x.cols, ld).data, DType::kE4M3, x.cols, x.rows, ld},
-      .scale = p.temp().f32(max_row_blocks(x.rows, groups), round_up(x.cols, 4)).col_range(0, x.cols)};
-  p.ops.quantize_transposed(p.exec, {.x = x, .t = t, .q = q, .num_groups = groups, .offsets = offsets});
+      .data = {p.temp().tensor(DType::kE4M3, from.cols, ld).data, DType::kE4M3, from.cols, from.rows, ld},
+      .scale = p.temp().f32(blocks, round_up(from.cols, 4)).col_range(0, from.cols)};
+  p.ops.quantize_transposed(p.exec, {.x = from,
+                                     .x_scale = x.q.data ? x.q.scale : Tensor(),
+                                     .t = t,
+                                     .q = q,
+                                     .num_groups = groups,
+                                     .segments = leaves});
   return t;
+}
+
+QTensor col_range(const QTensor& q, int64_t begin, int64_t end) {
+  return {.data = q.data.col_range(begin, end),
+          .scale = q.scale.col_range(begin / kQuantizeBlock, ceil_div(end, kQuantizeBlock)),
+          .layout = q.layout};
+}
+
+// y = a b^T, the contracted index in virtual slices, each a chain of its own: pairs are added where they are
+// made, then to each other.
+void fp8_product(const Pass& p, const QTensor& a, const QTensor& b, const Tensor& y, int32_t wanted) {
+  const int64_t k = a.data.cols, slices = fp8_slices(k, wanted), width = k / slices;
+  if (slices == 1) return p.ops.fp8_gemm(p.exec, {.a = a, .b = b, .d = y});
+  const auto pair = [&](int64_t first, const Tensor& sum) {
+    for (int64_t s = first; s < first + 2; ++s)
+      p.ops.fp8_gemm(p.exec, {.a = col_range(a, s * width, (s + 1) * width),
+                              .b = col_range(b, s * width, (s + 1) * width),
+                              .d = sum,
+                              .accumulate = s > first});
+  };
+  const ArenaScope scope(p.temp());
+  const Tensor sum = y.dtype == DType::kF32 ? y : p.temp().f32(y.rows, y.cols);
+  pair(0, sum);
+  if (slices == 4) {
+    const Tensor right = p.temp().f32(y.rows, y.cols);
+    pair(2, right);
+    p.ops.add(p.exec, {.a = sum, .b = right, .y = sum});
+  }
+  if (sum.data != y.data) copy(p, sum, y);
 }
 
 }  // namespace
 
-Tensor linear(const Pass& p, const Tensor& y, const Tensor& x, int param, int32_t slices, const float* bias) {
+Tensor linear(const Pass& p, const Tensor& y, const Activation& x, int param, int32_t slices,
+              const float* bias) {
   if (p.w.fp8(param)) {
     const ArenaScope scope(p.temp());
-    p.ops.fp8_gemm(p.exec, {.a = quantized(p, x), .b = p.w.fp8_forms(param).forward, .d = y});
+    fp8_product(p, quantized(p, x), p.w.fp8_forms(param).forward, y, slices);
   } else {
-    p.ops.linear(p.exec, {.x = x, .w = p.w.view(param), .y = y, .bias = bias, .slices = slices});
+    p.ops.linear(p.exec, {.x = x.x, .w = p.w.view(param), .y = y, .bias = bias, .slices = slices});
   }
   return y;
 }
 
-void grouped_linear(const Pass& p, const Tensor& y, const Tensor& x, int param, const int32_t* offsets) {
+void grouped_linear(const Pass& p, const Tensor& y, const Activation& x, int param, const int32_t* offsets) {
   if (!p.w.fp8(param))
-    return p.ops.grouped_linear(p.exec, {.x = x, .w = p.w.view(param), .y = y, .offsets = offsets});
+    return p.ops.grouped_linear(p.exec, {.x = x.x, .w = p.w.view(param), .y = y, .offsets = offsets});
   const ArenaScope scope(p.temp());
   p.ops.fp8_grouped_gemm(p.exec, {.a = quantized(p, x),
                                   .b = p.w.fp8_forms(param).forward,
@@ -94,76 +158,93 @@ void grouped_linear_dgrad(const Pass& p, const Tensor& dx, const Tensor& dy, int
                                   .offsets = offsets});
 }
 
-void linear_backward(const Pass& p, const Tensor& dy, const Tensor& x, int param, const Tensor& dx,
+void linear_backward(const Pass& p, const Tensor& dy, const Activation& x, int param, const Tensor& dx,
                      const RowSegments& leaves, int32_t slices) {
   if (p.w.fp8(param)) {
     const ArenaScope scope(p.temp());
-    const QTensor q = empty_rows(p, dy);
-    const QTransposed dy_t = transposed(p, dy, q);
-    p.ops.fp8_gemm(p.exec, {.a = q, .b = p.w.fp8_forms(param).backward, .d = dx});
-    p.ops.fp8_wgrad(p.exec, {.dy = dy_t, .x = transposed(p, x), .dw = p.w.grad(param), .accumulate = false});
+    const QTensor q = empty_activation(p, p.temp(), dy.rows, dy.cols, Form::kFp8).q;
+    const QTransposed dy_t = transposed(p, dy, leaves, 1, q);
+    fp8_product(p, q, p.w.fp8_forms(param).backward, dx, slices);
+    p.ops.fp8_wgrad(p.exec, {.dy = dy_t,
+                             .x = transposed(p, x, leaves),
+                             .dw = p.w.grad(param),
+                             .accumulate = false,
+                             .segments = leaves});
     return;
   }
   p.ops.linear_dgrad(p.exec, {.dy = dy, .w = p.w.view(param), .dx = dx, .slices = slices});
-  p.ops.linear_wgrad(p.exec, {.dy = dy, .x = x, .dw = p.w.grad(param), .segments = leaves});
+  p.ops.linear_wgrad(p.exec, {.dy = dy, .x = x.x, .dw = p.w.grad(param), .segments = leaves});
 }
 
-void grouped_wgrad(const Pass& p, const Tensor& dy, const Tensor& x, int param, const RowSegments& leaves,
-                   const int32_t* offsets, int64_t chunks) {
-  const int64_t groups = p.w.specs()[param].groups, room = x.rows / chunks;
+void grouped_wgrad(const Pass& p, const Tensor& dy, const Activation& x, int param,
+                   const RowSegments& leaves) {
+  const int64_t groups = p.w.specs()[param].groups;
   if (!p.w.fp8(param)) {
     p.ops.linear_wgrad(p.exec,
-                       {.dy = dy, .x = x, .dw = p.w.grad(param), .segments = leaves, .num_groups = groups});
+                       {.dy = dy, .x = x.x, .dw = p.w.grad(param), .segments = leaves, .num_groups = groups});
     return;
   }
-  for (int64_t c = 0; c < chunks; ++c) {
-    const ArenaScope scope(p.temp());
-    const int32_t* rows = offsets + c * (groups + 1);
-    const auto in_chunk = [&](const Tensor& t) {
-      return transposed(p, t.row_range(c * room, (c + 1) * room), {}, groups, rows);
-    };
-    const QTransposed dy_t = in_chunk(dy), x_t = in_chunk(x);
-    p.ops.fp8_wgrad(p.exec, {.dy = dy_t,
-                             .x = x_t,
-                             .dw = p.w.grad(param),
-                             .accumulate = c > 0,
-                             .num_groups = groups,
-                             .offsets = rows});
-  }
+  const ArenaScope scope(p.temp());
+  const QTransposed dy_t = transposed(p, dy, leaves, groups);
+  p.ops.fp8_wgrad(p.exec, {.dy = dy_t,
+                           .x = transposed(p, x, leaves, groups),
+                           .dw = p.w.grad(param),
+                           .accumulate = false,
+                           .num_groups = groups,
+                           .segments = leaves});
 }
 
 namespace {
 
 void run_norm(const Pass& p, const Tensor& x, const Tensor& delta, const Tensor& sum, int param,
-              const Tensor& y, Tensor* rstd) {
+              const Activation& y, Tensor* rstd) {
   if (rstd && p.train) *rstd = p.arena().f32(1, x.rows);
-  p.ops.rms_norm(p.exec, {.x = x,
-                          .delta = delta,
-                          .sum = sum,
-                          .gamma = p.w.master(param),
-                          .eps = static_cast<float>(p.m.rms_norm_eps),
-                          .y = y,
-                          .rstd = rstd && p.train ? rstd->f32() : nullptr});
+  const RmsNormArgs args = {.x = x,
+                            .delta = delta,
+                            .sum = sum,
+                            .gamma = p.w.master(param),
+                            .eps = static_cast<float>(p.m.rms_norm_eps),
+                            .y = y.x,
+                            .rstd = rstd && p.train ? rstd->f32() : nullptr};
+  if (y.q.data) {
+    p.ops.rms_norm_quantize(p.exec, {.norm = args, .q = y.q});
+  } else {
+    p.ops.rms_norm(p.exec, args);
+  }
 }
 
 }  // namespace
 
 Tensor norm(const Pass& p, Arena& out, const Tensor& x, int param, Tensor* rstd) {
-  const Tensor y = p.act(out, x.rows, x.cols);
+  return norm(p, out, x, param, rstd, Form::kPlain).x;
+}
+
+void norm_into(const Pass& p, const Tensor& x, int param, const Activation& y, Tensor* rstd) {
+  run_norm(p, x, {}, {}, param, y, rstd);
+}
+
+Activation norm(const Pass& p, Arena& out, const Tensor& x, int param, Tensor* rstd, Form form) {
+  const Activation y = empty_activation(p, out, x.rows, x.cols, form);
   run_norm(p, x, {}, {}, param, y, rstd);
   return y;
 }
 
-void norm_into(const Pass& p, const Tensor& x, int param, const Tensor& y, Tensor* rstd) {
-  run_norm(p, x, {}, {}, param, y, rstd);
-}
-
-Tensor add_norm(const Pass& p, Arena& out, Tensor& x, const Tensor& delta, int param, Tensor* rstd) {
-  const Tensor y = p.act(out, x.rows, x.cols);
+Activation add_norm(const Pass& p, Arena& out, Tensor& x, const Tensor& delta, int param, Tensor* rstd,
+                    Form form) {
+  const Activation y = empty_activation(p, out, x.rows, x.cols, form);
   const Tensor sum = p.train && delta ? p.act(p.arena(), x.rows, x.cols) : Tensor();
   run_norm(p, x, delta, sum, param, y, rstd);
   if (sum) x = sum;
   return y;
+}
+
+void swiglu(const Pass& p, const Tensor& gate_up, const Activation& y, int32_t slices) {
+  const SwigluArgs args = {.gate_up = gate_up, .y = y.x, .slices = slices};
+  if (y.q.data) {
+    p.ops.swiglu_quantize(p.exec, {.swiglu = args, .q = y.q});
+  } else {
+    p.ops.swiglu(p.exec, args);
+  }
 }
 
 void norm_backward(const Pass& p, const Tensor& dy, const Tensor& x, const Tensor& rstd, int param,
@@ -186,6 +267,13 @@ Tensor gather_rows(const Pass& p, Arena& out, const Tensor& own) {
   if (p.alone()) return own;
   const Tensor all = out.tensor(own.dtype, p.rows, own.cols);
   p.rt.mesh->tp().all_gather_rows("tp_gather", own, all, p.batch.counts.data()).wait();
+  return all;
+}
+
+Activation gather_rows(const Pass& p, Arena& out, const Activation& own) {
+  Activation all;
+  if (own.x) all.x = gather_rows(p, out, own.x);
+  if (own.q.data) all.q = code_rows(gather_rows(p, out, code_bytes(own.q)), own.q.data.cols);
   return all;
 }
 

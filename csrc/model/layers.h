@@ -86,48 +86,76 @@ struct Pass {
   }
 };
 
+// What a product reads: rows in the activation dtype, in FP8 (1x128), or both, as its readers want it. What
+// is made for FP8 products alone never exists in the activation dtype; their weight gradients read the codes
+// too.
+struct Activation {
+  Tensor x;
+  QTensor q;
+  Activation() = default;
+  Activation(const Tensor& t) : x(t) {}
+  Activation row_range(int64_t begin, int64_t end) const;
+};
+enum class Form : uint8_t { kPlain, kFp8, kBoth };
+// As the products with `param` read it.
+Form form_for(const Pass& p, int param);
+Activation empty_activation(const Pass& p, Arena& out, int64_t rows, int64_t cols, Form form);
+
+// Rows of codes have their scales behind them, so that a row travels as one: its bytes, and how `cols`
+// columns lie in them.
+int64_t code_row_bytes(int64_t cols);
+QTensor code_rows(const Tensor& bytes, int64_t cols);
+Tensor code_bytes(const QTensor& q);
+
 // Small verbs over the operator table, so that a layer reads as its formula.
-Tensor linear(const Pass& p, const Tensor& y, const Tensor& x, int param, int32_t slices = 1,
+Tensor linear(const Pass& p, const Tensor& y, const Activation& x, int param, int32_t slices = 1,
               const float* bias = nullptr);  // returns y
 // The same by expert: rows [offsets[g], offsets[g + 1]) with group g.
-void grouped_linear(const Pass& p, const Tensor& y, const Tensor& x, int param, const int32_t* offsets);
+void grouped_linear(const Pass& p, const Tensor& y, const Activation& x, int param, const int32_t* offsets);
 void grouped_linear_dgrad(const Pass& p, const Tensor& dx, const Tensor& dy, int param,
                           const int32_t* offsets);
-void linear_backward(const Pass& p, const Tensor& dy, const Tensor& x, int param, const Tensor& dx,
+void linear_backward(const Pass& p, const Tensor& dy, const Activation& x, int param, const Tensor& dx,
                      const RowSegments& leaves, int32_t slices = 1);
-// dw of every expert over sorted rows: of each of `chunks` equal parts of the buffers, those that its offsets
-// name.
-void grouped_wgrad(const Pass& p, const Tensor& dy, const Tensor& x, int param, const RowSegments& leaves,
-                   const int32_t* offsets, int64_t chunks);
+// dw of every expert over sorted rows.
+void grouped_wgrad(const Pass& p, const Tensor& dy, const Activation& x, int param,
+                   const RowSegments& leaves);
 // rstd: where to keep the statistics when training, or null.
 Tensor norm(const Pass& p, Arena& out, const Tensor& x, int param, Tensor* rstd);
-void norm_into(const Pass& p, const Tensor& x, int param, const Tensor& y, Tensor* rstd);
+void norm_into(const Pass& p, const Tensor& x, int param, const Activation& y, Tensor* rstd);
+Activation norm(const Pass& p, Arena& out, const Tensor& x, int param, Tensor* rstd, Form form);
 // x + delta, normed. The sum becomes the residual stream x: a new tensor where the backward needs it (or the
 // old one), else in place.
-Tensor add_norm(const Pass& p, Arena& out, Tensor& x, const Tensor& delta, int param, Tensor* rstd);
+Activation add_norm(const Pass& p, Arena& out, Tensor& x, const Tensor& delta, int param, Tensor* rstd,
+                    Form form);
+// y = silu(gate) * up.
+void swiglu(const Pass& p, const Tensor& gate_up, const Activation& y, int32_t slices = 1);
 void norm_backward(const Pass& p, const Tensor& dy, const Tensor& x, const Tensor& rstd, int param,
                    const Tensor& dx, bool accumulate, const RowSegments& leaves, int use = 0);
 void copy(const Pass& p, const Tensor& from, const Tensor& to);
 // Rows of the whole tp group from the ranks' own rows, and back: the sum over ranks of their rows, each rank
 // its own.
 Tensor gather_rows(const Pass& p, Arena& out, const Tensor& own);
+Activation gather_rows(const Pass& p, Arena& out, const Activation& own);
 Tensor reduce_rows(const Pass& p, Arena& out, const Tensor& rows);
 void reduce_rows_into(const Pass& p, const Tensor& rows, const Tensor& own);
 // Rows that `count` (device memory) says are used, of `room`: exactly where the host can read it, else all.
 int64_t used_rows(const Pass& p, const int32_t* count, int64_t room);
 
 struct AttentionSaved {
-  Tensor x, y, rstd;                // residual stream, its norm
+  Tensor x, rstd;                   // residual stream
+  Activation y;                     // its norm
   Tensor latents, q_rstd, kv_rstd;  // MLA, own rows: down-projections before their norms
   Tensor latents_all;               // MLA, rows: [q latent | kv latent | rope key], normed and rotated
-  Tensor y_all;                     // rows: normed input, where q or qkv is projected from it
+  Activation y_all;                 // rows: normed input, where q or qkv is projected from it
+  Activation q_latent;              // rows: MLA, normed, what q is projected from otherwise
   Tensor q, qkv;                    // rows: MLA q after RoPE; GQA [q | k | v] before q/k norm
   Tensor qk_rstd;                   // GQA with q/k norm
   Tensor q_attn, kv, o_attn, lse;   // what the attention operator saw
   Tensor o;                         // rows: input of the output projection
 };
 struct FfnSaved {
-  Tensor x, y, rstd, y_all, gate_up, act;
+  Tensor x, rstd, gate_up;
+  Activation y, y_all, act;
 };
 // Where tokens travel, as ops/dispatch.h lays it out; device memory.
 struct MoePlan {
@@ -142,12 +170,15 @@ struct MoePlan {
   RowSegment* leaves = nullptr;  // [experts, ep * slots, chunks]
 };
 struct MoeSaved {
-  Tensor x, y, rstd;
+  Tensor x, rstd;
+  Activation y;
   Tensor scores, expert, weight, pos;  // router, own rows
-  Tensor shared_gate_up, shared_act;
+  Tensor shared_gate_up;
+  Activation shared_act;
   MoePlan plan;
-  Tensor x_in, gate_up, act;  // [chunks * room, ...] expert inputs, sorted by (chunk, expert, peer, token)
-  Tensor returned;            // [chunks * ep * capacity, H] expert outputs, where their inputs were sent from
+  Activation x_in, act;  // [chunks * room, ...] expert inputs, sorted by (chunk, expert, peer, token)
+  Tensor gate_up;
+  Tensor returned;  // [chunks * ep * capacity, H] expert outputs, where their inputs were sent from
 };
 struct BlockSaved {
   Tensor input;  // residual stream, own rows; all that full recompute keeps

@@ -210,7 +210,7 @@ Tensor mla_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor&
   const TraceScope trace("attention");
   const MlaDims d = dims(p);
   s.kv = kv;
-  s.y = add_norm(p, p.keep(true), x, delta, b.attn_norm, &s.rstd);
+  s.y = add_norm(p, p.keep(true), x, delta, b.attn_norm, &s.rstd, form_for(p, b.qkv_a));
   s.x = x;
 
   // Token-wise: both down-projections, their norms, the rope key. Then every tp rank gets the latents of all
@@ -218,17 +218,22 @@ Tensor mla_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor&
   const int64_t kv_end = d.kv_end();
   s.latents = linear(p, p.act(p.keep(), p.own, kv_end + d.rope), s.y, b.qkv_a);
   const Tensor normed = p.act(p.alone() ? p.keep() : p.temp(), p.own, s.latents.cols);
-  if (d.q_lora > 0)
-    norm_into(p, s.latents.col_range(0, d.q_lora), b.q_a_norm, normed.col_range(0, d.q_lora), &s.q_rstd);
+  const bool fp8 = p.w.fp8(b.q_b);  // what q is projected from is then quantised, and apart from the latents
+  if (d.q_lora > 0) {
+    Activation q_latent = normed.col_range(0, d.q_lora);
+    if (fp8) q_latent = empty_activation(p, p.alone() ? p.keep() : p.temp(), p.own, d.q_lora, Form::kFp8);
+    norm_into(p, s.latents.col_range(0, d.q_lora), b.q_a_norm, q_latent, &s.q_rstd);
+    if (fp8) s.q_latent = gather_rows(p, p.keep(), q_latent);
+  }
   norm_into(p, s.latents.col_range(d.q_lora, kv_end), b.kv_a_norm, normed.col_range(d.q_lora, kv_end),
             &s.kv_rstd);
   rotate_key(p, d, s.latents, normed, false);
   s.latents_all = gather_rows(p, p.keep(), normed);
+  if (d.q_lora > 0 && !fp8) s.q_latent = s.latents_all.col_range(0, d.q_lora);
 
   // This rank's heads.
   if (d.q_lora == 0) s.y_all = gather_rows(p, p.keep(), s.y);
-  s.q = linear(p, p.act(p.keep(), p.rows, d.heads * d.q),
-               d.q_lora > 0 ? s.latents_all.col_range(0, d.q_lora) : s.y_all, b.q_b);
+  s.q = linear(p, p.act(p.keep(), p.rows, d.heads * d.q), d.q_lora > 0 ? s.q_latent : s.y_all, b.q_b);
   p.expanded ? attend_expanded(p, b, d, s) : attend_absorbed(p, b, d, s);
   const Tensor out = linear(p, p.partial(p.temp(), p.rows, p.m.hidden_size), s.o, b.o, p.slices);
   return reduce_rows(p, p.temp(), out);
@@ -250,11 +255,12 @@ void mla_backward(const Pass& p, const BlockParams& b, const AttentionSaved& s, 
   p.expanded ? attend_expanded_backward(p, b, d, s, d_o, dq, dkey)
              : attend_absorbed_backward(p, b, d, s, d_o, dq, dkey);
 
-  const Tensor y = p.recompute == Recompute::kSelective ? norm(p, temp, s.x, b.attn_norm, nullptr) : s.y;
+  const Activation y = p.recompute == Recompute::kSelective
+                           ? norm(p, temp, s.x, b.attn_norm, nullptr, form_for(p, b.qkv_a))
+                           : s.y;
   Tensor dy_q;
   if (d.q_lora > 0) {
-    linear_backward(p, dq, s.latents_all.col_range(0, d.q_lora), b.q_b, dlatents_all.col_range(0, d.q_lora),
-                    leaves, p.slices);
+    linear_backward(p, dq, s.q_latent, b.q_b, dlatents_all.col_range(0, d.q_lora), leaves, p.slices);
   } else {
     const Tensor dy_all = p.partial(temp, p.rows, p.m.hidden_size);
     linear_backward(p, dq, p.alone() ? y : s.y_all, b.q_b, dy_all, leaves, p.slices);

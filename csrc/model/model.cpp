@@ -15,8 +15,18 @@ std::vector<RowSegment> slot_leaves(const std::vector<int32_t>& offsets) {
   for (int32_t s = 0; s + 1 < std::ssize(offsets); ++s) leaves.push_back({offsets[s], offsets[s + 1], 0, s});
   return leaves;
 }
-RowSegments as_segments(const RowSegment* device, int64_t count) {
-  return {device, static_cast<int32_t>(count), static_cast<int32_t>(count)};
+// Of a table with one segment for each leaf.
+std::vector<RowPlace> places_of(const std::vector<RowSegment>& leaves) {
+  std::vector<RowPlace> places = {{}};
+  for (const RowSegment& s : leaves) {
+    const RowPlace at = places.back();
+    places.push_back({at.row + s.end - s.begin,
+                      at.block + static_cast<int32_t>(ceil_div(int64_t{s.end} - s.begin, kQuantizeBlock))});
+  }
+  return places;
+}
+RowSegments as_segments(const RowSegment* device, int64_t count, const RowPlace* places = nullptr) {
+  return {device, static_cast<int32_t>(count), static_cast<int32_t>(count), places};
 }
 
 }  // namespace
@@ -117,6 +127,7 @@ struct Model::Impl {
                wanted = up.add(targets);
     const auto seqs = up.add(b.seqs);
     const auto own_place = up.add(own), group_place = up.add(group), head_place = up.add(of_head);
+    const auto own_chains = up.add(places_of(own)), group_chains = up.add(places_of(group));
     up.send(*rt.device, rt.exec.stream, p.arena());
     p.device = {.tokens = up.at(tokens),
                 .positions = up.at(positions),
@@ -125,8 +136,8 @@ struct Model::Impl {
                 .page_ids = up.at(page_ids),
                 .slot_begin = up.at(slot_begin)};
     p.own_slots = std::ssize(own);
-    p.own_leaves = as_segments(up.at(own_place), std::ssize(own));
-    p.group_leaves = as_segments(up.at(group_place), std::ssize(group));
+    p.own_leaves = as_segments(up.at(own_place), std::ssize(own), up.at(own_chains));
+    p.group_leaves = as_segments(up.at(group_place), std::ssize(group), up.at(group_chains));
     p.head = {.count = std::ssize(head_rows),
               .rows = up.at(rows),
               .targets = up.at(wanted),
@@ -189,7 +200,8 @@ struct Model::Impl {
   // Norm of the own rows of x + delta, then the head rows of the whole group. x becomes the sum.
   Tensor head_input(const Pass& p, Tensor& x, const Tensor& delta, int norm_param, const HeadRows& r,
                     Tensor* rstd) const {
-    const Tensor all = gather_rows(p, p.arena(), add_norm(p, p.arena(), x, delta, norm_param, rstd));
+    const Tensor all =
+        gather_rows(p, p.arena(), add_norm(p, p.arena(), x, delta, norm_param, rstd, Form::kPlain).x);
     const Tensor selected = p.act(p.arena(), r.count, m.hidden_size);
     p.ops.gather_rows(p.exec, {.x = all, .index = r.rows, .y = selected});
     return selected;
@@ -496,21 +508,26 @@ std::vector<std::pair<std::string, Tensor>> Model::kept_tensors() const {
   const auto add = [&](const char* name, const Tensor& tensor) {
     if (tensor) kept.emplace_back(prefix + name, tensor);
   };
+  // Codes: their values are not kept.
+  const auto add_plain = [&](const char* name, const Activation& a) { add(name, a.x); };
   for (size_t l = 0; l < t.blocks.size(); ++l) {
     const AttentionSaved& a = t.blocks[l].attn;
     const FfnSaved& f = t.blocks[l].ffn;
     const MoeSaved& m = t.blocks[l].moe;
     prefix = fmt::format("layers.{}.attn.", l);
-    add("x", a.x), add("y", a.y), add("rstd", a.rstd), add("latents", a.latents), add("q_rstd", a.q_rstd);
+    add("x", a.x), add_plain("y", a.y), add("rstd", a.rstd), add("latents", a.latents),
+        add("q_rstd", a.q_rstd);
     add("kv_rstd", a.kv_rstd), add("latents_all", a.latents_all), add("q", a.q);
     if (a.qk_rstd) add("qkv", a.qkv), add("qk_rstd", a.qk_rstd);
     add("q_attn", a.q_attn), add("kv", a.kv), add("o_attn", a.o_attn), add("lse", a.lse), add("o", a.o);
     prefix = fmt::format("layers.{}.ffn.", l);
-    add("x", f.x), add("y", f.y), add("rstd", f.rstd), add("gate_up", f.gate_up), add("act", f.act);
+    add("x", f.x), add_plain("y", f.y), add("rstd", f.rstd), add("gate_up", f.gate_up),
+        add_plain("act", f.act);
     prefix = fmt::format("layers.{}.moe.", l);
-    add("x", m.x), add("y", m.y), add("rstd", m.rstd), add("scores", m.scores), add("expert", m.expert);
-    add("weight", m.weight), add("shared_gate_up", m.shared_gate_up), add("shared_act", m.shared_act);
-    add("x_in", m.x_in), add("gate_up", m.gate_up), add("act", m.act), add("returned", m.returned);
+    add("x", m.x), add_plain("y", m.y), add("rstd", m.rstd), add("scores", m.scores), add("expert", m.expert);
+    add("weight", m.weight), add("shared_gate_up", m.shared_gate_up), add_plain("shared_act", m.shared_act);
+    add_plain("x_in", m.x_in), add("gate_up", m.gate_up), add_plain("act", m.act),
+        add("returned", m.returned);
   }
   prefix = "final_norm.";
   add("x", t.x_final), add("rstd", t.rstd_final), add("h", t.pass->head.h);

@@ -60,15 +60,27 @@ MoePlan new_plan(const Pass& p, const MoeDims& d) {
   return plan;
 }
 
-RowSegments leaves_of(const MoeDims& d, const MoeSaved& s) {
+// The rows of each expert by leaf; for FP8, with their places.
+RowSegments leaves_of(const Pass& p, const BlockParams& b, const MoeDims& d, const MoeSaved& s) {
   const DispatchShape& n = d.shape;
-  return {s.plan.leaves, int32_t(n.experts * n.ep * n.slots * n.chunks), int32_t(n.ep * n.slots)};
+  RowSegments leaves = {s.plan.leaves, int32_t(n.experts * n.ep * n.slots * n.chunks),
+                        int32_t(n.ep * n.slots)};
+  if (!p.w.fp8(b.experts_gate_up)) return leaves;
+  auto* places =
+      static_cast<RowPlace*>(p.temp().bytes((n.experts * leaves.num_leaves + 1) * int64_t{sizeof(RowPlace)}));
+  p.ops.row_places(p.exec,
+                   {.segments = leaves, .num_groups = n.experts, .rows = d.sorted_rows(), .places = places});
+  leaves.places = places;
+  return leaves;
 }
+
+// The router reads the normed input in the activation dtype too.
+Form with_plain(Form form) { return form == Form::kFp8 ? Form::kBoth : form; }
 
 // Experts of every own token, and the order in which their rows are sent.
 void route(const Pass& p, const BlockParams& b, int64_t layer, const MoeDims& d, MoeSaved& s) {
   const int64_t n = p.own, top_k = d.shape.top_k;
-  const Tensor logits = linear(p, p.temp().f32(n, p.m.n_routed_experts), s.y, b.router);
+  const Tensor logits = linear(p, p.temp().f32(n, p.m.n_routed_experts), s.y.x, b.router);
   s.scores = p.keep().f32(n, p.m.n_routed_experts);
   s.expert = p.keep().i32(n, top_k);
   s.weight = p.keep().f32(n, top_k);
@@ -130,16 +142,24 @@ Tensor blocks_of(const MoeDims& d, const Tensor& sent, int64_t c) {
   return sent.row_range(c * d.block_rows(), (c + 1) * d.block_rows());
 }
 // The rows of chunk c, sorted.
-Tensor sorted(const Pass& p, const MoeDims& d, const MoeSaved& s, const Tensor& x, int64_t c) {
+template <class Rows>
+Rows sorted(const Pass& p, const MoeDims& d, const MoeSaved& s, const Rows& x, int64_t c) {
   return x.row_range(c * d.room, c * d.room + used_rows(p, s.plan.rows + c, d.room));
+}
+
+// What travels to the experts and back into them: codes where they read FP8, else activations.
+Tensor rows_of(const Activation& a) { return a.q.data ? code_bytes(a.q) : a.x; }
+Tensor new_rows(const Pass& p, const BlockParams& b, int64_t rows, int64_t cols) {
+  return rows_of(empty_activation(p, p.temp(), rows, cols, form_for(p, b.experts_gate_up)));
 }
 
 void shared_forward(const Pass& p, const BlockParams& b, const MoeSaved& s, int64_t begin, int64_t end) {
   if (b.shared_gate_up < 0 || begin == end) return;
   const TraceScope trace("shared");
-  const Tensor gate_up = s.shared_gate_up.row_range(begin, end), act = s.shared_act.row_range(begin, end);
+  const Tensor gate_up = s.shared_gate_up.row_range(begin, end);
+  const Activation act = s.shared_act.row_range(begin, end);
   linear(p, gate_up, s.y.row_range(begin, end), b.shared_gate_up);
-  p.ops.swiglu(p.exec, {.gate_up = gate_up, .y = act});
+  swiglu(p, gate_up, act);
   linear(p, p.update.row_range(begin, end), act, b.shared_down);
 }
 
@@ -147,10 +167,10 @@ void shared_forward(const Pass& p, const BlockParams& b, const MoeSaved& s, int6
 void experts_forward(const Pass& p, const MoeDims& d, const BlockParams& b, const MoeSaved& s, int64_t c,
                      const Tensor& y) {
   const int32_t* offsets = s.plan.offsets + c * (d.shape.experts + 1);
-  const Tensor x = sorted(p, d, s, s.x_in, c), gate_up = sorted(p, d, s, s.gate_up, c),
-               act = sorted(p, d, s, s.act, c);
-  grouped_linear(p, gate_up, x, b.experts_gate_up, offsets);
-  p.ops.swiglu(p.exec, {.gate_up = gate_up, .y = act});
+  const Tensor gate_up = sorted(p, d, s, s.gate_up, c);
+  const Activation act = sorted(p, d, s, s.act, c);
+  grouped_linear(p, gate_up, sorted(p, d, s, s.x_in, c), b.experts_gate_up, offsets);
+  swiglu(p, gate_up, act);
   grouped_linear(p, y, act, b.experts_down, offsets);
 }
 
@@ -166,7 +186,7 @@ void combine(const Pass& p, const MoeDims& d, const MoeSaved& s, int64_t c) {
 void routed_forward_alone(const Pass& p, const BlockParams& b, const MoeDims& d, MoeSaved& s) {
   const TraceScope trace("experts");
   plan_arrival(p, d, s);
-  p.ops.gather_rows(p.exec, {.x = s.y, .index = s.plan.source, .y = s.x_in});
+  p.ops.gather_rows(p.exec, {.x = rows_of(s.y), .index = s.plan.source, .y = rows_of(s.x_in)});
   experts_forward(p, d, b, s, 0, s.returned);
   combine(p, d, s, 0);
 }
@@ -178,10 +198,11 @@ void routed_forward(const Pass& p, const BlockParams& b, const MoeDims& d, MoeSa
       ep.all_to_all("dispatch_plan", s.plan.header, s.plan.arrived, chunks * d.shape.experts * d.shape.slots);
   std::vector<Flight> there, back;
   for (int64_t c = 0; c < chunks; ++c) {
-    const Tensor rows = p.act(p.temp(), d.block_rows(), d.h), recv = p.act(p.temp(), d.block_rows(), d.h);
+    const Tensor rows = new_rows(p, b, d.block_rows(), d.h), recv = new_rows(p, b, d.block_rows(), d.h);
     const int32_t *counts = s.plan.sent + c * d.shape.ep, *source = s.plan.source + c * d.block_rows();
     for_blocks(p, d, counts, [&](int64_t first, int64_t n) {
-      p.ops.gather_rows(p.exec, {.x = s.y, .index = source + first, .y = rows.row_range(first, first + n)});
+      p.ops.gather_rows(p.exec,
+                        {.x = rows_of(s.y), .index = source + first, .y = rows.row_range(first, first + n)});
     });
     there.push_back(start(p, d, "dispatch", rows, counts, recv));
   }
@@ -192,7 +213,7 @@ void routed_forward(const Pass& p, const BlockParams& b, const MoeDims& d, MoeSa
   for (int64_t c = 0; c < chunks; ++c) {
     there[c].pending.wait();
     const TraceScope trace("experts");
-    const Tensor out = p.act(p.temp(), d.block_rows(), d.h), x = sorted(p, d, s, s.x_in, c);
+    const Tensor out = p.act(p.temp(), d.block_rows(), d.h), x = sorted(p, d, s, rows_of(s.x_in), c);
     {
       const ArenaScope scope(p.temp());
       const Tensor y = p.act(p.temp(), x.rows, d.h);
@@ -216,19 +237,20 @@ void moe_forward(const Pass& p, const BlockParams& b, int64_t layer, Tensor& x, 
                  MoeSaved& s) {
   const MoeDims d = dims(p);
   const int64_t n = p.own, shared_i = p.m.n_shared_experts * d.i;
-  s.y = add_norm(p, p.keep(true), x, delta, b.ffn_norm, &s.rstd);
+  const Form form = form_for(p, b.experts_gate_up);
+  s.y = add_norm(p, p.keep(true), x, delta, b.ffn_norm, &s.rstd, with_plain(form));
   s.x = x;
   route(p, b, layer, d, s);
   if (b.shared_gate_up >= 0) {
     s.shared_gate_up = p.act(p.keep(), n, 2 * shared_i);
-    s.shared_act = p.act(p.keep(true), n, shared_i);
+    s.shared_act = empty_activation(p, p.keep(true), n, shared_i, form);
   } else {
     p.rt.device->zero(p.exec.stream, p.update.data, p.update.numel() * dtype_size(p.update.dtype));
   }
   s.returned = p.act(p.keep(), d.sent_rows(), d.h);
-  s.x_in = p.act(p.keep(), d.sorted_rows(), d.h);
+  s.x_in = empty_activation(p, p.keep(), d.sorted_rows(), d.h, form);
   s.gate_up = p.act(p.keep(), d.sorted_rows(), 2 * d.i);
-  s.act = p.act(p.keep(true), d.sorted_rows(), d.i);
+  s.act = empty_activation(p, p.keep(true), d.sorted_rows(), d.i, form);
   if (d.alone()) {
     shared_forward(p, b, s, 0, n);
     routed_forward_alone(p, b, d, s);
@@ -251,16 +273,17 @@ void experts_backward(const Pass& p, const MoeDims& d, const BlockParams& b, con
   grouped_linear_dgrad(p, dx, dg, b.experts_gate_up, offsets);
 }
 
-Tensor shared_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& y,
+Tensor shared_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Activation& y,
                        const Tensor& dx, const Tensor& dy) {
   const TraceScope trace("shared_grad");
   const ArenaScope scope(p.temp());
-  Tensor act = s.shared_act;
+  const int64_t rows = s.shared_gate_up.rows, cols = s.shared_gate_up.cols;
+  Activation act = s.shared_act;
   if (p.recompute == Recompute::kSelective) {
-    act = p.act(p.temp(), act.rows, act.cols);
-    p.ops.swiglu(p.exec, {.gate_up = s.shared_gate_up, .y = act});
+    act = empty_activation(p, p.temp(), rows, cols / 2, form_for(p, b.shared_down));
+    swiglu(p, s.shared_gate_up, act);
   }
-  const Tensor dact = p.act(p.temp(), act.rows, act.cols), dgate_up = p.act(p.temp(), act.rows, 2 * act.cols);
+  const Tensor dact = p.act(p.temp(), rows, cols / 2), dgate_up = p.act(p.temp(), rows, cols);
   linear_backward(p, dx, act, b.shared_down, dact, p.own_leaves);
   p.ops.swiglu_bwd(p.exec, {.dy = dact, .gate_up = s.shared_gate_up, .dgate_up = dgate_up});
   linear_backward(p, dgate_up, y, b.shared_gate_up, dy, p.own_leaves);
@@ -280,7 +303,7 @@ void combine_backward(const Pass& p, const MoeDims& d, const MoeSaved& s, int64_
 }
 
 // d of the normed input through router and shared experts.
-Tensor token_wise_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Tensor& y,
+Tensor token_wise_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Activation& y,
                            const Tensor& dx, const Tensor& dweight) {
   Arena& temp = p.temp();
   const int64_t n = p.own;
@@ -290,7 +313,7 @@ Tensor token_wise_backward(const Pass& p, const BlockParams& b, const MoeSaved& 
                             .expert = s.expert,
                             .dweight = dweight,
                             .dlogits = dlogits});
-  linear_backward(p, dlogits, y, b.router, dy, p.own_leaves);
+  linear_backward(p, dlogits, y.x, b.router, dy, p.own_leaves);
   if (b.shared_gate_up >= 0) {
     const Tensor part = shared_backward(p, b, s, y, dx, p.act(temp, n, dx.cols));
     p.ops.add(p.exec, {.a = dy, .b = part, .y = dy});
@@ -306,7 +329,8 @@ void moe_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const 
   const MoeDims d = dims(p);
   const int64_t chunks = d.shape.chunks;
   const bool again = p.recompute == Recompute::kSelective;
-  const Tensor y = again ? norm(p, temp, s.x, b.ffn_norm, nullptr) : s.y;
+  const Form form = form_for(p, b.experts_gate_up);
+  const Activation y = again ? norm(p, temp, s.x, b.ffn_norm, nullptr, with_plain(form)) : s.y;
   const Tensor dreturned = p.act(temp, d.sent_rows(), d.h), dsent = p.act(temp, d.sent_rows(), d.h),
                dweight = temp.f32(p.own, d.shape.top_k), dgate_up = p.act(temp, d.sorted_rows(), 2 * d.i);
   const Tensor dout = d.alone() ? dreturned : p.act(temp, d.sorted_rows(), d.h);
@@ -321,11 +345,10 @@ void moe_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const 
   }
   const Tensor dy = token_wise_backward(p, b, s, y, dx, dweight);  // meanwhile
 
-  Tensor act = s.act;
+  Activation act = s.act;
   if (again) {
-    act = p.act(temp, d.sorted_rows(), d.i);
-    for (int64_t c = 0; c < chunks; ++c)
-      p.ops.swiglu(p.exec, {.gate_up = sorted(p, d, s, s.gate_up, c), .y = sorted(p, d, s, act, c)});
+    act = empty_activation(p, temp, d.sorted_rows(), d.i, form);
+    for (int64_t c = 0; c < chunks; ++c) swiglu(p, sorted(p, d, s, s.gate_up, c), sorted(p, d, s, act, c));
   }
   if (d.alone()) {
     const TraceScope trace("experts_grad");
@@ -345,9 +368,9 @@ void moe_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const 
     back.push_back(
         start(p, d, "combine_grad", out, s.plan.received + c * d.shape.ep, blocks_of(d, dsent, c)));
   }
-  const RowSegments leaves = leaves_of(d, s);
-  grouped_wgrad(p, dout, act, b.experts_down, leaves, s.plan.offsets, chunks);
-  grouped_wgrad(p, dgate_up, s.x_in, b.experts_gate_up, leaves, s.plan.offsets, chunks);
+  const RowSegments leaves = leaves_of(p, b, d, s);
+  grouped_wgrad(p, dout, act, b.experts_down, leaves);
+  grouped_wgrad(p, dgate_up, s.x_in, b.experts_gate_up, leaves);
   for (Flight& f : back) f.pending.wait();
   p.ops.combine(p.exec, {.x = dsent, .pos = s.pos, .y = dy, .accumulate = true});
   norm_backward(p, dy, s.x, s.rstd, b.ffn_norm, dx, true, p.own_leaves);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/kv_cache.h"
+#include "model/layers.h"
 #include "model/weights.h"
 #include "ops/ops.h"
 
@@ -15,6 +16,7 @@ namespace {
 struct Widths {
   const ModelConfig& m;
   int64_t a, h, heads, vocab, slots, own, rows, kv_rows, ffn, expert_i, shared_i;
+  bool fp8;  // what products read is codes, scales behind them
   DispatchShape dispatch;
   int64_t sent, sorted;  // rows of the blocked buffers of all chunks, and of the sorted ones
   AttentionShape attention;
@@ -22,6 +24,7 @@ struct Widths {
 
   Widths(const RunConfig& c, const MeshShape& mesh) : m(c.model) {
     a = dtype_size(activation_dtype(c));
+    fp8 = c.train.precision == "fp8";
     h = m.hidden_size;
     heads = m.num_attention_heads / mesh.tp;
     vocab = m.vocab_size / mesh.tp;
@@ -40,21 +43,23 @@ struct Widths {
   }
 
   int64_t partial() const { return sharded ? 4 : a; }
+  int64_t read(int64_t cols) const { return fp8 ? code_row_bytes(cols) : a * cols; }
   int64_t latents() const { return m.q_lora_rank + m.kv_lora_rank + m.qk_rope_head_dim; }
   int64_t q_dim() const { return m.qk_nope_head_dim + m.qk_rope_head_dim; }
   int64_t kv_bytes() const { return a * kv_rows * attention.row_width; }
 
   int64_t attention_saved(bool selective) const {
-    const int64_t cheap = selective ? 0 : a;
     if (m.mla()) {
-      return own * (cheap * h + 12 + 2 * a * latents()) +
-             a * rows * ((sharded ? latents() : 0) + (m.q_lora_rank == 0 && sharded ? h : 0)) +
+      const int64_t y_all = m.q_lora_rank == 0 && sharded ? read(h) : 0;
+      const int64_t q_latent = m.q_lora_rank > 0 && fp8 ? code_row_bytes(m.q_lora_rank) : 0;
+      return own * ((selective ? 0 : read(h)) + 12 + 2 * a * latents()) +
+             rows * ((sharded ? a * latents() : 0) + y_all + q_latent) +
              rows * heads * (a * (q_dim() + attention.d_qk + attention.d_v + m.v_head_dim) + 4) + kv_bytes();
     }
     const int64_t kv = 2 * attention.num_kv_heads * attention.d_v, q = heads * attention.d_qk;
-    return own * (cheap * h + 4) +
-           rows * (cheap * (sharded ? h : 0) + (m.qk_norm ? a * (q + kv) + heads * 8 : 0) + 2 * a * q +
-                   4 * heads) +
+    const int64_t y = selective ? 0 : m.attention_bias ? a * h : read(h);
+    return own * (y + 4) +
+           rows * ((sharded ? y : 0) + (m.qk_norm ? a * (q + kv) + heads * 8 : 0) + 2 * a * q + 4 * heads) +
            kv_bytes();
   }
   int64_t plan_bytes() const {
@@ -62,11 +67,14 @@ struct Widths {
     return 4 * (sent + sorted + 8 * header + dispatch.chunks * (2 * dispatch.ep + dispatch.experts + 2));
   }
   int64_t ffn_saved(bool moe, bool selective) const {
-    const int64_t cheap = selective ? 0 : a;
-    if (!moe) return own * (cheap * h + 4) + rows * (cheap * (sharded ? h : 0) + 2 * a * ffn + cheap * ffn);
-    return own * (cheap * h + 4 + 4 * m.n_routed_experts + 12 * m.num_experts_per_tok + 2 * a * shared_i +
-                  cheap * shared_i) +
-           plan_bytes() + a * sent * h + sorted * (a * (h + 2 * expert_i) + cheap * expert_i);
+    const auto cheap = [&](int64_t bytes) { return selective ? 0 : bytes; };
+    if (!moe)
+      return own * (cheap(read(h)) + 4) +
+             rows * (cheap(sharded ? read(h) : 0) + 2 * a * ffn + cheap(read(ffn)));
+    const int64_t y = a * h + (fp8 ? code_row_bytes(h) : 0);  // the router reads it too
+    return own * (cheap(y) + 4 + 4 * m.n_routed_experts + 12 * m.num_experts_per_tok + 2 * a * shared_i +
+                  cheap(read(shared_i))) +
+           plan_bytes() + a * sent * h + sorted * (read(h) + a * 2 * expert_i + cheap(read(expert_i)));
   }
   int64_t attention_scratch() const {
     if (m.mla()) {
@@ -166,8 +174,21 @@ int64_t scratch_bytes(const RunConfig& c, const MeshShape& mesh) {
   int64_t ffn = 0;
   for (int64_t l = 0; l < w.m.num_hidden_layers; ++l)
     ffn = std::max(ffn, w.ffn_saved(w.m.moe_layer(l), false) + w.ffn_scratch(w.m.moe_layer(l)));
+  // Codes of one product and of its weight gradient, what they are made from, its sliced sums.
+  int64_t codes = 0;
+  for (const ParamSpec& s : param_specs(c.model, {mesh.tp, 0, mesh.ep, 0})) {
+    if (!w.fp8 || !s.fp8) continue;
+    const bool expert = s.kind == ParamKind::kExpert;
+    const int64_t m = expert ? w.sorted : w.rows, sharers = expert ? mesh.edp : mesh.dp;
+    const int64_t chains = s.groups * std::max<int64_t>(1, c.mesh.data_slots / sharers);
+    const int64_t turned = (s.n + s.k) * round_up(m, 16),
+                  scales = 4 * max_row_blocks(m, chains) * (s.n + s.k);
+    const int64_t sums = s.kind == ParamKind::kTensor ? 8 * m * std::max(s.n, s.k) : 0;
+    codes = std::max(codes, m * (code_row_bytes(s.n) + code_row_bytes(s.k)) + turned + scales + sums +
+                                chains * int64_t{sizeof(RowPlace)});
+  }
   // The two ends: gradients of head rows and of the gathered stream; in tp, sums of partials.
-  return std::max(forward, backward) + ffn + (2 * w.a + 2 * w.partial()) * w.rows * w.h + kSlack;
+  return std::max(forward, backward) + ffn + codes + (2 * w.a + 2 * w.partial()) * w.rows * w.h + kSlack;
 }
 
 int64_t workspace_bytes(const RunConfig& c, const MeshShape& mesh) {

@@ -60,6 +60,23 @@ int64_t form_bytes(const ParamSpec& s, StoreRole role, const WeightFormat& f, bo
   return fp8 && s.fp8 ? fp8_bytes(s, role) : packed_bytes(s, role, f);
 }
 
+// Shapes that FP8 products take; and a tensor-parallel rank has whole blocks of 128 of the dimension that is
+// cut, so that no layout moves a block's edge.
+void check_fp8_shape(const ParamSpec& s, int tp) {
+  if (s.n % 16 != 0 || s.k % 16 != 0)
+    fail(ExitCode::kConfig,
+         "train.precision = \"fp8\": {} is {} x {} on a rank, FP8 products want multiples of 16", s.name, s.n,
+         s.k);
+  if (tp == 1 || s.kind != ParamKind::kTensor) return;
+  const int64_t cut = s.pieces.front().cols < s.pieces.front().hf_cols ? s.k : s.n;
+  if (cut % kQuantizeBlock != 0)
+    fail(
+        ExitCode::kConfig,
+        "train.precision = \"fp8\" with mesh.tp = {}: {} has {} rows or columns for each rank, and blocks of "
+        "{} must not be cut; lower mesh.tp",
+        tp, s.name, cut, kQuantizeBlock);
+}
+
 // Scalars of the optimizer in device memory.
 struct Scalars {
   ExactSum square_sum;
@@ -85,10 +102,7 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   for (const ParamSpec& s : specs_) {
     forward_offset_.push_back(s.packed ? packed : -1);
     if (fp8_ && s.fp8) {
-      if (s.n % 16 != 0 || s.k % 16 != 0)
-        fail(ExitCode::kConfig,
-             "train.precision = \"fp8\": {} is {} x {} on a rank, FP8 products want multiples of 16", s.name,
-             s.n, s.k);
+      check_fp8_shape(s, mesh->shape().tp);
       backward_offset_.push_back(-1);
       packed += fp8_bytes(s, role);
       continue;

@@ -37,6 +37,12 @@ struct Fp8Forms {
   QTensor forward, backward;  // backward is empty in a reference
 };
 
+// Virtual slices of a contracted dimension that FP8 products make apart, of `wanted`: whole blocks of 128.
+constexpr int64_t fp8_slices(int64_t k, int64_t wanted) {
+  while (wanted > 1 && k % (wanted * kQuantizeBlock) != 0) wanted /= 2;
+  return wanted;
+}
+
 enum class StoreRole : uint8_t { kTrain, kReference };  // a reference has masters and forward forms only
 
 class WeightStore {

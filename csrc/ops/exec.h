@@ -44,10 +44,17 @@ struct RowSegment {
   int32_t group = 0;
   int32_t leaf = 0;
 };
+// The rows of a (group, leaf) one after the other are its chain. FP8 lays the chains behind each other, in
+// the order of the table, and cuts each into blocks of 128 rows: where a chain begins.
+struct RowPlace {
+  int32_t row = 0;
+  int32_t block = 0;
+};
 struct RowSegments {
   const RowSegment* data = nullptr;  // [count]
   int32_t count = 0;
-  int32_t num_leaves = 1;  // power of two
+  int32_t num_leaves = 1;            // power of two
+  const RowPlace* places = nullptr;  // [num_groups * num_leaves + 1], the last one the end; FP8 reads it
 };
 
 // Where the columns of `count` heads lie in a row: head h begins at

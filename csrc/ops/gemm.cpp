@@ -49,11 +49,11 @@ void check_product(const QTensor& a, const QTensor& b, const Tensor& d, const QT
   check_scale(q.scale, m, ceil_div(n, kFp8Block), "q");
 }
 
-void check_transposed(const QTransposed& t, int64_t m, int64_t groups, const char* name) {
+void check_transposed(const QTransposed& t, int64_t m, int64_t chains, const char* name) {
   check_codes(t.data, name);
   check_multiple(t.data.rows, name);
   CHECK(t.data.cols == m, "{} has {} tokens, dy {}", name, t.data.cols, m);
-  const int64_t blocks = fp8_wgrad_blocks(m, groups);
+  const int64_t blocks = fp8_wgrad_blocks(m, chains);
   CHECK(t.scale.dtype == DType::kF32 && t.scale.rows >= blocks && t.scale.cols == t.data.rows,
         "scales of {}: {} [{}, {}], expected F32 [{}, {}]", name, dtype_name(t.scale.dtype), t.scale.rows,
         t.scale.cols, blocks, t.data.rows);
@@ -83,10 +83,11 @@ void check_fp8_grouped_gemm(const Fp8GroupedGemmArgs& args) {
 
 void check_fp8_wgrad(const Fp8WgradArgs& args) {
   check_groups(args.num_groups);
-  CHECK(args.offsets || args.num_groups == 1, "{} groups without offsets", args.num_groups);
+  const int64_t leaves = check_chains(args.segments, args.offsets, args.num_groups);
+  CHECK(leaves <= kMaxFp8Leaves, "{} leaves, up to {} are possible", leaves, kMaxFp8Leaves);
   const int64_t m = args.dy.data.cols;
-  check_transposed(args.dy, m, args.num_groups, "dy");
-  check_transposed(args.x, m, args.num_groups, "x");
+  check_transposed(args.dy, m, args.num_groups * leaves, "dy");
+  check_transposed(args.x, m, args.num_groups * leaves, "x");
   CHECK(args.dw.dtype == DType::kF32 && args.dw.rows == args.num_groups * args.dy.data.rows &&
             args.dw.cols == args.x.data.rows,
         "dw {} [{}, {}], expected F32 [{}, {}]", dtype_name(args.dw.dtype), args.dw.rows, args.dw.cols,

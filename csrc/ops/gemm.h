@@ -22,6 +22,7 @@ namespace contender {
 
 inline constexpr int64_t kFp8Block = 128;
 inline constexpr int64_t kMaxFp8Groups = 512;
+inline constexpr int64_t kMaxFp8Leaves = 64;
 
 struct Fp8GemmArgs {
   QTensor a;  // [M, K], k1x128
@@ -46,8 +47,9 @@ struct Fp8GroupedGemmArgs {
   const int32_t* counts = nullptr;   // [G], device memory, or null
 };
 
-// dw[g] = sum over the tokens t of group g of dy[:, t] x[:, t]^T: tokens [offsets[g], offsets[g + 1]), or all
-// M of them where offsets is null. A group without tokens adds 0.
+// dw[g] = sum over the tokens t of group g of dy[:, t] x[:, t]^T. Tokens [offsets[g], offsets[g + 1]) are one
+// chain; or those of segments, a chain of blocks for each leaf, summed over leaves in the tree of ops/exec.h,
+// which no layout changes; with neither, all M are one chain. A group without tokens adds 0.
 struct Fp8WgradArgs {
   QTransposed dy;  // [N, M], blocks of 128 tokens of a group
   QTransposed x;   // [K, M]
@@ -55,10 +57,11 @@ struct Fp8WgradArgs {
   bool accumulate = true;
   int64_t num_groups = 1;
   const int32_t* offsets = nullptr;  // [G + 1], device memory; offsets[0] = 0, offsets[G] <= M
+  RowSegments segments;              // with places, and tokens placed as they say; or empty
 };
 
-// Blocks of 128 tokens that G groups of M tokens in all may have.
-inline int64_t fp8_wgrad_blocks(int64_t m, int64_t num_groups) { return max_row_blocks(m, num_groups); }
+// Blocks of 128 tokens that so many groups, or chains, of M tokens in all may have.
+inline int64_t fp8_wgrad_blocks(int64_t m, int64_t chains) { return max_row_blocks(m, chains); }
 
 // Shapes, dtypes and limits above that the host can see.
 void check_fp8_gemm(const Fp8GemmArgs& args);

@@ -78,6 +78,7 @@ struct Ops {
   Op<DequantizeArgs> dequantize = nullptr;
   Op<QuantizeTransposedArgs> quantize_transposed = nullptr;
   Op<QuantizeWeightArgs> quantize_weight = nullptr;
+  Op<RowPlacesArgs> row_places = nullptr;
 };
 
 }  // namespace contender

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 namespace contender {
 namespace {
@@ -70,15 +71,42 @@ Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout, DType activation)
           .bytes = static_cast<double>(n * (dtype_size(activation) + 1) + 4 * scales)};
 }
 
+namespace {
+void check_table(const RowSegments& s, int64_t num_groups) {
+  CHECK(s.num_leaves >= 1 && std::has_single_bit(static_cast<uint32_t>(s.num_leaves)) && s.count >= 0 &&
+            s.count % (num_groups * s.num_leaves) == 0,
+        "{} segments are no table of {} groups x {} leaves, a power of two", s.count, num_groups,
+        s.num_leaves);
+}
+}  // namespace
+
+int64_t check_chains(const RowSegments& s, const int32_t* offsets, int64_t num_groups) {
+  CHECK(num_groups >= 1, "{} groups", num_groups);
+  if (!s.data) {
+    CHECK(offsets || num_groups == 1, "{} groups without offsets", num_groups);
+    return 1;
+  }
+  check_table(s, num_groups);
+  CHECK(!offsets && s.places, "segments{}{}", offsets ? " and offsets" : "",
+        s.places ? "" : " without places");
+  return s.num_leaves;
+}
+
+void check_row_places(const RowPlacesArgs& args) {
+  CHECK(args.num_groups >= 1 && args.rows >= 0 && args.rows <= std::numeric_limits<int32_t>::max(),
+        "{} groups, {} rows", args.num_groups, args.rows);
+  check_table(args.segments, args.num_groups);
+  CHECK(args.segments.data && args.places, "no segments, or no room for places");
+}
+
 void check_quantize_transposed(const QuantizeTransposedArgs& args) {
   const int64_t rows = args.x.rows, cols = args.x.cols;
   const auto& [data, scale] = args.t;
-  CHECK(args.num_groups >= 1 && (args.offsets || args.num_groups == 1), "{} groups{}", args.num_groups,
-        args.offsets ? "" : " without offsets");
+  const int64_t leaves = check_chains(args.segments, args.offsets, args.num_groups);
   CHECK(data.dtype == DType::kE4M3 && data.rows == cols && data.cols == rows,
         "t: {} [{}, {}], expected F8_E4M3 [{}, {}]", dtype_name(data.dtype), data.rows, data.cols, cols,
         rows);
-  const int64_t blocks = max_row_blocks(rows, args.num_groups);
+  const int64_t blocks = max_row_blocks(rows, args.num_groups * leaves);
   CHECK(scale.dtype == DType::kF32 && scale.rows >= blocks && scale.cols == cols,
         "t: scale {} [{}, {}], expected F32 [{}, {}]", dtype_name(scale.dtype), scale.rows, scale.cols,
         blocks, cols);

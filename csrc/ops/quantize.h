@@ -1,5 +1,8 @@
-// Block-scaled FP8 (E4M3) quantisation, DeepSeek-V3 section 3.3 (arXiv 2412.19437): scale = amax / 448 of
-// each block, FP32, 1 where the block is all zero; data = round-to-nearest-even(x / scale), saturating.
+// Block-scaled FP8 (E4M3) quantisation, DeepSeek-V3 section 3.3 (arXiv 2412.19437): FP32 scales of blocks, 1
+// where the block is all zero; data = round-to-nearest-even(x / scale), saturating.
+//   weights, 128x128: scale = amax / 448, so that what is FP8 already keeps its codes.
+//   activations and gradients, 1x128 and 128x1: amax / 448 rounded up to a power of two. So what is stored in
+//   one form is exact in the other, but for values below 2^-13 of the largest of their new block.
 #pragma once
 
 #include "ops/exec.h"
@@ -44,16 +47,28 @@ struct QTransposed {
   Tensor scale;  // kF32 [max_row_blocks(rows, groups) or more, cols]; on CUDA its rows are 16-byte aligned
 };
 
-// Rows that no group has are not read; their codes, and the scales of blocks that no group has, are not
-// written. The dtype of x says what is quantised: activations (F32; on CUDA or BF16), or what 1x128
-// quantisation has stored (kE4M3, each code times its scale, rounded to F32).
+// Rows by group (offsets), where they are; or by chain (segments, ops/exec.h: leaves of a group are quantised
+// apart, as layouts deal them out), and column r of `t` is then the row of place r. Rows that none has are
+// not read; their codes, and the scales of blocks that none has, are not written. The dtype of x says what is
+// quantised: activations (F32; on CUDA or BF16), or what 1x128 quantisation has stored (kE4M3, each code
+// times its scale, rounded to F32).
 struct QuantizeTransposedArgs {
   Tensor x;        // [rows, cols]
   Tensor x_scale;  // [rows, ceil(cols / 128)] of a kE4M3 x, else empty
   QTransposed t;
   QTensor q;  // 1x128 of the same x, read once for both; or empty, as it is with a kE4M3 x
   int64_t num_groups = 1;
-  const int32_t* offsets = nullptr;  // [G + 1] or null with one group; offsets[0] = 0, offsets[G] <= rows
+  const int32_t* offsets = nullptr;  // [G + 1] or null; offsets[0] = 0, offsets[G] <= rows
+  RowSegments segments;              // with places; or empty. With neither, all rows are one group
+};
+
+// The places of a table of segments, which is checked on the way: a table that breaks the rules of
+// ops/exec.h, or names more rows than there are, ends the job.
+struct RowPlacesArgs {
+  RowSegments segments;  // places: not read
+  int64_t num_groups = 1;
+  int64_t rows = 0;
+  RowPlace* places = nullptr;  // [num_groups * num_leaves + 1]
 };
 
 // Weights of each group in 128x128 blocks and, in the same pass, their transposes: the same codes and scales.
@@ -64,8 +79,12 @@ struct QuantizeWeightArgs {
   QTensor transposed;  // [G * K, N], scale [G * ceil(K / 128), ceil(N / 128)], or empty
 };
 
-// Shapes and dtypes of the two above, as far as the host can see; exit 1 with the numbers otherwise.
+// Leaves of each group: of a table with places, or 1; exit 1 where there is no way to tell groups apart, or
+// two.
+int64_t check_chains(const RowSegments& segments, const int32_t* offsets, int64_t num_groups);
+// Shapes and dtypes of those above, as far as the host can see; exit 1 with the numbers otherwise.
 void check_quantize_transposed(const QuantizeTransposedArgs& args);
+void check_row_places(const RowPlacesArgs& args);
 void check_quantize_weight(const QuantizeWeightArgs& args);
 
 Cost quantize_cost(int64_t rows, int64_t cols, QLayout layout, DType activation = DType::kF32);

@@ -1,5 +1,5 @@
-// Block-scaled E4M3 as ops/quantize.h defines it, bit for bit: scale = amax / 448, code = rn(x / scale). Of a
-// NaN's code only the sign is not kept.
+// Block-scaled E4M3 as ops/quantize.h defines it, bit for bit: scale = amax / 448, of activations rounded up
+// to a power of two; code = rn(x / scale). Of a NaN's code only the sign is not kept.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -37,12 +37,36 @@ __device__ inline void encode_quotients(const float* x, uint32_t* words) {
     words[k / 4] = cvt_e4m3x2(x[k], x[k + 1]) | uint32_t{cvt_e4m3x2(x[k + 2], x[k + 3])} << 16;
 }
 
-// Division by a scale, correctly rounded, with one reciprocal for all its quotients. The two corrections
-// below are exact to the last bit (Markstein 1990) as long as no remainder that matters underflows and the
-// divisor's mantissa is not all ones; other scales divide the long way.
+// Of activations. To multiply by the inverse of a power of two is to divide.
 class E4m3Scale {
  public:
   __device__ explicit E4m3Scale(float amax) {
+    const float scale = __fdiv_rn(amax, kE4m3Max);
+    constexpr uint32_t kMantissa = 0x7FFFFF, kSmallest = 0x00800000;
+    const uint32_t up = max((__float_as_uint(scale) + kMantissa) & ~kMantissa, kSmallest);
+    scale_ = scale == 0 ? 1.0f : __uint_as_float(up);
+    inverse_ = __frcp_rn(scale_);
+  }
+  __device__ float value() const { return scale_; }
+  __device__ float divide(float x) const { return x * inverse_; }
+  template <int kCount>
+  __device__ void encode(const float* x, uint32_t* words) const {
+    float quotient[kCount];
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) quotient[k] = divide(x[k]);
+    encode_quotients<kCount>(quotient, words);
+  }
+
+ private:
+  float scale_, inverse_;
+};
+
+// Of weights. Division by a scale, correctly rounded, with one reciprocal for all its quotients. The two
+// corrections below are exact to the last bit (Markstein 1990) as long as no remainder that matters
+// underflows and the divisor's mantissa is not all ones; other scales divide the long way.
+class E4m3WeightScale {
+ public:
+  __device__ explicit E4m3WeightScale(float amax) {
     scale_ = __fdiv_rn(amax, kE4m3Max);
     if (scale_ == 0) scale_ = 1;
     inverse_ = __frcp_rn(scale_);

@@ -1,21 +1,27 @@
 // What: weight gradients of block-scaled FP8 products, dw[g] (+)= sum over the tokens t of group g of
-//   dy[:, t] x[:, t]^T; dense, or grouped by expert with offsets in device memory.
-// Math: d = fma(part_b, sdy_b * sx_b, d) over the blocks b of 128 tokens of a group, from +0; then dw = d or
-//   dw + d, one rounding (ops/gemm.h).
-// Shapes: N and K multiples of 16; any number of tokens, groups of any sizes (a block may be short, groups
-//   begin anywhere); up to kMaxFp8Groups groups.
+//   dy[:, t] x[:, t]^T; dense, or grouped by expert, a chain for each group or for each of its leaves;
+//   offsets and places are in device memory.
+// Math: d = fma(part_b, sdy_b * sx_b, d) over the blocks b of 128 tokens of a chain, from +0; leaves summed
+// in
+//   the fixed tree; then dw = d or dw + d, one rounding (ops/gemm.h).
+// Shapes: N and K multiples of 16; any number of tokens, chains of any lengths (a block may be short, chains
+//   begin anywhere); up to kMaxFp8Groups groups of kMaxFp8Leaves leaves.
 // Layouts: dy^T [N, M], x^T [K, M]: tokens innermost. Scales [blocks, N] and [blocks, K]. dw [G * N, K] F32.
-// Precision: one chain per element, deterministic; part_b is a chain of four wgmma.
-// Schedule: persistent, as in fp8_gemm.cu: a producer thread, a ring of stages (128 rows of each operand, 128
-//   tokens, and the 128 scales of each, all by TMA), two consumer warpgroups out of step with 64 x 128 of dw
+// Precision: one chain per element and leaf, deterministic; part_b is a chain of four wgmma.
+// Schedule: persistent, as in fp8_gemm.cu: a producer thread, a ring of stages (rows of each operand, 128
+//   tokens, and the scales of each, all by TMA), two consumer warpgroups out of step with 64 x 128 of dw
 //   each. Where there are columns enough, clusters of two make neighbouring ones, and each block fetches half
-//   of the rows of dy^T for both. The scales of a block are in registers before its wgmma end. A group's last
-//   block is short: the consumers clear what lies behind it, tokens of the next group, in shared memory.
+//   of the rows of dy^T for both. The scales of a block are in registers before its wgmma end. A chain's last
+//   block is short: the consumers clear what lies behind it, tokens of the next chain, in shared memory. With
+//   leaves tiles are smaller: sums of the tree wait in shared memory, one for each set bit of the leaves so
+//   far.
 // Budget: consumers 232 registers (64 sums, 64 of the block, 34 scales), producer 40; six stages of 33 KB.
+// Two
+//   to four leaves: stages of 25 KB, sums 64 KB; more: one consumer, stages of 17 KB, sums 96 KB.
 // Roofline: 2 M N K flops, (N + K) M + 8 G N K bytes: with N = K = 4096 memory-bound below M = 2100
 //   (H200), 3200 (H800).
-// Limits: codes and rows of scales and dw at multiples of 16 bytes. Sizes of groups that break the contract
-//   end the job with their numbers.
+// Limits: codes and rows of scales and dw at multiples of 16 bytes. Sizes of groups and places that break the
+//   contract end the job with their numbers.
 // Source: DeepSeek-V3, arXiv 2412.19437, sections 3.3.2 and 3.5.2.
 #include "cuda/common/shared_memory.h"
 #include "cuda/common/stream.h"
@@ -27,10 +33,20 @@ namespace contender::cuda {
 namespace {
 
 constexpr uint64_t kName = stall_word("fp8wgrad");
-constexpr int kConsumers = 2, kThreads = kWarpgroup * (kConsumers + 1);
-constexpr int kM = 64 * kConsumers, kN = 128;
 constexpr int kStages = 6, kBand = 16;  // tiles of rows in a band of the raster
 constexpr int kTurnBarrier = 1, kTailBarrier = 2;
+
+// [64 * consumers, n] of dw, of up to 2^levels leaves.
+template <int kConsumers_, int kN_, int kLevels_, int kCluster_ = 1>
+struct Tile {
+  static constexpr int kConsumers = kConsumers_, kN = kN_, kLevels = kLevels_, kCluster = kCluster_;
+  static constexpr int kM = 64 * kConsumers, kSums = kN / 2, kThreads = kWarpgroup * (kConsumers + 1);
+};
+template <int kCluster>
+using OneLeaf = Tile<2, 128, 0, kCluster>;
+using FewLeaves = Tile<2, 64, 2>;
+using ManyLeaves = Tile<1, 64, 6>;
+static_assert(kMaxFp8Leaves == 1 << ManyLeaves::kLevels);
 
 struct Params {
   CUtensorMap dy, x, sdy, sx;
@@ -39,23 +55,32 @@ struct Params {
   int n, k, tiles_n;
   int tiles_k;  // columns of tiles, as many as a cluster has at once
   GroupRows groups;
+  const RowPlace* places;  // of chains, or null: one of each group
+  int leaves;
   StallRecord* stall;
 };
 
+template <class T>
 struct Stage {
-  uint8_t dy[kM * kRowBytes];
-  uint8_t x[kN * kRowBytes];
+  uint8_t dy[T::kM * kRowBytes];
+  uint8_t x[T::kN * kRowBytes];
 };
+template <class T>
 struct Scales {
-  float dy[kM], x[kN];
+  float dy[T::kM], x[T::kN];
 };
+template <class T>
 struct alignas(1024) Smem {
-  Stage stage[kStages];
-  Scales scales[kStages];
+  Stage<T> stage[kStages];
+  float4 sums[T::kConsumers][T::kLevels == 0 ? 1 : T::kLevels][T::kSums / 4]
+             [T::kLevels == 0 ? 1 : kWarpgroup];
+  alignas(128) Scales<T> scales[kStages];
   Mbarrier full[kStages], empty[kStages];
   GroupTable table;  // of blocks
 };
-static_assert(sizeof(Smem) <= kMaxSharedMemory && sizeof(Scales) % 128 == 0);
+template <class T>
+constexpr bool kFits = sizeof(Smem<T>) <= kMaxSharedMemory && sizeof(Scales<T>) % 128 == 0;
+static_assert(kFits<OneLeaf<2>> && kFits<FewLeaves> && kFits<ManyLeaves>);
 
 // [row, row + kM) x [column, column + kN) of dw[group].
 struct Place {
@@ -63,7 +88,7 @@ struct Place {
 };
 
 // The tiles of a block, or cluster: group by group, in bands of rows. Columns may lie behind the last one.
-template <int kCluster>
+template <class T>
 __device__ inline bool next_tile(const Params& p, int& next, Place& place) {
   const int per_group = p.tiles_n * p.tiles_k;
   if (next >= per_group * p.groups.num_groups) return false;
@@ -71,29 +96,60 @@ __device__ inline bool next_tile(const Params& p, int& next, Place& place) {
   const int tile = next - place.group * per_group;
   const int band = tile / (kBand * p.tiles_k), rest = tile - band * kBand * p.tiles_k;
   const int height = min(kBand, p.tiles_n - band * kBand);
-  place.column = (rest / height * kCluster + static_cast<int>(blockIdx.x) % kCluster) * kN;
-  place.row = (band * kBand + rest % height) * kM;
-  next += static_cast<int>(gridDim.x) / kCluster;
+  place.column = (rest / height * T::kCluster + static_cast<int>(blockIdx.x) % T::kCluster) * T::kN;
+  place.row = (band * kBand + rest % height) * T::kM;
+  next += static_cast<int>(gridDim.x) / T::kCluster;
   return true;
+}
+
+struct Chain {
+  int token, tokens, block;
+};
+__device__ inline Chain chain_of(const Params& p, const GroupTable& table, int group, int leaf) {
+  if (p.places) {
+    const RowPlace* at = p.places + group * p.leaves + leaf;
+    return {at[0].row, at[1].row - at[0].row, at[0].block};
+  }
+  const int begin = p.groups.begin(group);
+  return {begin, p.groups.end(group) - begin, table.first[group]};
+}
+__device__ inline bool no_tokens(const Params& p, int group) {
+  if (p.places) return p.places[group * p.leaves].row == p.places[(group + 1) * p.leaves].row;
+  return p.groups.begin(group) == p.groups.end(group);
+}
+
+// Places of which none lies behind the tokens or the next one's, blocks as tokens ask; or the job ends.
+__device__ inline void check_places(const Params& p) {
+  const int chains = p.groups.num_groups * p.leaves;
+  for (int c = static_cast<int>(threadIdx.x); c < chains; c += static_cast<int>(blockDim.x)) {
+    const RowPlace from = p.places[c], to = p.places[c + 1];
+    const bool ordered = 0 <= from.row && from.row <= to.row && to.row <= p.groups.rows;
+    if (!ordered || (c == 0 && from.block != 0) ||
+        to.block - from.block != (to.row - from.row + kRowBytes - 1) / kRowBytes)
+      trap_with(p.stall, refused_group(kName, c / p.leaves, from.row, to.row, p.groups.rows));
+  }
 }
 
 // --- producer: one thread ---
 
-template <int kCluster>
-__device__ void produce(const Params& p, Smem& smem) {
+template <class T>
+__device__ void produce(const Params& p, Smem<T>& smem) {
   RingPlace<kStages> at;
   Place place;
-  for (int next = static_cast<int>(blockIdx.x) / kCluster; next_tile<kCluster>(p, next, place);) {
-    const int token = p.groups.begin(place.group);
-    const int first = smem.table.first[place.group], blocks = smem.table.first[place.group + 1] - first;
-    for (int b = 0; b < blocks; ++b, at.advance()) {
-      mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1, {p.stall, kName, stall_word("empty")});
-      Mbarrier* full = &smem.full[at.stage];
-      mbarrier_arrive_expect_tx(full, sizeof(Stage) + sizeof(Scales));
-      load_shared_rows<kCluster, kM>(smem.stage[at.stage].dy, &p.dy, full, token + b * kRowBytes, place.row);
-      tma_load_2d(smem.stage[at.stage].x, &p.x, full, token + b * kRowBytes, place.column);
-      tma_load_2d(smem.scales[at.stage].dy, &p.sdy, full, place.row, first + b);
-      tma_load_2d(smem.scales[at.stage].x, &p.sx, full, place.column, first + b);
+  for (int next = static_cast<int>(blockIdx.x) / T::kCluster; next_tile<T>(p, next, place);) {
+    for (int leaf = 0; leaf < p.leaves; ++leaf) {
+      const Chain chain = chain_of(p, smem.table, place.group, leaf);
+      for (int token = 0, block = chain.block; token < chain.tokens;
+           token += kRowBytes, ++block, at.advance()) {
+        mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1, {p.stall, kName, stall_word("empty")});
+        Mbarrier* full = &smem.full[at.stage];
+        mbarrier_arrive_expect_tx(full, sizeof(Stage<T>) + sizeof(Scales<T>));
+        load_shared_rows<T::kCluster, T::kM>(smem.stage[at.stage].dy, &p.dy, full, chain.token + token,
+                                             place.row);
+        tma_load_2d(smem.stage[at.stage].x, &p.x, full, chain.token + token, place.column);
+        tma_load_2d(smem.scales[at.stage].dy, &p.sdy, full, place.row, block);
+        tma_load_2d(smem.scales[at.stage].x, &p.sx, full, place.column, block);
+      }
     }
   }
 }
@@ -119,60 +175,102 @@ __device__ void clear_tail(uint8_t* codes, int row, int count) {
   }
 }
 
-// By both warpgroups: all rows of both operands, seen by the wgmma behind it.
-__device__ void clear_tails(Stage& stage, int me, int thread, int count) {
-  clear_tail(me == 0 ? stage.dy : stage.x, thread, count);
+// By all consumers: all rows of both operands, seen by the wgmma behind it.
+template <class T>
+__device__ void clear_tails(Stage<T>& stage, int me, int thread, int count) {
+  const int row = me * kWarpgroup + thread;
+  if (row < T::kM) {
+    clear_tail(stage.dy, row, count);
+  } else if (row < T::kM + T::kN) {
+    clear_tail(stage.x, row - T::kM, count);
+  }
   fence_proxy_async_shared();
-  named_barrier_sync(kTailBarrier, kConsumers * kWarpgroup);
+  named_barrier_sync(kTailBarrier, T::kConsumers * kWarpgroup);
 }
 
-template <int kCluster>
-__device__ void consume(const Params& p, Smem& smem, int me) {
+// d = a chain, part by part.
+template <class T>
+__device__ __forceinline__ void chain_sum(float (&d)[T::kSums], const Params& p, Smem<T>& smem,
+                                          RingPlace<kStages>& at, bool& first, int tokens, int me) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const Fragment f(thread);
-  RingPlace<kStages> at;
-  Place place;
-  bool first = true;
-  for (int next = static_cast<int>(blockIdx.x) / kCluster; next_tile<kCluster>(p, next, place);) {
-    const int tokens = p.groups.end(place.group) - p.groups.begin(place.group);
-    float d[kN / 2] = {}, part[kN / 2];
-    for (int token = 0; token < tokens; token += kRowBytes, at.advance()) {
-      mbarrier_wait(&smem.full[at.stage], at.parity, {p.stall, kName, stall_word("full")});
-      Stage& stage = smem.stage[at.stage];
-      if (tokens - token < kRowBytes) clear_tails(stage, me, thread, tokens - token);
-      // Out of step with the first warpgroup from its first block on.
-      if (first && me == 1) named_barrier_sync(kTurnBarrier, kConsumers * kWarpgroup);
-      block_product<kN>(part, wgmma_descriptor<Layout::kKMajor>(smem_address(stage.dy + me * 64 * kRowBytes)),
-                        wgmma_descriptor<Layout::kKMajor>(smem_address(stage.x)));
-      const Scales& scales = smem.scales[at.stage];
-      const float row[2] = {scales.dy[me * 64 + f.row[0]], scales.dy[me * 64 + f.row[1]]};
-      float2 column[kN / 8];
+  float part[T::kSums];
 #pragma unroll
-      for (int j = 0; j < kN / 8; ++j)
-        column[j] = *reinterpret_cast<const float2*>(scales.x + f.column + 8 * j);
-      wgmma_wait<0>();
-      wgmma_hold(part);
-      if (first && me == 0) named_barrier_arrive(kTurnBarrier, kConsumers * kWarpgroup);
-      first = false;
-      __syncwarp();  // all lanes have read their scales
-      if (thread % 32 == 0) release<kCluster>(&smem.empty[at.stage]);
+  for (int i = 0; i < T::kSums; ++i) d[i] = 0;
+  for (int token = 0; token < tokens; token += kRowBytes, at.advance()) {
+    mbarrier_wait(&smem.full[at.stage], at.parity, {p.stall, kName, stall_word("full")});
+    Stage<T>& stage = smem.stage[at.stage];
+    if (tokens - token < kRowBytes) clear_tails<T>(stage, me, thread, tokens - token);
+    // Out of step with the first warpgroup from its first block on.
+    if (T::kConsumers == 2 && first && me == 1) named_barrier_sync(kTurnBarrier, 2 * kWarpgroup);
+    block_product<T::kN>(part,
+                         wgmma_descriptor<Layout::kKMajor>(smem_address(stage.dy + me * 64 * kRowBytes)),
+                         wgmma_descriptor<Layout::kKMajor>(smem_address(stage.x)));
+    const Scales<T>& scales = smem.scales[at.stage];
+    const float row[2] = {scales.dy[me * 64 + f.row[0]], scales.dy[me * 64 + f.row[1]]};
+    float2 column[T::kN / 8];
 #pragma unroll
-      for (int i = 0; i < kN / 2; ++i) {
-        const float2 c = column[i / 4];
-        d[i] = fmaf(part[i], __fmul_rn(row[i / 2 % 2], i % 2 == 0 ? c.x : c.y), d[i]);
-      }
+    for (int j = 0; j < T::kN / 8; ++j)
+      column[j] = *reinterpret_cast<const float2*>(scales.x + f.column + 8 * j);
+    wgmma_wait<0>();
+    wgmma_hold(part);
+    if (T::kConsumers == 2 && first && me == 0) named_barrier_arrive(kTurnBarrier, 2 * kWarpgroup);
+    first = false;
+    __syncwarp();  // all lanes have read their scales
+    if (thread % 32 == 0) release<T::kCluster>(&smem.empty[at.stage]);
+#pragma unroll
+    for (int i = 0; i < T::kSums; ++i) {
+      const float2 c = column[i / 4];
+      d[i] = fmaf(part[i], __fmul_rn(row[i / 2 % 2], i % 2 == 0 ? c.x : c.y), d[i]);
     }
-    if (p.accumulate && tokens == 0) continue;
-    const int64_t above = int64_t{place.group} * p.n;
-    store_f32<kN>(p.dw, p.accumulate, {above + place.row + me * 64, above + p.n, place.column, p.k}, thread,
-                  d, part);
   }
 }
 
-template <int kCluster>
-__global__ void __launch_bounds__(kThreads, 1) fp8_wgrad_kernel(const __grid_constant__ Params p) {
+// d = the sum of leaves [0, leaf] that end with this one, whose chain it is; it waits if others are to come.
+template <class T>
+__device__ __forceinline__ void tree_push(float (&d)[T::kSums], Smem<T>& smem, int leaf, int leaves, int me) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  int level = 0;
+  for (int rest = leaf; rest & 1; rest >>= 1, ++level) {
+#pragma unroll
+    for (int i = 0; i < T::kSums; i += 4) {
+      const float4 left = smem.sums[me][level][i / 4][thread];
+      d[i] = left.x + d[i];
+      d[i + 1] = left.y + d[i + 1];
+      d[i + 2] = left.z + d[i + 2];
+      d[i + 3] = left.w + d[i + 3];
+    }
+  }
+  if (leaf + 1 == leaves) return;
+#pragma unroll
+  for (int i = 0; i < T::kSums; i += 4)
+    smem.sums[me][level][i / 4][thread] = make_float4(d[i], d[i + 1], d[i + 2], d[i + 3]);
+}
+
+template <class T>
+__device__ void consume(const Params& p, Smem<T>& smem, int me) {
+  const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  RingPlace<kStages> at;
+  Place place;
+  bool first = true;
+  for (int next = static_cast<int>(blockIdx.x) / T::kCluster; next_tile<T>(p, next, place);) {
+    float d[T::kSums];
+    for (int leaf = 0; leaf < p.leaves; ++leaf) {
+      chain_sum<T>(d, p, smem, at, first, chain_of(p, smem.table, place.group, leaf).tokens, me);
+      if constexpr (T::kLevels > 0) tree_push<T>(d, smem, leaf, p.leaves, me);
+    }
+    if (p.accumulate && no_tokens(p, place.group)) continue;
+    const int64_t above = int64_t{place.group} * p.n;
+    float old[T::kSums];
+    store_f32<T::kN>(p.dw, p.accumulate, {above + place.row + me * 64, above + p.n, place.column, p.k},
+                     thread, d, old);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(T::kThreads, 1) fp8_wgrad_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(1024) uint8_t shared[];
-  Smem& smem = *reinterpret_cast<Smem*>(shared);
+  auto& smem = *reinterpret_cast<Smem<T>*>(shared);
   const int role = static_cast<int>(threadIdx.x) / kWarpgroup;
   if (threadIdx.x == 0) {
     prefetch_tensor_map(&p.dy);
@@ -181,60 +279,66 @@ __global__ void __launch_bounds__(kThreads, 1) fp8_wgrad_kernel(const __grid_con
     prefetch_tensor_map(&p.sx);
     for (int s = 0; s < kStages; ++s) {
       mbarrier_init(&smem.full[s], 1);
-      mbarrier_init(&smem.empty[s], kConsumers * 4 * kCluster);
+      mbarrier_init(&smem.empty[s], T::kConsumers * 4 * T::kCluster);
     }
     fence_mbarrier_init();
   }
   griddepcontrol_wait();
   griddepcontrol_launch_dependents();
-  if (threadIdx.x < 32) smem.table.fill(p.groups, kRowBytes, p.stall, kName);
-  sync_all<kCluster>();
-  if (role == kConsumers) {
-    setmaxnreg_dec<kProducerRegisters>();
-    if (threadIdx.x % kWarpgroup == 0) produce<kCluster>(p, smem);
+  if (p.places) {
+    check_places(p);
+  } else if (threadIdx.x < 32) {
+    smem.table.fill(p.groups, kRowBytes, p.stall, kName);
+  }
+  sync_all<T::kCluster>();
+  if (role == T::kConsumers) {
+    if constexpr (T::kConsumers == 2) setmaxnreg_dec<kProducerRegisters>();
+    if (threadIdx.x % kWarpgroup == 0) produce<T>(p, smem);
   } else {
-    setmaxnreg_inc<kConsumerRegisters>();
-    consume<kCluster>(p, smem, role);
+    if constexpr (T::kConsumers == 2) setmaxnreg_inc<kConsumerRegisters>();
+    consume<T>(p, smem, role);
   }
   // No block ends while another one may still write to its shared memory or arrive there.
-  if constexpr (kCluster > 1) sync_all<kCluster>();
+  if constexpr (T::kCluster > 1) sync_all<T::kCluster>();
 }
 
 // --- launcher ---
 
-// A row of 128 scales of a block.
-CUtensorMap scale_map(const Tensor& t) {
+// A row of `count` scales of a block.
+CUtensorMap scale_map(const Tensor& t, int count) {
   return make_tensor_map_2d({.base = t.data,
                              .type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
                              .element_bytes = 4,
                              .cols = t.cols,
                              .rows = t.rows,
                              .row_stride = t.ld,
-                             .box_cols = kN,
+                             .box_cols = count,
                              .box_rows = 1,
                              .swizzle = CU_TENSOR_MAP_SWIZZLE_NONE});
 }
 
-template <int kCluster>
+template <class T>
 void launch(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
   const int64_t m = args.dy.data.cols, n = args.dy.data.rows, k = args.x.data.rows;
   const Params p = {
-      .dy = code_map(args.dy.data, kM / kCluster),
-      .x = code_map(args.x.data, kN),
-      .sdy = scale_map(args.dy.scale),
-      .sx = scale_map(args.x.scale),
+      .dy = code_map(args.dy.data, T::kM / T::kCluster),
+      .x = code_map(args.x.data, T::kN),
+      .sdy = scale_map(args.dy.scale, T::kM),
+      .sx = scale_map(args.x.scale, T::kN),
       .dw = args.dw,
       .accumulate = args.accumulate,
       .n = narrow<int>(n),
       .k = narrow<int>(k),
-      .tiles_n = narrow<int>(ceil_div(n, kM)),
-      .tiles_k = narrow<int>(ceil_div(k, kN * kCluster)),
+      .tiles_n = narrow<int>(ceil_div(n, T::kM)),
+      .tiles_k = narrow<int>(ceil_div(k, T::kN * T::kCluster)),
       .groups = {.offsets = args.offsets, .num_groups = narrow<int>(args.num_groups), .rows = narrow<int>(m)},
+      .places = args.segments.data ? args.segments.places : nullptr,
+      .leaves = args.segments.data ? args.segments.num_leaves : 1,
       .stall = stall_record()};
   const int64_t tiles = narrow<int32_t>(args.num_groups * p.tiles_n * p.tiles_k);
-  const int64_t clusters = std::min(tiles, std::max<int64_t>(blocks / kCluster, 1));
-  allow_shared_memory<fp8_wgrad_kernel<kCluster>>();
-  launch_dependent(fp8_wgrad_kernel<kCluster>, p, clusters * kCluster, kCluster, kThreads, sizeof(Smem),
+  const int64_t clusters = std::min(tiles, std::max<int64_t>(blocks / T::kCluster, 1));
+  allow_shared_memory<fp8_wgrad_kernel<T>>();
+  launch_dependent(fp8_wgrad_kernel<T>, p, clusters * T::kCluster, T::kCluster, T::kThreads, sizeof(Smem<T>),
                    stream_of(exec));
 }
 
@@ -248,11 +352,14 @@ void fp8_wgrad(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
   check_aligned(args.x.scale, "scales of x");
   check_aligned(args.dw, "dw");
   if (args.dy.data.cols > 0) {
+    const int32_t leaves = args.segments.data ? args.segments.num_leaves : 1;
+    if (leaves > 1 << FewLeaves::kLevels) return launch<ManyLeaves>(exec, args, blocks);
+    if (leaves > 1) return launch<FewLeaves>(exec, args, blocks);
     // A cluster whose second block has nothing to do costs more than shared rows save.
-    if (const int64_t columns = ceil_div(args.x.data.rows, kN); columns % 2 == 0 || columns > 8) {
-      launch<2>(exec, args, blocks);
+    if (const int64_t columns = ceil_div(args.x.data.rows, OneLeaf<1>::kN); columns % 2 == 0 || columns > 8) {
+      launch<OneLeaf<2>>(exec, args, blocks);
     } else {
-      launch<1>(exec, args, blocks);
+      launch<OneLeaf<1>>(exec, args, blocks);
     }
   } else if (!args.accumulate) {
     CUDA_CHECK(cudaMemset2DAsync(args.dw.data, static_cast<size_t>(args.dw.ld) * 4, 0,

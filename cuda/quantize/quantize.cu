@@ -1,6 +1,7 @@
 // What: block-scaled FP8 (E4M3) quantisation in 1x128, 128x1 and 128x128 blocks, and back.
-// Math: scale = amax / 448 of each block, 1 where it is zero; code = rn(x / scale), saturating;  y = code *
-// scale Shapes: x, y [rows, cols] F32 or BF16 (y F32); data [rows, cols]; scale by layout (ops/quantize.h).
+// Math: scale = amax / 448 of each block, rounded up to a power of two but in 128x128 blocks, 1 where it is
+//   zero; code = rn(x / scale), saturating;  y = code * scale
+// Shapes: x, y [rows, cols] F32 or BF16 (y F32); data [rows, cols]; scale by layout (ops/quantize.h).
 // Layouts: row-major with any row stride. Rows that are whole 16-byte pieces at aligned addresses move in
 // such
 //   pieces, others element by element, with the same bits.
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(kThreads) quantize_tile_kernel(const __grid_co
   float* scales = row_of<float>(a.q.scale, blockIdx.y);
   uint32_t words[Tile<T>::kRows][kVec<T> / 4];
   if constexpr (kLayout == QLayout::k128x128) {
-    const E4m3Scale scale(tile_max<T>(x, smem));
+    const E4m3WeightScale scale(tile_max<T>(x, smem));
     if (threadIdx.x == 0) scales[blockIdx.x] = scale.value();
 #pragma unroll
     for (int i = 0; i < Tile<T>::kRows; ++i) scale.template encode<kVec<T>>(x[i].v, words[i]);

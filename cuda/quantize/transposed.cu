@@ -1,7 +1,8 @@
 // What: activations in 128x1 blocks of E4M3 with rows innermost, as weight gradients contract them; from one
 //   read also in 1x128 blocks.
-// Math: scale = amax / 448 of each block, 1 where it is zero; code = rn(x / scale), saturating. Blocks of 128
-//   rows begin anew in each group (ops/quantize.h).
+// Math: scale = amax / 448 of each block, rounded up to a power of two, 1 where it is zero; code = rn(x /
+//   scale), saturating. Blocks of 128 rows begin anew in each group, or in each chain, whose rows are
+//   gathered (ops/quantize.h).
 // Shapes: x [rows, cols] BF16, F32, or E4M3 with 1x128 scales; codes [cols, rows], scales [blocks, cols].
 // Layouts: row-major with any row stride. Where rows of x are whole pieces and rows of codes begin at
 //   multiples of 16 bytes, x moves in pieces of 16 bytes (E4M3: 8) and codes in aligned ones of 16, the ends
@@ -11,7 +12,8 @@
 //   boundary of the codes before its first one: a thread keeps 8 of those 144 rows and 8 columns in
 //   registers, so that what it has of a column is one 8-byte store to shared memory, where pieces of 16 are
 //   taken from. amax of columns over a shuffle and shared memory; of rows by a butterfly among 16 lanes.
-//   Every warp finds the rows of its block by a scan of the groups.
+//   Every warp finds the rows of its block: by a scan of the groups, or among the places of chains, 32 at
+//   once.
 // Roofline: a handful of flops for 3 to 5 bytes (E4M3: 2): memory-bound, floor bytes / 4.3 TB/s on H200,
 // / 3.0
 //   TB/s on H800.
@@ -19,6 +21,7 @@
 // Source: DeepSeek-V3, arXiv 2412.19437, section 3.3.
 #include "cuda/common/device_check.cuh"
 #include "cuda/common/e4m3.cuh"
+#include "cuda/common/row_cursor.cuh"
 #include "cuda/common/stream.h"
 #include "cuda/ops.h"
 
@@ -47,8 +50,15 @@ struct Smem {
   alignas(16) uint8_t codes[kTile * kWindow + kTile / 8 * 16];
 };
 
+// Columns of the codes.
 struct RowRange {
   int begin, end;
+};
+// Those of a block, and of a chain its segments and first column; a group's rows are where their codes are.
+struct BlockRows {
+  RowRange columns;
+  const RowSegment* chain = nullptr;
+  int chain_begin = 0;
 };
 
 // Column k of a thread's: neighbours in BF16 and E4M3, two quads half a tile apart in F32, so that lanes read
@@ -59,10 +69,30 @@ __device__ int column_of(int lane, int k) {
   return lane * kColumns + k;
 }
 
+// Of block `block`: that of the last chain whose first block is not behind it. All lanes of a warp come here.
+__device__ BlockRows rows_of_chain_block(const QuantizeTransposedArgs& a, int block) {
+  const RowSegments& s = a.segments;
+  const int chains = static_cast<int>(a.num_groups) * s.num_leaves, lane = threadIdx.x % 32;
+  int chain = 0;
+  for (int count = chains + 1; count > 1;) {
+    const int step = (count + 31) / 32, at = lane * step;
+    const bool before = at < count && s.places[chain + at].block <= block;
+    const int passed = (__popc(__ballot_sync(0xffffffffu, before)) - 1) * step;
+    chain += passed;
+    count = min(step, count - passed);
+  }
+  if (chain == chains) return {};
+  const RowPlace first = s.places[chain];
+  const int begin = first.row + (block - first.block) * kTile;
+  return {
+      {begin, min(begin + kTile, s.places[chain + 1].row)}, s.data + chain * (s.count / chains), first.row};
+}
+
 // Rows of block `block`. All lanes of a warp come here.
-__device__ RowRange rows_of_block(const QuantizeTransposedArgs& a, int block) {
+__device__ BlockRows rows_of_block(const QuantizeTransposedArgs& a, int block) {
   const int rows = static_cast<int>(a.x.rows);
-  if (!a.offsets) return {block * kTile, min(rows, (block + 1) * kTile)};
+  if (a.segments.data) return rows_of_chain_block(a, block);
+  if (!a.offsets) return {{block * kTile, min(rows, (block + 1) * kTile)}};
   const int groups = static_cast<int>(a.num_groups), lane = threadIdx.x % 32;
   int first = 0;  // block of the 32 groups
   for (int g0 = 0; g0 < groups; g0 += 32) {
@@ -81,11 +111,12 @@ __device__ RowRange rows_of_block(const QuantizeTransposedArgs& a, int block) {
     const unsigned mine = __ballot_sync(0xffffffffu, place >= 0 && place < blocks);
     if (mine != 0) {
       const int from = begin + place * kTile, owner = __ffs(mine) - 1;
-      return {__shfl_sync(0xffffffffu, from, owner), __shfl_sync(0xffffffffu, min(end, from + kTile), owner)};
+      return {
+          {__shfl_sync(0xffffffffu, from, owner), __shfl_sync(0xffffffffu, min(end, from + kTile), owner)}};
     }
     first += __shfl_sync(0xffffffffu, last, 31);
   }
-  return {0, 0};
+  return {};
 }
 
 // The thread's columns of row r of the tile that begins at column c0.
@@ -123,9 +154,9 @@ __device__ void load_columns(const QuantizeTransposedArgs& a, int64_t r, int c0,
   }
 }
 
-// 1x128 blocks of the rows inside [first, end), of which the thread has those from `r0` on.
+// 1x128 blocks of the thread's rows, -1: none.
 template <class T, Access kAccess>
-__device__ void store_row_codes(const QTensor& q, const float (&x)[kRows][kColumns], int r0, RowRange rows,
+__device__ void store_row_codes(const QTensor& q, const float (&x)[kRows][kColumns], const int (&rows)[kRows],
                                 int c0, int lane) {
   const int cols = static_cast<int>(q.data.cols);
 #pragma unroll
@@ -133,8 +164,8 @@ __device__ void store_row_codes(const QTensor& q, const float (&x)[kRows][kColum
     float amax = abs_max<kColumns>(x[i]);
 #pragma unroll
     for (int o = kLanes / 2; o > 0; o >>= 1) amax = fmaxf(amax, __shfl_xor_sync(0xffffffffu, amax, o));
-    const int r = r0 + i;
-    if (r < rows.begin || r >= rows.end) continue;
+    const int r = rows[i];
+    if (r < 0) continue;
     const E4m3Scale scale(amax);
     uint32_t words[kParts];
     scale.template encode<kColumns>(x[i], words);
@@ -235,29 +266,38 @@ template <class T, Access kAccess>
 __global__ void __launch_bounds__(kThreads)
     quantize_transposed_kernel(const __grid_constant__ QuantizeTransposedArgs a) {
   __shared__ Smem smem;
-  const RowRange rows = rows_of_block(a, blockIdx.y);
-  if (rows.begin >= rows.end) return;
+  const BlockRows block = rows_of_block(a, blockIdx.y);
+  const RowRange columns = block.columns;
+  if (columns.begin >= columns.end) return;
   const int c0 = blockIdx.x * kTile, lane = threadIdx.x % kLanes;
-  const int window = rows.begin / kChunk * kChunk,
-            r0 = window + static_cast<int>(threadIdx.x) / kLanes * kRows;
+  const int window = columns.begin / kChunk * kChunk,
+            first = window + static_cast<int>(threadIdx.x) / kLanes * kRows;
+  RowCursor cursor = {block.chain};
+  int rows[kRows];
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    rows[i] = first + i >= columns.begin && first + i < columns.end ? first + i : -1;
+    if (block.chain && rows[i] >= 0) rows[i] = cursor.row(first + i - block.chain_begin);
+  }
   float x[kRows][kColumns] = {};
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
-    if (r0 + i >= rows.begin && r0 + i < rows.end) load_columns<T, kAccess>(a, r0 + i, c0, lane, x[i]);
+    if (rows[i] >= 0) load_columns<T, kAccess>(a, rows[i], c0, lane, x[i]);
   }
   if constexpr (!std::is_same_v<T, uint8_t>) {
-    if (a.q.data.data) store_row_codes<T, kAccess>(a.q, x, r0, rows, c0, lane);
+    if (a.q.data.data) store_row_codes<T, kAccess>(a.q, x, rows, c0, lane);
   }
   find_column_max<T>(x, smem, row_of<float>(a.t.scale, blockIdx.y) + c0, static_cast<int>(a.x.cols) - c0);
   keep_codes<T>(x, smem);
   __syncthreads();
-  store_columns<kAccess>(a.t.data, smem, window, rows, c0);
+  store_columns<kAccess>(a.t.data, smem, window, columns, c0);
 }
 
 template <class T>
 void launch(const Exec& exec, const QuantizeTransposedArgs& a) {
-  const int64_t blocks = max_row_blocks(a.x.rows, a.num_groups);
-  CHECK(blocks <= kMaxBlocks, "{} rows in {} groups", a.x.rows, a.num_groups);
+  const int64_t chains = a.num_groups * (a.segments.data ? a.segments.num_leaves : 1);
+  const int64_t blocks = max_row_blocks(a.x.rows, chains);
+  CHECK(blocks <= kMaxBlocks, "{} rows in {} groups or chains", a.x.rows, chains);
   const dim3 grid(static_cast<unsigned>(narrow<int32_t>(ceil_div(a.x.cols, kTile))),
                   static_cast<unsigned>(blocks));
   constexpr bool kStored = std::is_same_v<T, uint8_t>;

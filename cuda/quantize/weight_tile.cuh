@@ -78,7 +78,7 @@ __device__ inline void weight_column(const WeightTile& tile, int col, int row, f
 template <Access kAccess>
 __device__ inline void write_weight_rows(const WeightCopies& c, const WeightStrides& strides,
                                          const WeightPlace& at, const WeightTile& tile,
-                                         const E4m3Scale& scale) {
+                                         const E4m3WeightScale& scale) {
   const int lane = threadIdx.x % 32, col = at.col0 + lane * 4;
 #pragma unroll 4
   for (int i = 0; i < kWeightRows; ++i) {
@@ -102,7 +102,7 @@ __device__ inline void write_weight_rows(const WeightCopies& c, const WeightStri
 template <Access kAccess>
 __device__ inline void write_weight_columns(const WeightCopies& c, const WeightStrides& strides,
                                             const WeightPlace& at, const WeightTile& tile,
-                                            const E4m3Scale& scale) {
+                                            const E4m3WeightScale& scale) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   if (c.backward) {
 #pragma unroll 2
@@ -137,7 +137,7 @@ __device__ inline void write_weight_copies(const WeightCopies& c, const WeightSt
   amax = warp_reduce_max(amax);
   if (threadIdx.x % 32 == 0) tile.warp_max[threadIdx.x / 32] = amax;
   __syncthreads();
-  const E4m3Scale scale(abs_max<kWeightWarps>(tile.warp_max));
+  const E4m3WeightScale scale(abs_max<kWeightWarps>(tile.warp_max));
   if (threadIdx.x == 0) {
     const int row_blocks = (at.n + kWeightSide - 1) / kWeightSide,
               col_blocks = (at.k + kWeightSide - 1) / kWeightSide;

@@ -155,6 +155,41 @@ TEST(Fp8Wgrad, IsTheChainOfEachGroup) {
   }
 }
 
+// A chain for each leaf, from +0, in the tree over leaves; one without tokens is +0.
+TEST(Fp8Wgrad, LeavesAreSummedInTheTree) {
+  constexpr int64_t kN = 80, kK = 144, kM = 420;
+  const std::vector<int32_t> offsets = {0, 130, 130, 131, 140, 300, 300, 300, 410};  // 2 groups x 4 leaves
+  Fp8Columns dy(kN, kM, offsets, 21), x(kK, kM, offsets, 22);
+  std::vector<RowPlace> places;
+  for (int32_t block = 0; const int32_t row : offsets) {
+    if (!places.empty()) block += narrow<int32_t>(ceil_div(int64_t{row} - places.back().row, int64_t{128}));
+    places.push_back({row, block});
+  }
+  std::vector<RowSegment> table(8);
+  Matrix dw = Matrix::poisoned(2 * kN, kK), start = Matrix::random(2 * kN, kK, 23), sum = start;
+  Fp8WgradArgs args{
+      .dy = dy.tensor(), .x = x.tensor(), .dw = dw.tensor(), .accumulate = false, .num_groups = 2};
+  args.segments = {.data = table.data(), .count = 8, .num_leaves = 4, .places = places.data()};
+  cpu::fp8_wgrad({}, args);
+  args.dw = sum.tensor();
+  args.accumulate = true;
+  cpu::fp8_wgrad({}, args);
+  for (int64_t g = 0; g < 2; ++g) {
+    for (int64_t i = 0; i < kN; ++i) {
+      for (int64_t j = 0; j < kK; ++j) {
+        float leaf[4];
+        for (size_t l = 0; l < 4; ++l) {
+          const RowPlace* at = places.data() + g * 4 + l;
+          leaf[l] = ref::fp8_chain(dy.operand(at->block), x.operand(at->block), i, j, at[0].row, at[1].row);
+        }
+        const float want = (leaf[0] + leaf[1]) + (leaf[2] + leaf[3]);
+        ASSERT_TRUE(same_bits(dw.at(g * kN + i, j), want)) << g << " " << i << " " << j;
+        ASSERT_TRUE(same_bits(sum.at(g * kN + i, j), start.at(g * kN + i, j) + want));
+      }
+    }
+  }
+}
+
 // q is quantised from d as d is stored.
 TEST(Fp8GemmQuantised, EqualsProductThenQuantise) {
   constexpr int64_t kM = 67, kN = 208, kK = 144;

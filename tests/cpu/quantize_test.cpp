@@ -73,6 +73,13 @@ TEST(E4m3, SaturatesAndPropagatesNan) {
   EXPECT_EQ(float_to_e4m3(-0.0f), 0x80);
 }
 
+// amax / 448, of activations the power of two that is not below it.
+float scale_of(float amax, QLayout layout) {
+  const float scale = amax / 448.0f;
+  if (amax == 0) return 1.0f;
+  return layout == QLayout::k128x128 ? scale : std::exp2(std::ceil(std::log2(scale)));
+}
+
 struct Blocks {
   QLayout layout;
   int64_t rows, cols;  // of a block
@@ -107,7 +114,7 @@ TEST_P(CpuQuantize, ScalesCodesAndBack) {
         for (int64_t c = bc * block.cols; c < std::min<int64_t>(cols, (bc + 1) * block.cols); ++c)
           amax = std::max(amax, std::abs(x.at(r, c)));
       }
-      const float want = amax == 0 ? 1.0f : amax / 448.0f;
+      const float want = scale_of(amax, block.layout);
       ASSERT_TRUE(same_bits(scale.at(br, bc), want)) << br << " " << bc;
       for (int64_t r = br * block.rows; r < std::min<int64_t>(rows, (br + 1) * block.rows); ++r) {
         for (int64_t c = bc * block.cols; c < std::min<int64_t>(cols, (bc + 1) * block.cols); ++c) {
@@ -125,6 +132,40 @@ TEST_P(CpuQuantize, ScalesCodesAndBack) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = cols; c < cols + 3; ++c) ASSERT_EQ(codes[r * (cols + 3) + c], 0x55);
   }
+}
+
+// What 1x128 blocks have stored is exact in 128x1 blocks, but for what is small beside their largest.
+TEST(CpuQuantizeTwice, LosesNothingTheSecondTime) {
+  constexpr int64_t kRows = 200, kCols = 300;
+  Matrix x = Matrix::random(kRows, kCols, 47, 0, 2.0), row_scale = Matrix::poisoned(kRows, 3),
+         scale = Matrix::poisoned(2, kCols), once = x, twice = x;
+  std::vector<uint8_t> codes(kRows * kCols), turned(kRows * kCols), back(kRows * kCols);
+  const QTensor q = {.data = {codes.data(), DType::kE4M3, kRows, kCols}, .scale = row_scale.tensor()};
+  cpu::quantize({}, {.x = x.tensor(), .q = q});
+  cpu::dequantize({}, {.q = q, .y = once.tensor()});
+  cpu::quantize_transposed(
+      {}, {.x = q.data,
+           .x_scale = q.scale,
+           .t = {.data = {turned.data(), DType::kE4M3, kCols, kRows}, .scale = scale.tensor()}});
+  for (int64_t r = 0; r < kRows; ++r)
+    for (int64_t c = 0; c < kCols; ++c) back[r * kCols + c] = turned[c * kRows + r];
+  cpu::dequantize({}, {.q = {.data = {back.data(), DType::kE4M3, kRows, kCols},
+                             .scale = scale.tensor(),
+                             .layout = QLayout::k128x1},
+                       .y = twice.tensor()});
+  int64_t small = 0;
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t c = 0; c < kCols; ++c) {
+      const float step = scale.at(r / 128, c) * 0x1p-9f;  // of the subnormals
+      if (std::abs(once.at(r, c)) < 8 * step) {
+        EXPECT_LE(std::abs(twice.at(r, c) - once.at(r, c)), step / 2);
+        ++small;
+      } else {
+        ASSERT_TRUE(same_bits(twice.at(r, c), once.at(r, c))) << r << " " << c;
+      }
+    }
+  }
+  EXPECT_LT(small, kRows * kCols / 10);
 }
 
 TEST_P(CpuQuantize, NanStaysWhereItIs) {
@@ -211,6 +252,58 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CpuQuantizeTransposed,
                                          GroupedRows{300, 130, {}}, GroupedRows{0, 3, {0, 0, 0}},
                                          GroupedRows{290, 129, {0, 1, 1, 130, 283}}));
 
+// Leaves are quantised apart, their rows wherever parts of them lie: the same as if they lay one after the
+// other, groups of one leaf each.
+TEST(CpuQuantizeTransposed, ChainsAreGroupsOfGatheredRows) {
+  constexpr int64_t kRows = 420, kCols = 140;
+  // 2 groups, 2 leaves, 2 parts each.
+  const std::vector<RowSegment> table = {{0, 100, 0, 0},   {200, 250, 0, 0}, {100, 101, 0, 1},
+                                         {250, 250, 0, 1}, {101, 101, 1, 0}, {250, 250, 1, 0},
+                                         {101, 190, 1, 1}, {260, 400, 1, 1}};
+  const std::vector<int32_t> offsets = {0, 150, 151, 151, 380};
+  std::vector<RowPlace> places(5);
+  RowSegments segments = {.data = table.data(), .count = 8, .num_leaves = 2};
+  cpu::row_places({}, {.segments = segments, .num_groups = 2, .rows = kRows, .places = places.data()});
+  segments.places = places.data();
+  const int32_t blocks[] = {0, 2, 3, 3, 5};
+  for (size_t c = 0; c < 5; ++c) {
+    EXPECT_EQ(places[c].row, offsets[c]);
+    EXPECT_EQ(places[c].block, blocks[c]);
+  }
+  Matrix x = Matrix::random(kRows, kCols, 48), gathered = Matrix::poisoned(kRows, kCols);
+  int64_t to = 0;
+  for (const RowSegment& s : table)
+    for (int64_t r = s.begin; r < s.end; ++r, ++to)
+      for (int64_t c = 0; c < kCols; ++c) gathered.at(to, c) = x.at(r, c);
+  std::vector<uint8_t> codes(kRows * kCols, 0x55), want = codes, rows(kRows * kCols, 0x55);
+  const int64_t max_blocks = max_row_blocks(kRows, 4);
+  Matrix scale = Matrix::poisoned(max_blocks, kCols), want_scale = scale,
+         row_scale = Matrix::poisoned(kRows, 2);
+  cpu::quantize_transposed(
+      {}, {.x = x.tensor(),
+           .t = {.data = {codes.data(), DType::kE4M3, kCols, kRows}, .scale = scale.tensor()},
+           .q = {.data = {rows.data(), DType::kE4M3, kRows, kCols}, .scale = row_scale.tensor()},
+           .num_groups = 2,
+           .segments = segments});
+  cpu::quantize_transposed(
+      {}, {.x = gathered.tensor(),
+           .t = {.data = {want.data(), DType::kE4M3, kCols, kRows}, .scale = want_scale.tensor()},
+           .num_groups = 4,
+           .offsets = offsets.data()});
+  EXPECT_EQ(codes, want);
+  EXPECT_TRUE(same_bits(scale.values, want_scale.values));
+  // 1x128 codes stay at their rows.
+  std::vector<uint8_t> row(kCols);
+  float row_scales[2];
+  for (const int64_t r : {int64_t{100}, int64_t{399}}) {
+    cpu::quantize(
+        {}, {.x = x.tensor().row_range(r, r + 1),
+             .q = {.data = {row.data(), DType::kE4M3, 1, kCols}, .scale = f32_tensor(row_scales, 1, 2)}});
+    EXPECT_TRUE(std::equal(row.begin(), row.end(), rows.begin() + r * kCols));
+  }
+  EXPECT_EQ(rows[195 * kCols], 0x55);
+}
+
 // Group by group the 128x128 blocks, and their transposes with the same scales.
 TEST(CpuQuantizeWeight, IsTheCompositionByGroup) {
   for (const auto& [groups, n, k] : {std::tuple<int64_t, int64_t, int64_t>{1, 1, 1}, {2, 130, 257}}) {
@@ -243,6 +336,26 @@ TEST(CpuQuantizeWeight, IsTheCompositionByGroup) {
           ASSERT_TRUE(same_bits(scale_t.at(g * k_blocks + c, r), scale.at(g * n_blocks + r, c)));
     }
   }
+}
+
+TEST(CpuQuantizeErrors, TablesOfSegments) {
+  std::vector<RowPlace> places(3);
+  const auto expect_error = [&](const std::vector<RowSegment>& table, const char* words) {
+    try {
+      cpu::row_places({},
+                      {.segments = {.data = table.data(), .count = int32_t(table.size()), .num_leaves = 2},
+                       .rows = 10,
+                       .places = places.data()});
+      ADD_FAILURE() << "no error: " << words;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(words), std::string::npos) << e.what();
+    }
+  };
+  expect_error({{0, 4, 0, 0}, {4, 11, 0, 1}}, "rows [4, 11) of 10");
+  expect_error({{0, 4, 0, 0}, {4, 3, 0, 1}}, "rows [4, 3)");
+  expect_error({{0, 4, 0, 0}, {4, 5, 0, 0}}, "leaf 0");
+  expect_error({{0, 8, 0, 0}, {4, 10, 0, 1}}, "14 rows of 10");
+  expect_error({{0, 8, 0, 0}}, "no table");
 }
 
 TEST(CpuQuantizeErrors, GroupsAndShapes) {

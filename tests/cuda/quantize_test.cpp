@@ -6,6 +6,7 @@
 #include "cpu/cpu_ops.h"
 #include "cuda/ops.h"
 #include "tests/cuda/device_array.h"
+#include "tests/cuda/segment_table.h"
 
 namespace contender {
 namespace {
@@ -115,9 +116,10 @@ INSTANTIATE_TEST_SUITE_P(
                                      QuantShape{130, 129, 2}, QuantShape{150, 300, 0},
                                      QuantShape{256, 256, 16}, QuantShape{257, 200, 0})));
 
-// The short division is the long one: scales of every magnitude, mantissas next to all ones, quotients at and
-// beside the middles between codes.
-TEST(CudaQuantizeDivision, IsCorrectlyRounded) {
+// Scales of every magnitude, mantissas next to all ones, quotients at and beside the middles between codes:
+// of weights the short division is the long one.
+class CudaQuantizeDivision : public testing::TestWithParam<QLayout> {};
+TEST_P(CudaQuantizeDivision, IsCorrectlyRounded) {
   constexpr int64_t kRows = 600;
   Matrix x = Matrix::random(kRows, 128, 43, 0, 3.0);
   for (int64_t r = 0; r < kRows; ++r) {
@@ -135,12 +137,22 @@ TEST(CudaQuantizeDivision, IsCorrectlyRounded) {
     }
     x.at(r, 0) = amax;
   }
-  QuantizedPair q(kRows, 128, 0, 0, QLayout::k1x128);
   const DeviceTensor device(DType::kF32, x);
-  cpu::quantize({}, {.x = x.tensor(), .q = q.host()});
-  cuda::quantize({}, {.x = device.tensor(), .q = q.device()});
-  q.expect_equal();
+  if (GetParam() == QLayout::k1x128) {
+    QuantizedPair q(kRows, 128, 0, 0, GetParam());
+    cpu::quantize({}, {.x = x.tensor(), .q = q.host()});
+    cuda::quantize({}, {.x = device.tensor(), .q = q.device()});
+    q.expect_equal();
+    return;
+  }
+  for (int64_t r = 0; r < kRows; ++r) {  // a scale for each row
+    QuantizedPair q(1, 128, 0, 0, GetParam());
+    cpu::quantize({}, {.x = x.tensor().row_range(r, r + 1), .q = q.host()});
+    cuda::quantize({}, {.x = device.tensor().row_range(r, r + 1), .q = q.device()});
+    q.expect_equal();
+  }
 }
+INSTANTIATE_TEST_SUITE_P(Layouts, CudaQuantizeDivision, testing::Values(QLayout::k1x128, QLayout::k128x128));
 
 // A row's codes and scales depend on the row alone.
 TEST(CudaQuantizeRows, AreIndependent) {
@@ -262,6 +274,83 @@ INSTANTIATE_TEST_SUITE_P(
                                      GroupShape{257, 130, 1, 259, {}}, GroupShape{0, 16, 0, 16, {0, 0, 0}},
                                      GroupShape{400, 144, 0, 400, {0, 5, 5, 150, 290, 397}},
                                      GroupShape{240, 24, 0, 240, many_groups()})));
+
+struct ChainShape {
+  int64_t rows, cols, groups;
+  int32_t leaves;
+  int parts;
+};
+class CudaQuantizeChains : public testing::TestWithParam<std::tuple<DType, ChainShape>> {};
+
+// Places, and the codes of rows gathered from wherever the parts of a leaf lie.
+TEST_P(CudaQuantizeChains, EqualsTheCpuBackend) {
+  const auto& [dtype, shape] = GetParam();
+  const auto& [rows, cols, groups, leaves, parts] = shape;
+  const int64_t chains = groups * leaves;
+  // As chunks have it: each part of the rows is sorted by chain; some rows at its end are nobody's.
+  std::vector<RowSegment> table(static_cast<size_t>(chains * parts));
+  for (int part = 0; part < parts; ++part) {
+    int32_t at = narrow<int32_t>(rows * part / parts);
+    const int32_t end = narrow<int32_t>(rows * (part + 1) / parts) - part;
+    for (int64_t c = 0; c < chains; ++c) {
+      const uint32_t roll = philox(49, RandomStream::kTest, static_cast<uint64_t>(c), part)[0];
+      const int32_t wanted = roll % 3 == 0 ? 0 : narrow<int32_t>(roll % (2 * rows / parts / chains + 2));
+      const int32_t n = std::min(wanted, end - at);
+      table[static_cast<size_t>(c * parts + part)] = {at, at + n, narrow<int32_t>(c / leaves),
+                                                      narrow<int32_t>(c % leaves)};
+      at += n;
+    }
+  }
+  const test::SegmentTable segments(table, leaves);
+  std::vector<RowPlace> host_places(static_cast<size_t>(chains + 1));
+  const DeviceArray<RowPlace> places(chains + 1);
+  RowSegments host_segments = segments.host(), device_segments = segments.device();
+  cpu::row_places(
+      {}, {.segments = host_segments, .num_groups = groups, .rows = rows, .places = host_places.data()});
+  cuda::row_places(
+      {}, {.segments = device_segments, .num_groups = groups, .rows = rows, .places = places.data()});
+  const std::vector<RowPlace> got_places = places.download();
+  for (int64_t c = 0; c <= chains; ++c) {
+    ASSERT_EQ(got_places[c].row, host_places[c].row) << c;
+    ASSERT_EQ(got_places[c].block, host_places[c].block) << c;
+  }
+  host_segments.places = host_places.data();
+  device_segments.places = places.data();
+
+  Matrix x = test::rounded(Matrix::random(rows, cols, 50, 8, 10.0), DType::kBF16);
+  const DeviceTensor device_x(dtype == DType::kBF16 ? dtype : DType::kF32, x);
+  QuantizedPair stored(rows, cols, 8, 0, QLayout::k1x128), q(rows, cols, 8, 1, QLayout::k1x128);
+  const int64_t ld = round_up(rows, 16);
+  Codes t(cols * ld, max_row_blocks(rows, chains), cols);
+  QuantizeTransposedArgs host = {
+      .x = x.tensor(),
+      .t = {.data = {t.host.data(), DType::kE4M3, cols, rows, ld}, .scale = t.host_scale.tensor()},
+      .num_groups = groups,
+      .segments = host_segments};
+  QuantizeTransposedArgs device = {
+      .x = device_x.tensor(),
+      .t = {.data = {t.device.data(), DType::kE4M3, cols, rows, ld}, .scale = t.scale.tensor()},
+      .num_groups = groups,
+      .segments = device_segments};
+  if (dtype == DType::kE4M3) {
+    cpu::quantize({}, {.x = x.tensor(), .q = stored.host()});
+    cuda::quantize({}, {.x = device_x.tensor(), .q = stored.device()});
+    host.x = stored.host().data, host.x_scale = stored.host().scale;
+    device.x = stored.device().data, device.x_scale = stored.device().scale;
+  } else {
+    host.q = q.host();
+    device.q = q.device();
+  }
+  cpu::quantize_transposed({}, host);
+  cuda::quantize_transposed({}, device);
+  t.expect_equal("transposed");
+  q.expect_equal();
+}
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, CudaQuantizeChains,
+    testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kE4M3),
+                     testing::Values(ChainShape{300, 136, 1, 1, 1}, ChainShape{530, 24, 1, 4, 1},
+                                     ChainShape{700, 144, 3, 2, 2}, ChainShape{900, 16, 20, 32, 2})));
 
 // Codes and scales of a group's rows depend on them alone, wherever the group lies.
 TEST(CudaQuantizeTransposedGroups, AreIndependent) {
@@ -396,6 +485,26 @@ TEST(CudaQuantizeDeathTest, GroupsPastTheRows) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(quantize_past_the_rows(), testing::ExitedWithCode(11),
               "quantize_transposed: group 1 has rows \\[3, 5\\) of 4\n(.*\n)*.*a kernel failed");
+}
+
+// A table whose segments are none: the same.
+[[noreturn]] void place_segments_backwards() {
+  dup2(STDERR_FILENO, STDOUT_FILENO);
+  try {
+    const test::SegmentTable table({{0, 3, 0, 0}, {3, 2, 0, 1}}, 2);
+    const DeviceArray<RowPlace> places(3);
+    cuda::row_places({}, {.segments = table.device(), .rows = 4, .places = places.data()});
+    CUDA_CHECK(cudaDeviceSynchronize());
+  } catch (const Error& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    std::_Exit(10 + static_cast<int>(e.code()));
+  }
+  std::_Exit(0);
+}
+TEST(CudaQuantizeDeathTest, SegmentsBackwards) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(place_segments_backwards(), testing::ExitedWithCode(11),
+              "row_places: part 0 of group 0, leaf 1: rows \\[3, 2\\) of 4");
 }
 
 TEST(CudaQuantizeErrors, WrongScaleAndDtype) {

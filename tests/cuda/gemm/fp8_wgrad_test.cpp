@@ -14,21 +14,42 @@ constexpr int64_t kBlocks = 3;  // few, so that each makes several tiles
 
 struct WgradCase {
   int64_t n, k, m;
-  std::vector<int32_t> offsets;  // empty: dense
+  std::vector<int32_t> offsets;  // of groups, or with leaves of chains; empty: dense
+  int32_t leaves = 0;            // of a group; 0: groups by offsets
 };
 std::ostream& operator<<(std::ostream& o, const WgradCase& c) {
   o << c.n << "x" << c.k << " over " << c.m << " in";
   for (const int32_t v : c.offsets) o << " " << v;
-  return o;
+  return o << ", " << c.leaves << " leaves";
 }
 
 class CudaFp8Wgrad : public testing::TestWithParam<WgradCase> {};
 
+std::vector<RowPlace> places_of(const std::vector<int32_t>& offsets) {
+  std::vector<RowPlace> places;
+  int32_t block = 0;
+  for (size_t c = 0; c < offsets.size(); ++c) {
+    places.push_back({offsets[c], block});
+    if (c + 1 < offsets.size()) block += (offsets[c + 1] - offsets[c] + 127) / 128;
+  }
+  return places;
+}
+std::vector<int32_t> many_chains(int64_t chains) {
+  std::vector<int32_t> offsets = {0};
+  for (int64_t c = 0; c < chains; ++c)
+    offsets.push_back(offsets.back() + (c == 5 ? 140 : static_cast<int32_t>(c * 7 % 11)));
+  return offsets;
+}
+
 // Bit for bit, overwritten and added to. Groups begin at any token; what lies behind the last one is NaN.
 TEST_P(CudaFp8Wgrad, EqualsTheCpuBackend) {
-  const auto& [n, k, m, offsets] = GetParam();
+  const auto& [n, k, m, offsets, leaves] = GetParam();
   const std::vector<int32_t> all = {0, static_cast<int32_t>(m)};
-  const int64_t groups = offsets.empty() ? 1 : static_cast<int64_t>(offsets.size()) - 1;
+  const int64_t chains = offsets.empty() ? 1 : static_cast<int64_t>(offsets.size()) - 1;
+  const int64_t groups = chains / std::max(leaves, 1);
+  const std::vector<RowPlace> places = places_of(offsets);
+  const DeviceArray<RowPlace> device_places(places);
+  const std::vector<RowSegment> table(static_cast<size_t>(chains));  // only its size matters here
   DeviceFp8Columns dy(Fp8Columns(n, m, offsets.empty() ? all : offsets, 31)),
       x(Fp8Columns(k, m, offsets.empty() ? all : offsets, 32));
   const DeviceArray<int32_t> device_offsets(offsets);
@@ -41,12 +62,14 @@ TEST_P(CudaFp8Wgrad, EqualsTheCpuBackend) {
                       .dw = want.tensor(),
                       .accumulate = accumulate,
                       .num_groups = groups,
-                      .offsets = offsets.empty() ? nullptr : offsets.data()};
+                      .offsets = offsets.empty() || leaves > 0 ? nullptr : offsets.data()};
+    if (leaves > 0) args.segments = {table.data(), narrow<int32_t>(chains), leaves, places.data()};
     cpu::fp8_wgrad({}, args);
     args.dy = dy.tensor();
     args.x = x.tensor();
     args.dw = dw.tensor();
     if (args.offsets) args.offsets = device_offsets.data();
+    args.segments.places = device_places.data();
     cuda::fp8_wgrad({}, args, kBlocks);
     expect_same_matrix(dw.download(), want);
     args.dw = again.tensor();
@@ -54,13 +77,16 @@ TEST_P(CudaFp8Wgrad, EqualsTheCpuBackend) {
     EXPECT_TRUE(again.same_bytes(dw));
   }
 }
-INSTANTIATE_TEST_SUITE_P(Shapes, CudaFp8Wgrad,
-                         testing::Values(WgradCase{16, 32, 0, {}}, WgradCase{16, 16, 1, {}},
-                                         WgradCase{144, 272, 300, {}}, WgradCase{48, 400, 128, {}},
-                                         WgradCase{16, 1040, 140, {0, 7, 140}},
-                                         WgradCase{144, 48, 420, {0, 130, 130, 131, 400}},
-                                         WgradCase{16, 144, 700, {0, 0, 0, 255, 511, 640, 640}},
-                                         WgradCase{32, 16, 50, {0, 0, 0}}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, CudaFp8Wgrad,
+    testing::Values(WgradCase{16, 32, 0, {}}, WgradCase{16, 16, 1, {}}, WgradCase{144, 272, 300, {}},
+                    WgradCase{48, 400, 128, {}}, WgradCase{16, 1040, 140, {0, 7, 140}},
+                    WgradCase{144, 48, 420, {0, 130, 130, 131, 400}},
+                    WgradCase{16, 144, 700, {0, 0, 0, 255, 511, 640, 640}}, WgradCase{32, 16, 50, {0, 0, 0}},
+                    WgradCase{144, 272, 300, {0, 290}, 1}, WgradCase{144, 80, 420, {0, 130, 131}, 2},
+                    WgradCase{208, 144, 700, {0, 0, 0, 255, 511, 640, 640, 640, 650}, 4},
+                    WgradCase{80, 144, 400, many_chains(32), 16},
+                    WgradCase{16, 32, 900, many_chains(128), 64}, WgradCase{32, 16, 50, {0, 0, 0, 0, 0}, 2}));
 
 // The rules, at the M where they hold.
 TEST(CudaFp8WgradRules, DequantisedAndUnquantised) {
@@ -129,6 +155,25 @@ TEST(CudaFp8WgradErrors, SeenByTheKernel) {
   EXPECT_EXIT(run({0, 7, 40}), testing::ExitedWithCode(0), "");
   EXPECT_EXIT(run({0, 7, 41}), testing::ExitedWithCode(3), "fp8wgrad refuses group 1: rows .7, 41.");
   EXPECT_EXIT(run({0, 7, 6}), testing::ExitedWithCode(3), "fp8wgrad refuses group 1: rows .7, 6.");
+  const auto run_places = [](const std::vector<RowPlace>& host) {
+    DeviceFp8Columns dy(Fp8Columns(16, 40, {0, 20, 40}, 38)), x(Fp8Columns(32, 40, {0, 20, 40}, 39));
+    const DeviceTensor dw(DType::kF32, 16, 32);
+    const DeviceArray<RowPlace> places(host);
+    const RowSegment table[2] = {};
+    try {
+      cuda::fp8_wgrad(
+          {},
+          {.dy = dy.tensor(), .x = x.tensor(), .dw = dw.tensor(), .segments = {table, 2, 2, places.data()}});
+      CUDA_CHECK(cudaDeviceSynchronize());
+    } catch (const Error& e) {
+      std::fprintf(stderr, "%s\n", e.what());
+      std::_Exit(3);
+    }
+    std::_Exit(0);
+  };
+  EXPECT_EXIT(run_places({{0, 0}, {7, 1}, {40, 2}}), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(run_places({{0, 0}, {7, 1}, {41, 2}}), testing::ExitedWithCode(3), "fp8wgrad refuses group 0");
+  EXPECT_EXIT(run_places({{0, 0}, {7, 1}, {40, 3}}), testing::ExitedWithCode(3), "rows .7, 40.");
 }
 
 }  // namespace
