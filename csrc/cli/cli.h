@@ -64,9 +64,13 @@ Parsed parse_arguments(const std::vector<std::string>& arguments);  // without t
 Error config_refusal(const Command& command, const Error& problems, int np);
 
 // `contender plan` and `contender doctor`: everything they print. `program` is how the user called it. Throw
-// Error(kConfig).
+// Error(kConfig). Neither needs the weights or the prompts of a config.
 std::string plan_text(const Command& command);
-std::string doctor_text(const Command& command, const std::string& program);
+struct DoctorReport {
+  std::string text;
+  std::string memory_problem;  // of the config on --hardware, in a line; "": it fits, or was not asked for
+};
+DoctorReport doctor_report(const Command& command, const std::string& program);
 
 // The shortest mpirun line that works on this machine for `np` ranks of `command_line`.
 std::string mpirun_line(const MachineFacts& facts, int np, const std::string& command_line);

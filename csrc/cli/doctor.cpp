@@ -2,18 +2,28 @@
 #include "base/error.h"
 #include "cli/backend.h"
 #include "cli/cli.h"
+#include "cli/run_check.h"
 #include "cpu/machine_peak.h"
 #include "hub/model_config.h"
 #include "report/metrics.h"
+#include "reward/sandbox.h"
 
 namespace contender {
 namespace {
 
 std::string gib(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30)); }
 
+// Measured once.
+struct Rates {
+  double gflops = cpu::measured_matrix_gflops(), gbps = cpu::measured_copy_gbps();
+};
+const Rates& rates() {
+  static const Rates r;
+  return r;
+}
+
 Hardware this_cpu(const MachineFacts& facts, int np) {
-  return {"cpu (measured)", cpu::measured_matrix_gflops() * 1e9, cpu::measured_copy_gbps() * 1e9,
-          facts.memory_bytes / np};
+  return {"cpu (measured)", rates().gflops * 1e9, rates().gbps * 1e9, facts.memory_bytes / np};
 }
 
 // What run.device = "auto" comes to here.
@@ -25,28 +35,59 @@ std::string device_text(const DeviceChoice& c) {
   return fmt::format("CUDA {}.{} on {}", c.found.runtime / 1000, c.found.runtime % 1000 / 10, names);
 }
 
-// Config, checked for its ranks, and its plan.
-std::string config_text(const Command& command, RunConfig config) {
-  config.device = command.plan.hardware == "cpu" ? "cpu" : "cuda";  // sizes follow from it
-  const int np = plan_ranks(config, command.plan);
-  const Hardware hardware = command.plan.hardware == "cpu" ? this_cpu(read_machine_facts(), np)
-                                                           : gpu_hardware(command.plan.hardware);
+// A config, checked for its ranks, whose files may still be missing.
+struct CheckedConfig {
+  RunConfig config;
+  std::vector<MissingInput> missing;
+  int np = 0;
+};
+
+CheckedConfig load_for_plan(const Command& command) {
+  CheckedConfig c;
+  const auto load = [&](int np) {
+    return load_config_before_files(command.config, command.overrides, np, read_model_config, c.missing);
+  };
+  c.config = load(command.plan.np);
+  c.np = plan_ranks(c.config, command.plan);
+  if (command.plan.np == 0) c.config = load(c.np);
+  c.config.device = command.plan.hardware == "cpu" ? "cpu" : "cuda";  // sizes follow from it
+  return c;
+}
+
+Plan plan_of(const Command& command, const CheckedConfig& c) {
+  return make_plan(c.config, command.plan,
+                   command.plan.hardware == "cpu" ? this_cpu(read_machine_facts(), c.np)
+                                                  : gpu_hardware(command.plan.hardware));
+}
+
+std::string tables_text(const Command& command, const CheckedConfig& c, const Plan& plan) {
   std::string text;
-  for (const PlanTable& t : plan_tables(config, command.plan, make_plan(config, command.plan, hardware))) {
+  for (const PlanTable& t : plan_tables(c.config, command.plan, plan))
     text += (text.empty() ? "" : "\n") + t.title + "\n" + format_table(t.rows);
-  }
   return text;
 }
 
-RunConfig load_for_plan(const Command& command) {
-  const RunConfig config = load_config(command.config, command.overrides, command.plan.np, read_model_config);
-  if (command.plan.np > 0) return config;
-  return load_config(command.config, command.overrides, plan_ranks(config, command.plan), read_model_config);
+// What a run of the config meets here: its files, its parts, its memory.
+std::string config_report(const Command& command, const CheckedConfig& c, std::string& memory_problem) {
+  const Plan plan = plan_of(command, c);
+  std::string memory = "fits";
+  try {
+    require_memory(plan);
+  } catch (const Error& e) {
+    memory = e.what();
+    if (command.plan.hardware != "cpu") memory_problem = memory;
+  }
+  return fmt::format("\n{}: no problems\n{}{:<10} {}\n\nShards\n{}\n{}", c.config.path,
+                     files_text(c.config, c.missing), "memory", memory, shards_text(c.config, plan.mesh),
+                     tables_text(command, c, plan));
 }
 
 }  // namespace
 
-std::string plan_text(const Command& command) { return config_text(command, load_for_plan(command)); }
+std::string plan_text(const Command& command) {
+  const CheckedConfig c = load_for_plan(command);
+  return tables_text(command, c, plan_of(command, c));
+}
 
 std::string mpirun_line(const MachineFacts& facts, int np, const std::string& command_line) {
   std::string line;
@@ -59,24 +100,26 @@ std::string mpirun_line(const MachineFacts& facts, int np, const std::string& co
   return fmt::format("{}-np {} {}", line, np, command_line);
 }
 
-std::string doctor_text(const Command& command, const std::string& program) {
+DoctorReport doctor_report(const Command& command, const std::string& program) {
   const MachineFacts f = read_machine_facts();
-  std::string plan, example = fmt::format("{} train configs/tiny.toml", program);
+  DoctorReport report;
+  std::string about_config, example = fmt::format("{} train configs/tiny.toml", program);
   int np = command.plan.np > 0 ? command.plan.np : 4;
   if (!command.config.empty()) {
-    const RunConfig config = load_for_plan(command);
-    np = plan_ranks(config, command.plan);
+    const CheckedConfig c = load_for_plan(command);
+    np = c.np;
     example = fmt::format("{} train {}", program, command.config);
     for (const std::string& o : command.overrides) example += fmt::format(" --set '{}'", o);
-    plan = "\n" + config.path + ": no problems\n\n" + config_text(command, config);
+    about_config = config_report(command, c, report.memory_problem);
   }
   const std::string shared = f.seccomp
                                  ? "ranks copy through shared memory (a seccomp filter forbids direct reads)"
                                  : "ranks read each other's memory";
+  const std::string no_sandbox = sandbox_problem();
   const std::vector<std::pair<std::string, std::string>> rows = {
       {"CPU", fmt::format("{}, {} core{}, {}", f.cpu, f.cores, f.cores == 1 ? "" : "s", f.vectors)},
       {"rates", fmt::format("{:.1f} GFLOP/s matrix peak of a core, {:.1f} GB/s copy, both measured now",
-                            cpu::measured_matrix_gflops(), cpu::measured_copy_gbps())},
+                            rates().gflops, rates().gbps)},
       {"memory", fmt::format("{}, {} available", gib(f.memory_bytes), gib(f.available_bytes))},
       {"disk", fmt::format("{} free in this directory", gib(f.disk_free_bytes))},
       {"container", f.container.empty() ? "no" : f.container},
@@ -84,14 +127,17 @@ std::string doctor_text(const Command& command, const std::string& program) {
       {"GPU", f.gpu},
       {"NCCL", f.nccl},
       {"device", device_text(choose_device("auto"))},
+      {"programs", no_sandbox.empty() ? "run in sandboxes, for prompts of task code"
+                                      : "no prompts of task code: " + no_sandbox},
       {"run", mpirun_line(f, np, example)},
   };
-  std::string text;
+  std::string& text = report.text;
   for (const auto& [name, value] : rows) text += fmt::format("{:<10} {}\n", name, value);
   if (np > f.cores)
     text += fmt::format("{:<10} {} ranks share {} core{}: fine for trying, slow for training\n", "", np,
                         f.cores, f.cores == 1 ? "" : "s");
-  return text + plan;
+  text += about_config;
+  return report;
 }
 
 }  // namespace contender

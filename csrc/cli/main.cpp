@@ -145,7 +145,7 @@ int run_on_ranks(Command command, int argc, char** argv) {
 
 int run_alone(const Command& command, const std::string& program) {
   if (launcher_info().rank != 0) return 0;
-  std::string text;
+  std::string text, memory_problem;
   if (command.kind == CommandKind::kReport) {
     text = write_report(command.report_dir) + "\n";
   } else if (command.kind == CommandKind::kConvert) {
@@ -154,12 +154,19 @@ int run_alone(const Command& command, const std::string& program) {
     text = inspect_model(command.inspect);
   } else {
     try {
-      text = command.kind == CommandKind::kPlan ? plan_text(command) : doctor_text(command, program);
+      if (command.kind == CommandKind::kPlan) {
+        text = plan_text(command);
+      } else {
+        DoctorReport report = doctor_report(command, program);
+        text = std::move(report.text);
+        memory_problem = std::move(report.memory_problem);
+      }
     } catch (const Error& e) {
       end_with(e.code(), e.what(), /*lines=*/e.code() == ExitCode::kConfig);
     }
   }
   std::fputs(text.c_str(), stdout);
+  if (!memory_problem.empty()) fail(ExitCode::kOutOfMemory, "{}", memory_problem);
   return 0;
 }
 

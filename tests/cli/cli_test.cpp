@@ -2,12 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
 #include "base/error.h"
 #include "checkpoint/manifest.h"
 #include "cli/machine_facts.h"
+#include "cli/run_check.h"
+#include "hub/model_config.h"
 
 namespace contender {
 namespace {
@@ -191,7 +194,7 @@ TEST(Cli, FactsOfThisMachine) {
 }
 
 TEST(Cli, DoctorPrintsTheLineToStartRanks) {
-  const std::string text = doctor_text(command_of({"doctor", "--np", "2"}), "build/release/contender");
+  const std::string text = doctor_report(command_of({"doctor", "--np", "2"}), "build/release/contender").text;
   for (const char* row : {"CPU ", "rates ", "memory ", "disk ", "MPI ", "GPU ", "run "})
     EXPECT_NE(text.find(row), std::string::npos) << row;
   EXPECT_NE(text.find("-np 2 build/release/contender train configs/tiny.toml\n"), std::string::npos) << text;
@@ -205,7 +208,7 @@ TEST(Cli, DoctorAndPlanCheckConfigs) {
     EXPECT_NE(plan.find(part), std::string::npos) << part;
   }
   const std::string doctor =
-      doctor_text(command_of({"doctor", "--config", "configs/tiny.toml", "--np", "4"}), "contender");
+      doctor_report(command_of({"doctor", "--config", "configs/tiny.toml", "--np", "4"}), "contender").text;
   EXPECT_NE(doctor.find("configs/tiny.toml: no problems"), std::string::npos);
   EXPECT_NE(doctor.find("-np 4 contender train configs/tiny.toml\n"), std::string::npos);
   try {
@@ -218,14 +221,121 @@ TEST(Cli, DoctorAndPlanCheckConfigs) {
   }
 }
 
-TEST(Cli, EveryConfigOfTheRepositoryLoads) {
-  for (const char* name : {"demo", "tiny", "countdown", "r1_tiny"}) {
-    const RunConfig c = load_config(std::string("configs/") + name + ".toml", {}, 4);
-    EXPECT_EQ(c.name, name);
-    EXPECT_EQ(c.dir, std::string("runs/") + name);
-    EXPECT_FALSE(c.stages.empty());
+// Ranks and hardware that each config of the repository is for.
+struct Known {
+  const char* name;
+  const char* np;
+  const char* hardware;
+  bool fits = true;
+};
+const std::vector<Known>& known_configs() {
+  static const std::vector<Known> list = {{"demo", "2", "cpu"},
+                                          {"tiny", "4", "cpu"},
+                                          {"countdown", "2", "cpu"},
+                                          {"r1_tiny", "2", "cpu"},
+                                          {"nano", "1", "h100"},
+                                          {"nano_gqa", "1", "h100"},
+                                          {"smollm2_135m", "2", "cpu"},
+                                          {"v2_lite", "64", "h800"},
+                                          {"qwen2.5_0.5b_gsm8k", "8", "h100"},
+                                          {"r1_distill_qwen_1.5b", "8", "h800"},
+                                          {"moonlight_16b", "16", "h800"},
+                                          {"r1_zero_671b", "512", "h800", false}};
+  return list;
+}
+
+DoctorReport doctor_of(const Known& k, Words more = {}) {
+  more.insert(more.begin(), {"doctor", "--config", std::string("configs/") + k.name + ".toml", "--np", k.np,
+                             "--hardware", k.hardware});
+  return doctor_report(command_of(more), "contender");
+}
+
+// Whether or not weights and prompts are here: shapes, shards and memory are those of the config alone.
+TEST(Cli, DoctorPassesEveryConfigOfTheRepository) {
+  for (const auto& file : std::filesystem::directory_iterator("configs")) {
+    if (file.path().extension() != ".toml") continue;
+    const std::string name = file.path().stem();
+    const auto k = std::find_if(known_configs().begin(), known_configs().end(),
+                                [&](const Known& known) { return name == known.name; });
+    ASSERT_NE(k, known_configs().end()) << name << " is not in the list of this test";
+    const DoctorReport r = doctor_of(*k);
+    EXPECT_NE(r.text.find(name + ".toml: no problems"), std::string::npos) << r.text;
+    EXPECT_NE(r.text.find("Shards\n"), std::string::npos) << name;
+    EXPECT_EQ(r.memory_problem.empty(), k->fits) << name << ": " << r.memory_problem;
+    EXPECT_EQ(r.text.find("DOES NOT FIT") == std::string::npos, k->fits) << name;
+    const std::string plan =
+        plan_text(command_of({"plan", file.path(), "--np", k->np, "--hardware", k->hardware}));
+    EXPECT_NE(plan.find(std::string(k->np) + " ranks"), std::string::npos) << plan;
+  }
+}
+
+TEST(Cli, DoctorSaysWhatIsMissingAndHowToGetIt) {
+  const DoctorReport r = doctor_of({"qwen2.5_0.5b_gsm8k", "8", "h100"}, {"--set", "model.path=nowhere"});
+  EXPECT_NE(r.text.find("model      nowhere: not here yet\n"), std::string::npos) << r.text;
+  EXPECT_NE(r.text.find("prompts    data/gsm8k_train.jsonl: not here yet: duckdb -c \"COPY "),
+            std::string::npos)
+      << r.text;
+  EXPECT_NE(r.text.find("memory     fits\n"), std::string::npos) << r.text;
+  EXPECT_THROW(load_config("configs/qwen2.5_0.5b_gsm8k.toml", {}, 8, read_model_config), Error);
+}
+
+// What is there is read as a run would read it.
+TEST(Cli, DoctorReadsWhatIsThere) {
+  const std::string file = testing::TempDir() + "doctor.jsonl";
+  const auto write = [&](const std::string& second) {
+    std::ofstream(file) << "{\"prompt\": \"1+1=\", \"answer\": \"2\"}\n" << second << "\n";
+  };
+  const std::string held_out = testing::TempDir() + "doctor_eval.jsonl";
+  std::ofstream(held_out) << "{\"prompt\": \"3+1=\", \"answer\": \"4\"}\n";
+  const auto report = [&] {
+    return doctor_of({"tiny", "4", "cpu"}, {"--set", "task.name=jsonl", "--set", "task.train_files=" + file,
+                                            "--set", "task.eval_files=" + held_out, "--set", "sft.steps=0"})
+        .text;
+  };
+  write("{\"prompt\": \"2+1=\", \"answer\": \"3\"}");
+  EXPECT_NE(report().find("stage rl: 2 prompts, 1 held out\n"), std::string::npos) << report();
+  write("{\"prompt\": \"2+1=\"}");
+  try {
+    report();
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::kConfig);
+    EXPECT_NE(std::string(e.what()).find("doctor.jsonl:2: \"answer\" is missing"), std::string::npos)
+        << e.what();
+  }
+}
+
+TEST(Cli, ConfigsSayWhoTheyAre) {
+  for (const Known& k : known_configs()) {
+    std::vector<MissingInput> missing;
+    const std::string path = std::string("configs/") + k.name + ".toml";
+    if (!std::filesystem::exists(path)) continue;
+    const auto load = [&](const std::string& file, const Words& overrides, int np) {
+      return load_config_before_files(file, overrides, np, read_model_config, missing);
+    };
+    const RunConfig c = load(path, {}, std::stoi(k.np));
+    EXPECT_EQ(c.name, k.name);
+    EXPECT_EQ(c.dir, std::string("runs/") + k.name);
+    EXPECT_FALSE(c.stages.empty()) << k.name;
+    // The hash of a run is that of its file: it does not change with the layout, nor by being written out.
+    const std::string print = config_fingerprint(c), copy = testing::TempDir() + "copy.toml";
+    EXPECT_EQ(config_fingerprint(load(path, {"mesh.tp=1", "mesh.dp=0", "mesh.ep=1", "run.dir=elsewhere"}, 1)),
+              print);
+    std::ofstream(copy) << config_text(c);
+    EXPECT_EQ(config_fingerprint(load(copy, {}, std::stoi(k.np))), print) << k.name;
   }
   EXPECT_EQ(load_config("configs/r1_tiny.toml", {}, 2).stages.size(), 4u);
+}
+
+// What its comment says would fit.
+TEST(Cli, R1ZeroWithoutItsReferenceFits) {
+  const DoctorReport r = doctor_of(
+      {"r1_zero_671b", "512", "h200"},
+      {"--set", "rl.kl_beta=0", "--set", "rl.max_new_tokens=2048", "--set", "task.max_prompt_tokens=512",
+       "--set", "train.token_budget=2560", "--set", "rollout.max_tokens_per_step=2560", "--set",
+       "rollout.kv_pages=2048", "--set", "model.max_position_embeddings=2560"});
+  EXPECT_EQ(r.memory_problem, "");
+  EXPECT_NE(r.text.find("671 G in all, 36.6 G active"), std::string::npos) << r.text;
 }
 
 // The example of `plan --help` with GPUs is about a model for GPUs, which fits them.
