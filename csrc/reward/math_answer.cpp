@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::string_view kThink = "<think>", kEndThink = "</think>", kAnswer = "<answer>",
                            kEndAnswer = "</answer>", kHashes = "####";
+constexpr size_t kMaxListed = 16;
 constexpr size_t kMaxLineAnswer = 200;  // bytes of a line that is an answer as a whole
 
 // A thought that a template opened in the prompt goes on in the completion.
@@ -43,6 +44,7 @@ std::vector<std::string_view> boxes(std::string_view text) {
       while (!found.empty() && found.back().data() >= text.data() + begin) found.pop_back();  // inner ones
       found.push_back(text.substr(begin, i - begin));
     } else if (text[i] == '\\') {
+      if (text.substr(i + 1).starts_with("\\boxed")) ++i;  // escaped once too often, as in JSON in JSON
       const std::string_view rest = text.substr(i + 1);
       const size_t name = rest.starts_with("boxed") ? 5 : rest.starts_with("fbox") ? 4 : 0;
       const size_t brace = name == 0 ? text.npos : text.find_first_not_of(' ', i + 1 + name);
@@ -57,19 +59,21 @@ std::vector<std::string_view> boxes(std::string_view text) {
   return found;
 }
 
-// Behind `phrase`: the first formula of the line, or the line up to the end of its sentence.
-std::string_view rest_of_sentence(std::string_view text) {
+// The first formula of a sentence, or all of it.
+std::string_view rest_of_sentence(std::string_view text, bool may_say_is) {
   const size_t begin = text.find_first_not_of(" \t\n\r:*=");
   if (begin == text.npos) return {};
   std::string_view line = text.substr(begin);
   line = line.substr(0, line.find('\n'));
+  line = line.substr(0, std::min(line.find(". "), line.find("**")));
+  const size_t is = may_say_is ? line.rfind(" is ") : line.npos;  // Answer: the number of ways is 12.
+  if (is != line.npos) line = line.substr(is + 4);
   const size_t formula = line.find('$');
   const size_t end = formula == line.npos ? line.npos : line.find('$', formula + 1);
   if (end != line.npos && end > formula + 1 &&
       line.substr(0, formula).find_first_of("0123456789") == line.npos)
     return trimmed(line.substr(formula + 1, end - formula - 1));
-  const size_t stop = std::min(line.find(". "), line.find("**"));
-  line = trimmed(line.substr(0, stop));
+  line = trimmed(line);
   if (line.ends_with('.')) line.remove_suffix(1);
   return trimmed(line);
 }
@@ -82,7 +86,8 @@ std::string_view behind_last_phrase(std::string_view text) {
     const size_t at = lower.rfind(phrase);
     if (at != lower.npos) behind = std::max(behind, at + phrase.size());
   }
-  return behind == 0 ? std::string_view{} : rest_of_sentence(text.substr(behind));
+  if (behind == 0) return {};
+  return rest_of_sentence(text.substr(behind), lower[behind - 1] == ':');
 }
 
 // `begin`...`end`, where nothing but a full stop follows.
@@ -94,13 +99,22 @@ std::string_view formula_at_end(std::string_view text, std::string_view begin, s
   return open == text.npos ? std::string_view{} : trimmed(text.substr(open + begin.size()));
 }
 
+// The only formula of the last line, wherever it stands there.
+std::string_view only_formula(std::string_view text) {
+  const size_t line_end = text.rfind('\n');
+  const std::string_view line = line_end == text.npos ? text : text.substr(line_end + 1);
+  const size_t open = line.find('$'), close = line.rfind('$');
+  if (open == close || std::count(line.begin(), line.end(), '$') != 2) return {};
+  return trimmed(line.substr(open + 1, close - open - 1));
+}
+
 std::string_view last_formula(std::string_view text) {
   constexpr std::string_view kMarks[][2] = {{"$$", "$$"}, {"$", "$"}, {"\\[", "\\]"}, {"\\(", "\\)"}};
   for (const auto& [begin, end] : kMarks) {
     const std::string_view formula = formula_at_end(text, begin, end);
     if (!formula.empty()) return formula;
   }
-  return {};
+  return only_formula(text);
 }
 
 // `tagged`: the text stands in answer tags, so it may be an answer as a whole.
@@ -136,11 +150,24 @@ std::vector<std::string_view> final_answers(std::string_view prompt, std::string
   return all;
 }
 
-std::string_view expected_answer(std::string_view text) {
+std::string expected_answer(std::string_view text) {
   const size_t hashes = text.rfind(kHashes);
-  if (hashes != text.npos) return trimmed(text.substr(hashes + kHashes.size()));
-  const std::vector<std::string_view> found = boxes(text);
-  return trimmed(found.empty() ? text : found.back());
+  if (hashes != text.npos) return std::string(trimmed(text.substr(hashes + kHashes.size())));
+  std::vector<std::string_view> found = boxes(text);
+  if (found.empty()) return std::string(trimmed(text));
+  return listed(&found);
+}
+
+std::string listed(std::vector<std::string_view>* answers) {
+  std::vector<std::string_view> once;
+  std::string list;
+  for (const std::string_view answer : *answers) {
+    if (once.size() > kMaxListed || std::find(once.begin(), once.end(), answer) != once.end()) continue;
+    once.push_back(answer);
+    list += (list.empty() ? "" : ", ") + std::string(answer);
+  }
+  *answers = std::move(once);
+  return list;
 }
 
 }  // namespace contender

@@ -1,6 +1,7 @@
 // Where the answer stands in what a model, or the author of a prompt set, wrote.
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -13,7 +14,10 @@ namespace contender {
 std::vector<std::string_view> final_answers(std::string_view prompt, std::string_view completion);
 
 // The answer that a prompt set expects: what stands behind its last "####" (a worked solution as in GSM8K),
-// else in its last \boxed{}, else all of it.
-std::string_view expected_answer(std::string_view text);
+// else what is in its boxes, else all of it.
+std::string expected_answer(std::string_view text);
+
+// All answers as one list, each text once; no more than 17 of them. `answers` is left with these.
+std::string listed(std::vector<std::string_view>* answers);
 
 }  // namespace contender

@@ -167,13 +167,6 @@ bool same_tree(const Expr& a, const Expr& b) {
          std::equal(a.args.begin(), a.args.end(), b.args.begin(), b.args.end(), same_tree);
 }
 
-// x, f(x), "Area": what an equation may give a value to.
-bool is_name(const Expr& e) {
-  if (e.op == Op::kSymbol || e.op == Op::kText) return infinity_of(e) == 0;
-  return e.op == Op::kMultiply && e.args[0].op == Op::kSymbol &&
-         (e.args[1].op == Op::kSymbol || e.args[1].op == Op::kTuple || e.args[1].op == Op::kNumber);
-}
-
 bool same_relation(Expr a, Expr b) {
   for (Expr* e : {&a, &b}) {
     if (e->text[0] != '>') continue;
@@ -195,7 +188,8 @@ const Expr* named_value(const Expr& e) {
   if (!names) return nullptr;
   if (is_name(e.args[0])) return &e.args[1];
   if (e.text == "=" && is_name(e.args[1])) return &e.args[0];
-  return e.text == "=" ? &e.args[1] : nullptr;
+  // A calculation to its end; an equation to be solved is none.
+  return e.text == "=" && same_element(e.args[0], e.args[1]) ? &e.args[1] : nullptr;
 }
 
 bool is_relation(const Expr& e) { return e.op == Op::kRelation; }
@@ -263,6 +257,7 @@ bool same_answer(std::string_view given_text, std::string_view expected_text) {
   if (given.empty() || expected.empty()) return false;
   if (squeezed(given) == squeezed(expected)) return true;
   if (const std::optional<char> letter = choice_of(expected)) return same_choice(given, *letter);
+  if (const std::optional<char> letter = choice_of(given)) return same_choice(expected, *letter);
   const std::optional<Expr> a = parsed(given), b = parsed(expected);
   try {
     if (a && b) return same(*a, *b);

@@ -35,7 +35,7 @@ constexpr std::array kCharacters = {
     Spelling{"⩽", "\\le "},
     Spelling{"⩾", "\\ge "},
     Spelling{"≠", "\\ne "},
-    Spelling{"≈", "="},
+    Spelling{"≈", "\\approx "},
     Spelling{"±", "\\pm "},
     Spelling{"∓", "\\mp "},
     Spelling{"∪", "\\cup "},
@@ -90,7 +90,7 @@ constexpr std::array kMarks = {
     Spelling{"div", "/"},       Spelling{"le", "<="},         Spelling{"leq", "<="},
     Spelling{"leqslant", "<="}, Spelling{"ge", ">="},         Spelling{"geq", ">="},
     Spelling{"geqslant", ">="}, Spelling{"lt", "<"},          Spelling{"gt", ">"},
-    Spelling{"ne", "!="},       Spelling{"neq", "!="},        Spelling{"approx", "="},
+    Spelling{"ne", "!="},       Spelling{"neq", "!="},        Spelling{"approx", "~"},
     Spelling{"pm", "+-"},       Spelling{"mp", "-+"},         Spelling{"cup", "cup"},
     Spelling{"cap", "cap"},     Spelling{"setminus", "\\"},   Spelling{"backslash", "\\"},
     Spelling{"in", "in"},       Spelling{"vert", "|"},        Spelling{"lvert", "|"},
@@ -223,12 +223,30 @@ class Lexer {
     }
   }
 
-  // Bytes of a separator between groups of three digits here, 0 when there is none.
+  // Bytes of what separates groups of three digits here: a comma, plain or in braces, thin spaces, one plain
+  // space. 0 when there is none. "1, 200" is a list.
   size_t separator() const {
-    for (const std::string_view s : {"{,}", "{, }", "\\,", "\\!", "\\ ", ",\\!", " {,}", " {, }", "{,}\\!"})
-      if (starts(s)) return s.size();
-    if ((peek() == ',' && depth_ == 0) || peek() == ' ' || peek() == '~') return 1;
-    return 0;
+    size_t at = at_;
+    bool comma = false, thin = false, space = false;
+    for (;;) {
+      const std::string_view left = std::string_view(text_).substr(at);
+      const size_t braced = left.starts_with("{,}") ? 3 : left.starts_with("{, }") ? 4 : 0;
+      if (braced > 0 && !comma) {
+        comma = thin = true;
+        at += braced;
+      } else if (left.starts_with(',') && !comma && depth_ == 0) {
+        comma = true;
+        ++at;
+      } else if (left.starts_with("\\,") || left.starts_with("\\!") || left.starts_with("\\ ")) {
+        thin = true;
+        at += 2;
+      } else if ((left.starts_with(' ') || left.starts_with('~')) && !space) {
+        space = true;
+        ++at;
+      } else {
+        return comma && space && !thin ? 0 : at - at_;
+      }
+    }
   }
 
   void number() {
@@ -377,11 +395,29 @@ class Lexer {
     const char c = peek();
     ++at_;
     if (c == '{' || c == '}') return mark(c == '{' ? "\\{" : "\\}");
+    if (c == '\\' && doubled_command()) return;
     if (c == '\\') return mark("\\\\");
     if (c == '%') return mark("%");
     if (c == '|') return mark("|");
     // Thin spaces and the dollar sign say nothing; `\(` and `\[` open formulas.
     spaced_ = true;
+  }
+
+  // \\\\frac: escaped once too often, as in JSON in JSON.
+  bool doubled_command() {
+    size_t end = at_;
+    while (end < text_.size() && is_letter(text_[end])) ++end;
+    const std::string_view name = std::string_view(text_).substr(at_, end - at_);
+    if (!is_command(name)) return false;
+    --at_;
+    command();
+    return true;
+  }
+
+  static bool is_command(std::string_view name) {
+    return kLayout.contains(name) || kTextCommands.contains(name) || kFonts.contains(name) ||
+           kNames.contains(name) || name == "pi" || name == "infty" ||
+           std::any_of(kMarks.begin(), kMarks.end(), [&](const Spelling& s) { return s.written == name; });
   }
 
   void other(char c) {

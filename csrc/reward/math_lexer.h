@@ -19,7 +19,7 @@ enum class TokenKind {
   kSymbol,  // a letter or the name of one: x, alpha, pi, oo (infinity), reals
   kName,    // what takes arguments: frac, sqrt, sin, begin
   kText,    // words, of \text{} or plain
-  kMark,    // + - * / ^ _ = < > <= >= != +- -+ | ! ' % deg , ; ( ) [ ] { } \{ \} & \\ cup cap \ in <( )> ...
+  kMark,  // + - * / ^ _ = ~ < > <= >= != +- -+ | ! ' % deg , ; ( ) [ ] { } \{ \} & \\ cup cap \ in <( )> ...
   kEnd
 };
 

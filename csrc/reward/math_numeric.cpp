@@ -5,6 +5,7 @@
 #include <flint/fmpq.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "reward/math_exact.h"
 #include "reward/math_lexer.h"
@@ -101,6 +102,11 @@ class Evaluator {
         return x;
       }
       case Op::kPower:
+        if (const std::optional<int64_t> degree = odd_degree(e.args[1])) {
+          // x^(a/b) with an odd b is real wherever x is, like the root.
+          const Ball base = root(value(e.args[0]), make_number(*degree));
+          return power(base, value(e.args[1].args[0]));
+        }
         return power(value(e.args[0]), value(e.args[1]));
       case Op::kRoot:
         return root(value(e.args[0]), e.args[1]);
@@ -155,6 +161,16 @@ class Evaluator {
     if (!fits) throw Unreadable("a whole number that is not small");
     return value;
   }
+
+  // The b of an exponent that is written a/b, where it is a small odd number.
+  static std::optional<int64_t> odd_degree(const Expr& exponent) {
+    if (exponent.op != Op::kDivide || exponent.args[1].op != Op::kNumber) return {};
+    const std::string& digits = exponent.args[1].text;
+    if (digits.size() > 3 || digits.find_first_not_of("0123456789") != digits.npos) return {};
+    const int64_t degree = std::atoi(digits.c_str());
+    return degree % 2 == 1 ? std::optional(degree) : std::nullopt;
+  }
+  static Expr make_number(int64_t n) { return {Op::kNumber, std::to_string(n), {}, ""}; }
 
   Ball power(const Ball& base, const Ball& exponent) const {
     Ball x;

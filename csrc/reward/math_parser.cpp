@@ -70,16 +70,26 @@ class Parser {
     return all.size() == 1 ? std::move(all[0]) : make(Op::kList, std::move(all));
   }
 
-  // a < b < c holds when both of its relations do.
+  // a < b < c holds when both of its relations do. What a value is about (~) adds nothing to it.
   Expr relation() {
     const Deeper deeper(&depth_);
     std::vector<Expr> chain;
-    Expr left = with_unit();
-    while (is("=") || is("<") || is(">") || is("<=") || is(">=") || is("!=") || is("in")) {
-      const std::string op = word();
-      Expr right = with_unit();
-      chain.push_back(make(Op::kRelation, {std::move(left), right}, op));
-      left = std::move(right);
+    Expr left = ratio();
+    for (;;) {
+      if (is("~")) {
+        ++at_;
+        Expr about = ratio();
+        if (!chain.empty() || left.op != Op::kSymbol) continue;
+        chain.push_back(make(Op::kRelation, {left, about}, "="));
+        left = std::move(about);
+      } else if (is("=") || is("<") || is(">") || is("<=") || is(">=") || is("!=") || is("in")) {
+        const std::string op = word();
+        Expr right = ratio();
+        chain.push_back(make(Op::kRelation, {std::move(left), right}, op));
+        left = std::move(right);
+      } else {
+        break;
+      }
     }
     if (chain.empty()) return left;
     if (chain.size() == 1) return std::move(chain[0]);
@@ -88,6 +98,15 @@ class Parser {
         std::all_of(chain.begin(), chain.end(), [](const Expr& r) { return r.text == "="; });
     if (equations) return make(Op::kRelation, {std::move(chain[0].args[0]), std::move(left)}, "=");
     return make(Op::kList, std::move(chain), "chain");
+  }
+
+  // 1:2:3; also a time of day, so it is no quotient.
+  Expr ratio() {
+    Expr first = with_unit();
+    if (!is(":")) return first;
+    Expr all = make(Op::kTuple, {std::move(first)}, "::");
+    while (take(":")) all.args.push_back(with_unit());
+    return all;
   }
 
   Expr with_unit() {
@@ -422,7 +441,7 @@ class Parser {
       throw Unreadable("an environment that is no matrix");
     if (kind == "\\array") raw_argument();
     Expr all = make(Op::kMatrix, {});
-    while (!is_name("end")) {
+    while (!is_name("end")) {  // the last row may be closed, too
       Expr row = make(Op::kTuple, {}, "()");
       do row.args.push_back(sum());
       while (take("&"));
@@ -440,6 +459,24 @@ class Parser {
 };
 
 }  // namespace
+
+bool is_name(const Expr& e) {
+  switch (e.op) {
+    case Op::kSymbol:
+      return e.text != "oo" && e.text != "empty" && e.text != "reals" && e.text != "integers";
+    case Op::kText:
+      return true;
+    case Op::kTuple:
+    case Op::kDivide:
+      return std::all_of(e.args.begin(), e.args.end(), is_name);
+    case Op::kFunction:
+      return e.text == "abs" && is_name(e.args[0]);
+    case Op::kMultiply:
+      return is_name(e.args[0]) && (is_name(e.args[1]) || e.args[1].op == Op::kNumber);
+    default:
+      return false;
+  }
+}
 
 Expr parse_answer(std::string_view text) { return Parser(math_tokens(text)).whole(); }
 

@@ -23,7 +23,7 @@ enum class Op {
   kFunction,   // text: its name; arguments
   kPlusMinus,  // of two; text "+-" or "-+"
   kBase,       // digits to a base: text, base
-  kTuple,      // text: its brackets, "()" "[)" "<>"
+  kTuple,      // text: its brackets, "()" "[)" "<>"; "::" a ratio
   kSet,
   kList,  // parts without brackets
   kUnion,
@@ -39,6 +39,9 @@ struct Expr {
   std::vector<Expr> args;
   std::string unit;  // of a value with a unit: its words
 };
+
+// x, f(x), AB/CD, |AB|, (p, q), an area's words: what an equation may give a value to.
+bool is_name(const Expr& e);
 
 // Throws Unreadable (math_lexer.h), also for more than about 50 levels of nesting or 2,000 tokens.
 Expr parse_answer(std::string_view text);

@@ -87,10 +87,10 @@ RealSet set_of(const Expr& e);
 
 // x < 5, 5 >= x, x != 5: a lone symbol on one side.
 RealSet inequality(const Expr& e) {
-  const bool symbol_left = e.args[0].op == Op::kSymbol && infinity_of(e.args[0]) == 0;
+  const bool symbol_left = is_name(e.args[0]);
   const Expr& bound = e.args[symbol_left ? 1 : 0];
   if (e.text == "in") return set_of(e.args[1]);
-  if (!symbol_left && e.args[1].op != Op::kSymbol) throw Unreadable("no bound of a variable");
+  if (!symbol_left && !is_name(e.args[1])) throw Unreadable("no bound of a variable");
   if (e.text == "=") return {{bound, bound, true, true}};
   if (e.text == "!=") return complement({{bound, bound, true, true}});
   const bool closed = e.text.size() == 2;
