@@ -77,6 +77,12 @@ const std::vector<Subcommand>& subcommands() {
        "what a model or checkpoint holds: tensors, parameters, sizes, hash",
        {"inspect runs/demo", "inspect exported", "inspect exported/model.safetensors"},
        0},
+      {CommandKind::kData,
+       "data",
+       "what prompt files hold: prompts, tasks, lengths, hash, overlap with held-out ones",
+       {"data train.jsonl",
+        "data math.jsonl.zst code.jsonl --eval aime.jsonl --tokenizer Qwen2.5-0.5B-Instruct"},
+       0},
       {CommandKind::kDemo,
        "demo",
        "train, then a closing table, summary.json and report.html",
@@ -149,6 +155,7 @@ class Parser {
           ->required();
       return;
     }
+    if (s.kind == CommandKind::kData) return add_data(sub);
     if (s.kind == CommandKind::kDoctor) {
       sub->add_option("--config", command_.config, "also check this config and show its plan");
     } else {
@@ -224,6 +231,15 @@ class Parser {
     };
     sub->add_option_function<double>("--max-shard-gb", set_shard, "largest file; default 5")
         ->check(CLI::Range(1e-6, 1e6));
+  }
+
+  void add_data(CLI::App* sub) {
+    sub->add_option("FILE", command_.data.files, "prompt files, *.jsonl or *.jsonl.zst")->required();
+    sub->add_option("--eval", command_.data.eval_files, "held-out prompt files, to compare with")
+        ->take_all()
+        ->allow_extra_args(false);
+    sub->add_option("--tokenizer", command_.data.tokenizer,
+                    "model directory or tokenizer.json; default: the byte tokenizer");
   }
 
   void add_overrides(CLI::App* sub) {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "cli/chat.h"
 #include "cli/machine_facts.h"
+#include "cli/prompt_sets.h"
 #include "grpo/app.h"
 #include "plan/plan.h"
 
@@ -24,6 +25,7 @@ enum class CommandKind : uint8_t {
   kPlan,
   kConvert,
   kInspect,
+  kData,
   kDemo
 };
 
@@ -44,9 +46,10 @@ struct Command {
   PlanOptions plan;
   ConvertOptions convert;
   std::string inspect;  // file or directory
+  DataOptions data;
   bool runs_on_ranks() const {
     return kind != CommandKind::kReport && kind != CommandKind::kDoctor && kind != CommandKind::kPlan &&
-           kind != CommandKind::kConvert && kind != CommandKind::kInspect;
+           kind != CommandKind::kConvert && kind != CommandKind::kInspect && kind != CommandKind::kData;
   }
 };
 

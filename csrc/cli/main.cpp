@@ -152,6 +152,8 @@ int run_alone(const Command& command, const std::string& program) {
     text = convert_model(command.convert);
   } else if (command.kind == CommandKind::kInspect) {
     text = inspect_model(command.inspect);
+  } else if (command.kind == CommandKind::kData) {
+    text = prompt_sets_text(command.data);
   } else {
     try {
       if (command.kind == CommandKind::kPlan) {
