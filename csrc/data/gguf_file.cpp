@@ -284,6 +284,13 @@ bool GgufFile::flag(const std::string& key) const {
 
 std::string_view GgufFile::text(const std::string& key) const { return texts_of(key, entry(key, false))[0]; }
 
+std::string GgufFile::shown(const std::string& key) const {
+  std::string shown(text(key).substr(0, 40));
+  std::replace_if(
+      shown.begin(), shown.end(), [](char c) { return c < 0x20 || c == 0x7F; }, '?');
+  return shown;
+}
+
 std::vector<std::string_view> GgufFile::texts(const std::string& key) const {
   return texts_of(key, entry(key, true));
 }

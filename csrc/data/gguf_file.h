@@ -67,6 +67,7 @@ class GgufFile {
   double number(const std::string& key) const;    // f32 as the decimal number that it was written from
   bool flag(const std::string& key) const;
   std::string_view text(const std::string& key) const;  // UTF-8
+  std::string shown(const std::string& key) const;      // the beginning of a text, for messages of one line
   std::vector<std::string_view> texts(const std::string& key) const;
   std::vector<int64_t> integers(const std::string& key) const;
   template <class T>

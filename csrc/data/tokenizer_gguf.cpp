@@ -136,13 +136,13 @@ class Metadata {
 
   const Pre& find_pre() const {
     if (f_.text(kModel) != "gpt2")
-      refuse(kModel, "\"{:.40}\" is not supported: gpt2 (byte-level BPE) is", f_.text(kModel));
+      refuse(kModel, "\"{}\" is not supported: gpt2 (byte-level BPE) is", f_.shown(kModel));
     std::string known;
     for (const Pre& p : pre_tokenizers()) {
       if (f_.text(kPre) == p.name) return p;
       known += fmt::format("{}{}", known.empty() ? "" : ", ", p.name);
     }
-    refuse(kPre, "\"{:.40}\" is not supported: {} are", f_.text(kPre), known);
+    refuse(kPre, "\"{}\" is not supported: {} are", f_.shown(kPre), known);
   }
 
   bool added(size_t id) const { return types_[id] == kControl || types_[id] == kUserDefined; }

@@ -18,8 +18,8 @@ constexpr const char* kFrequencies = "rope_freqs.weight";  // factors of llama3'
 std::string architecture_of(const GgufFile& f) {
   const std::string architecture(f.text("general.architecture"));
   if (architecture != "llama" && architecture != "qwen2")
-    fail(ExitCode::kConfig, "{}: general.architecture: \"{:.40}\" is not supported: llama and qwen2 are",
-         f.path(), architecture);
+    fail(ExitCode::kConfig, "{}: general.architecture: \"{}\" is not supported: llama and qwen2 are",
+         f.path(), f.shown("general.architecture"));
   return architecture;
 }
 
@@ -35,8 +35,8 @@ class Keys {
   int64_t integer(const std::string& key, int64_t otherwise) { return has(key) ? integer(key) : otherwise; }
   double number(const std::string& key) { return has(key), f_.number(prefix_ + key); }
   double number(const std::string& key, double otherwise) { return has(key) ? number(key) : otherwise; }
-  std::string text(const std::string& key, const std::string& otherwise) {
-    return has(key) ? std::string(f_.text(prefix_ + key)) : otherwise;
+  std::string shown(const std::string& key, const std::string& otherwise) {
+    return has(key) ? f_.shown(prefix_ + key) : otherwise;
   }
   template <class... A>
   [[noreturn]] void refuse(const std::string& key, fmt::format_string<A...> format, A&&... args) const {
@@ -96,7 +96,7 @@ Json llama3_scaling(const GgufFile& f, const GgufTensor& factors, double theta, 
 
 // Null: none.
 Json rope_scaling(const GgufFile& f, Keys& k, double theta, int64_t head_dim) {
-  const std::string type = k.text("rope.scaling.type", "none");
+  const std::string type = k.shown("rope.scaling.type", "none");
   k.has("rope.scaling.finetuned");  // says how the model was made
   const double factor = k.number("rope.scaling.factor", 1);
   const int64_t original = k.integer("rope.scaling.original_context_length", 0);
@@ -105,7 +105,7 @@ Json rope_scaling(const GgufFile& f, Keys& k, double theta, int64_t head_dim) {
     if (original == 0) k.refuse("rope.scaling.original_context_length", "missing");
     return {{"rope_type", "yarn"}, {"factor", factor}, {"original_max_position_embeddings", original}};
   }
-  if (factor != 1) k.refuse("rope.scaling.type", "\"{:.40}\" by {} is not supported: yarn is", type, factor);
+  if (factor != 1) k.refuse("rope.scaling.type", "{} by {} is not supported: yarn is", type, factor);
   return factors ? llama3_scaling(f, *factors, theta, head_dim) : Json();
 }
 

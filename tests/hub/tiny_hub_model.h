@@ -91,6 +91,15 @@ class HubModel {
     const Tensor t = tiny_.model.run_rollout();
     return {t.f32(), t.f32() + t.numel()};
   }
+  // The `count` likeliest tokens behind `sequence`, one after the other.
+  std::vector<int32_t> greedy(std::vector<int32_t> sequence, size_t count) {
+    const size_t prompt = sequence.size();
+    for (auto fresh = static_cast<int32_t>(prompt); sequence.size() < prompt + count; fresh = 1) {
+      const std::vector<float> row = logits(sequence, fresh, 1);
+      sequence.push_back(static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin()));
+    }
+    return {sequence.begin() + static_cast<int64_t>(prompt), sequence.end()};
+  }
   WeightStore& weights() { return tiny_.weights; }
 
  private:
