@@ -39,4 +39,16 @@ layout gqa_dp2 2 train.recompute=selective
 layout gqa_tp2 2 mesh.tp=2
 layout gqa_dp2_tp2 4 mesh.tp=2
 
-finish "layouts: $runs runs of two model families on 1, 2 and 4 ranks, the same bits"
+# FP8: what tensor parallelism cuts is whole blocks of 128; other shapes are refused.
+family=fp8
+write_config "$work/fp8.toml"
+sed -i -E 's/^(v_head_dim|qk_nope_head_dim|qk_rope_head_dim|intermediate_size) .*//; s/^\[model\]/&\nv_head_dim = 64\nqk_nope_head_dim = 48\nqk_rope_head_dim = 16\nintermediate_size = 256/' "$work/fp8.toml"
+sed -i 's/^steps = 8$/steps = 3/; s/^steps = 12$/steps = 3/; s/^\[train\]/&\nprecision = "fp8"/' "$work/fp8.toml"
+layout fp8 1
+layout fp8_dp2 2 train.recompute=selective
+layout fp8_tp2_ep2 2 mesh.tp=2 mesh.ep=2
+layout fp8_dp2_tp2_ep4 4 mesh.tp=2 mesh.ep=4 mesh.moe_chunks=4
+run fp8_cut 2 10 "$work/fp8.toml" --set mesh.tp=2 --set model.intermediate_size=192
+says fp8_cut 'mesh.tp = 2: layers.0.ffn.gate_up has 192 rows or columns for each rank, and blocks of 128'
+
+finish "layouts: $runs runs of two model families, and in FP8, on 1, 2 and 4 ranks, the same bits"
