@@ -237,7 +237,7 @@ $(L)/b/%_bench: $$(call objs,$$(call pick,$$*,bench,bench,$(BENCHES)) $(BENCH_HE
 FUZZ       := $(B)/fuzz
 CLANG      := $(shell command -v clang++)
 FUZZ_LIB   := $(wildcard $(addsuffix .cpp,csrc/base/* tools/ptxsim/ptx/* csrc/checkpoint/safetensors csrc/checkpoint/storage csrc/hub/gguf* \
-  $(addprefix csrc/data/,bpe* chat_template* code_* gguf* jsonl_* pretokenize* prompt_text strict_json tokenizer tokenizer_gguf tokenizer_json) csrc/reward/math_* csrc/reward/completion))
+  $(addprefix csrc/data/,bpe* chat_template* code_* gguf* jsonl_* pretokenize* prompt_text strict_json tokenizer tokenizer_gguf tokenizer_json) csrc/reward/math_* $(addprefix csrc/reward/,code_compare code_program completion)))
 FUZZERS    := $(if $(CLANG),$(patsubst tests/fuzz/%.cpp,$(FUZZ)/%,$(wildcard tests/fuzz/*_fuzz.cpp)))
 FUZZ_FLAGS  = -std=c++20 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -Itools/ptxsim
 $(FUZZ)/flags: FORCE
