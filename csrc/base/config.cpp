@@ -229,7 +229,7 @@ class Loader {
       place = {.from_set = true};
     }
     if (dir.empty()) return std::nullopt;
-    if (missing_ && !exists(dir)) {
+    if (missing_ && !exists(dir) && file["model"]["hidden_size"]) {
       add_missing("model.path", dir);
       return std::nullopt;
     }

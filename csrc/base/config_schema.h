@@ -73,8 +73,8 @@ struct ConfigProblem {
 std::vector<ConfigProblem> check_config(const RunConfig& config, int np);
 
 // load_config for a look at a run before its files are there: that model.path, tokenizer.path or a prompt
-// file leads nowhere is no problem. [model] is then what the file says. `missing` gets key and path, each
-// once.
+// file leads nowhere is no problem, as long as [model] says the shape itself. `missing` gets key and path,
+// each once.
 struct MissingInput {
   std::string key, path;
   bool operator==(const MissingInput&) const = default;

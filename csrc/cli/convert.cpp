@@ -60,7 +60,8 @@ std::string convert_model(const ConvertOptions& o) {
   const SaveOptions save = {.dtype = o.dtype == "f32" ? DType::kF32 : DType::kBF16,
                             .max_shard_bytes = o.max_shard_bytes};
   const bool gguf = GgufFile::named(o.source);
-  if (!gguf && !fs::is_directory(o.source)) fail(ExitCode::kConfig, "{}: no such directory", o.source);
+  if (!gguf && !fs::is_directory(o.source))
+    fail(ExitCode::kConfig, "{}: no such directory, and no .gguf file", o.source);
   if (gguf || fs::exists(o.source + "/config.json")) {
     from_model(o.source, o, save);
   } else if (fs::exists(o.source + "/" + kManifestName)) {

@@ -24,6 +24,7 @@ namespace fs = std::filesystem;
 struct Stored {
   std::string name;
   StoredTensor tensor;
+  std::function<std::vector<float>()> read;  // in place of tensor.data, where the values lie in several files
   int64_t numel() const {
     return std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
   }
@@ -92,6 +93,11 @@ std::string hash_of(const std::vector<Stored>& tensors) {
   for (const Stored& t : tensors) {
     const std::string head = fmt::format("{}|{}|{}|", t.name, t.tensor.type, shape_text(t.tensor));
     XXH3_128bits_update(state, head.data(), head.size());
+    if (t.read) {
+      const std::vector<float> values = t.read();
+      XXH3_128bits_update(state, values.data(), values.size() * sizeof(float));
+      continue;
+    }
     XXH3_128bits_update(state, t.tensor.data, static_cast<size_t>(t.tensor.bytes));
     t.tensor.done_with(0, t.tensor.rows());
   }
@@ -141,25 +147,44 @@ std::string hub_text(const std::string& path) {
          fmt::format("the weights are those of {}\n", GgufFile::named(path) ? "the metadata" : "config.json");
 }
 
+// The weights as `convert --dtype f32` writes them, whatever ranks they come from.
+std::vector<Stored> tensors_of(const Checkpoint& c, const ModelConfig& model) {
+  std::vector<Stored> list;
+  for (const ModelTensor& t : model_tensors(model)) {
+    const auto read = [&c, t] {
+      std::vector<float> values(static_cast<size_t>(t.rows * t.cols));
+      c.read_region(t.copy_of.empty() ? t.name : t.copy_of, 0, t.rows, 0, t.cols, values.data(), t.cols);
+      return values;
+    };
+    Stored stored = {.name = t.name, .tensor = {}, .read = read};
+    stored.tensor.type = "F32";
+    stored.tensor.shape = t.shape;
+    stored.tensor.bytes = 4 * t.rows * t.cols;
+    list.push_back(std::move(stored));
+  }
+  std::sort(list.begin(), list.end(), [](const Stored& a, const Stored& b) { return a.name < b.name; });
+  return list;
+}
+
 std::string checkpoint_text(const std::string& path) {
   const Checkpoint c(path);
   const CheckpointInfo& info = c.info();
+  const ModelConfig model = model_of_fingerprint(info.config_hash);
   std::string text =
       fmt::format("{}: step {} of run {}, written by {} ranks (tp {}, dp {}, ep {})\n", path, info.step,
                   info.run_id, info.layout.np, info.layout.tp, info.layout.dp, info.layout.ep) +
-      model_text(model_of_fingerprint(info.config_hash));
-  std::vector<SafetensorsFile> files;
-  for (const ShardFile& shard : c.manifest().files) files.emplace_back(path + "/" + shard.record.name);
-  std::vector<Stored> tensors;
-  for (const SafetensorsFile& file : files)
-    for (Stored& t : tensors_of(file)) tensors.push_back(std::move(t));
-  std::sort(tensors.begin(), tensors.end(), [](const Stored& a, const Stored& b) { return a.name < b.name; });
-  text += tensors_text(tensors);
-  for (const ShardFile& shard : c.manifest().files)
+      model_text(model) + tensors_text(tensors_of(c, model));
+  int64_t bytes = 0;
+  for (const ShardFile& shard : c.manifest().files) {
+    bytes += shard.record.bytes;
     if (const std::string problem = file_problem(path + "/" + shard.record.name, shard.record);
         !problem.empty())
       fail(ExitCode::kNoCheckpoint, "{}: {}", path, problem);
-  return text + "every byte is as it was written\n";
+  }
+  return text + fmt::format(
+                    "{} files, {} with optimizer and all that the run goes on from; every byte is as it "
+                    "was written\n",
+                    c.manifest().files.size(), size_text(static_cast<double>(bytes)));
 }
 
 }  // namespace
@@ -167,6 +192,8 @@ std::string checkpoint_text(const std::string& path) {
 std::string inspect_model(const std::string& path) {
   if (GgufFile::named(path)) return hub_text(path);
   if (fs::is_regular_file(path)) {
+    if (!path.ends_with(".safetensors"))
+      fail(ExitCode::kConfig, "{}: neither a .safetensors nor a .gguf file", path);
     const SafetensorsFile file(path);
     return tensors_text(tensors_of(file));
   }

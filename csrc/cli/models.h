@@ -14,7 +14,7 @@ std::string convert_model(const ConvertOptions& options);
 
 // What a model file, a Hugging Face directory, a checkpoint or a run directory holds: tensors, dtypes, sizes,
 // parameters in all and per token, a hash of names, shapes, types and values that does not depend on how the
-// tensors are spread over files.
+// tensors are spread over files or ranks: that of a checkpoint is that of its conversion to FP32.
 std::string inspect_model(const std::string& path);
 
 }  // namespace contender

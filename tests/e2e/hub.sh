@@ -30,6 +30,8 @@ still() { # model ranks settings...
   expect 0 "^$dir.out$" convert "$dir" "$dir.out" --max-shard-gb 0.0001
   [[ $(hash_of "$dir.out") =~ ^[0-9a-f]{32}$ ]] && [ "${BASH_REMATCH[0]}" = "$(hash_of "$models/$model")" ] || complain "$model: export differs from import" "$work/out"
   expect 0 "parameters: " inspect "$dir"
+  expect 0 "^$dir.f32$" convert "$dir" "$dir.f32" --dtype f32
+  [ "$(hash_of "$dir")" = "$(hash_of "$dir.f32")" ] || complain "$model: a run and its conversion have different hashes" "$work/out"
 }
 still qwen2 2 --set mesh.tp=2
 still moonlight 4 --set mesh.tp=2 --set mesh.ep=4 --set model.bias_update_speed=0
@@ -40,6 +42,8 @@ expect 10 'model.path: nowhere/config.json' plan "$run_toml" --init nowhere
 expect 10 'exists already' convert $models/llama "$work/qwen2.2.out"
 expect 10 'neither a checkpoint' convert "$work" "$work/none"
 expect 10 'no such file' inspect "$work/none"
+expect 10 'README.md: neither a .safetensors nor a .gguf file' inspect README.md
+expect 10 'model.safetensors: no such directory, and no .gguf file' convert $models/qwen3/model.safetensors "$work/none"
 expect 0 'hash ' inspect $models/qwen3/model.safetensors
 expect 0 'lm_head' inspect $models/deepseek_v3_fp8
 
