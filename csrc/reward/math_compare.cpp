@@ -242,6 +242,14 @@ bool same_choice(std::string_view given, char letter) {
   return at != words.npos && words[at] == letter && at + 1 == words.size();
 }
 
+// "no" is not n times o, and ABC is not CAB; xy is yx.
+bool is_word(std::string_view text) {
+  const std::string words = plain_words(text);
+  const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  return words.size() > 1 && std::all_of(words.begin(), words.end(), letter) &&
+         words.find_first_of("eiouABCDEFGHIJKLMNOPQRSTUVWXYZ") != words.npos;
+}
+
 std::optional<Expr> parsed(std::string_view text) {
   try {
     return parse_answer(text);
@@ -258,6 +266,7 @@ bool same_answer(std::string_view given_text, std::string_view expected_text) {
   if (squeezed(given) == squeezed(expected)) return true;
   if (const std::optional<char> letter = choice_of(expected)) return same_choice(given, *letter);
   if (const std::optional<char> letter = choice_of(given)) return same_choice(expected, *letter);
+  if (is_word(given) && is_word(expected)) return same_words(given, expected);
   const std::optional<Expr> a = parsed(given), b = parsed(expected);
   try {
     if (a && b) return same(*a, *b);

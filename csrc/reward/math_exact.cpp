@@ -12,7 +12,8 @@
 namespace contender {
 namespace {
 
-constexpr int64_t kMaxBits = 1 << 16, kMaxTerms = 4000, kMaxTermProducts = 200'000, kMaxDegree = 4000;
+constexpr int64_t kMaxBits = 1 << 16, kMaxTerms = 4000, kMaxTermProducts = 100'000, kMaxDegree = 4000;
+constexpr size_t kMaxSymbols = 32;
 constexpr int64_t kMaxExponent = 10'000;     // of a decimal
 constexpr int64_t kMaxCombinatorial = 2000;  // n of n! and binomials
 
@@ -299,6 +300,7 @@ std::vector<std::string> symbols_of(const Expr& a, const Expr& b) {
 }
 
 std::optional<bool> same_exactly(const Expr& a, const Expr& b, const std::vector<std::string>& symbols) {
+  if (symbols.size() > kMaxSymbols) return {};
   try {
     const Ring ring(symbols.size());
     Evaluator evaluator(ring, symbols);

@@ -13,7 +13,7 @@ namespace contender {
 std::vector<std::string> symbols_of(const Expr& a, const Expr& b);
 
 // Whether both are the same quotient. Nothing when one of them is none (pi, i, roots that do not come out,
-// sines), divides by zero, or grows beyond 65,536 bits or 4,000 terms on the way.
+// sines), divides by zero, has more than 32 symbols or grows beyond 65,536 bits or 4,000 terms on the way.
 std::optional<bool> same_exactly(const Expr& a, const Expr& b, const std::vector<std::string>& symbols);
 
 // A number as it is written. A decimal has digits behind its point.

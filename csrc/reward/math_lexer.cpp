@@ -157,9 +157,51 @@ const std::unordered_map<std::string_view, std::string_view> kNames = {{"frac", 
                                                                        {"overline", "overline"},
                                                                        {"cbrt", "cbrt"}};
 
-const std::unordered_map<std::string_view, std::string_view> kSymbols = {
-    {"infty", "oo"},         {"infinity", "oo"}, {"inf", "oo"},     {"emptyset", "empty"},
-    {"varnothing", "empty"}, {"R", "reals"},     {"varphi", "phi"}, {"varepsilon", "epsilon"}};
+// Letters with a name. Other commands are no mathematics of ours: angles, sums, vectors.
+const std::unordered_map<std::string_view, std::string_view> kSymbols = {{"infty", "oo"},
+                                                                         {"emptyset", "empty"},
+                                                                         {"varnothing", "empty"},
+                                                                         {"reals", "reals"},
+                                                                         {"R", "reals"},
+                                                                         {"integers", "integers"},
+                                                                         {"Z", "integers"},
+                                                                         {"imath", "i"},
+                                                                         {"varphi", "phi"},
+                                                                         {"varepsilon", "epsilon"},
+                                                                         {"vartheta", "theta"},
+                                                                         {"ell", "ell"},
+                                                                         {"alpha", "alpha"},
+                                                                         {"beta", "beta"},
+                                                                         {"gamma", "gamma"},
+                                                                         {"delta", "delta"},
+                                                                         {"epsilon", "epsilon"},
+                                                                         {"zeta", "zeta"},
+                                                                         {"eta", "eta"},
+                                                                         {"theta", "theta"},
+                                                                         {"iota", "iota"},
+                                                                         {"kappa", "kappa"},
+                                                                         {"lambda", "lambda"},
+                                                                         {"mu", "mu"},
+                                                                         {"nu", "nu"},
+                                                                         {"xi", "xi"},
+                                                                         {"pi", "pi"},
+                                                                         {"rho", "rho"},
+                                                                         {"sigma", "sigma"},
+                                                                         {"tau", "tau"},
+                                                                         {"upsilon", "upsilon"},
+                                                                         {"phi", "phi"},
+                                                                         {"chi", "chi"},
+                                                                         {"psi", "psi"},
+                                                                         {"omega", "omega"},
+                                                                         {"Gamma", "Gamma"},
+                                                                         {"Delta", "Delta"},
+                                                                         {"Theta", "Theta"},
+                                                                         {"Lambda", "Lambda"},
+                                                                         {"Pi", "Pi"},
+                                                                         {"Sigma", "Sigma"},
+                                                                         {"Phi", "Phi"},
+                                                                         {"Psi", "Psi"},
+                                                                         {"Omega", "Omega"}};
 
 // Plain runs of letters that are units where a number stands before them.
 const std::unordered_set<std::string_view> kShortUnits = {
@@ -329,6 +371,8 @@ class Lexer {
     } else if (lower == "degrees" || lower == "degree" || lower == "deg") {
       mark("^");
       mark("deg");
+    } else if (lower == "all real numbers" || lower == "all reals") {
+      add(TokenKind::kSymbol, "reals");
     } else if (text.size() == 1 && is_letter(text[0])) {
       add(TokenKind::kSymbol, text);
     } else if (tokens_.size() > 0 && tokens_.back().kind == TokenKind::kText &&
@@ -379,7 +423,7 @@ class Lexer {
     } else if (const auto symbol = kSymbols.find(name); symbol != kSymbols.end()) {
       add(TokenKind::kSymbol, std::string(symbol->second));
     } else {
-      add(TokenKind::kSymbol, name);
+      throw Unreadable("\\" + name);
     }
   }
 

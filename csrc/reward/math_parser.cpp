@@ -58,11 +58,12 @@ class Parser {
   // Parts, with commas, semicolons and the words and / or between them; one part is itself.
   std::vector<Expr> parts() {
     std::vector<Expr> all;
-    do {
-      while (take(",") || take(";")) {
+    all.push_back(relation());
+    while (is(",") || is(";")) {
+      while (take(",") || take(";")) {  // ", and" is one separator
       }
       all.push_back(relation());
-    } while (is(",") || is(";"));
+    }
     return all;
   }
   Expr list() {
@@ -334,6 +335,11 @@ class Parser {
     if (is("{")) return group();
     if (take("\\{")) {
       if (take("\\}")) return make(Op::kSymbol, {}, "empty");
+      if (skip_variable()) {
+        Expr condition = list();
+        expect("\\}");
+        return condition;
+      }
       std::vector<Expr> inside = parts();
       expect("\\}");
       return make(Op::kSet, std::move(inside));
@@ -354,6 +360,14 @@ class Parser {
     }
     if (is("(") || is("[") || is("<(")) return tuple();
     throw Unreadable("expected a value before " + here().text);
+  }
+
+  // {x : ...}, {x in R | ...}: what follows says it all.
+  bool skip_variable() {
+    const size_t bar = is("in", 1) ? 3 : 1;
+    if (here().kind != TokenKind::kSymbol || !(is(":", bar) || is("|", bar))) return false;
+    at_ += bar + 1;
+    return true;
   }
 
   Expr tuple() {

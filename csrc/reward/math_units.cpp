@@ -25,7 +25,7 @@ const std::unordered_map<std::string_view, std::string_view> kUnits = {
     {"month", "month"},   {"year", "year"},     {"cent", "cent"},     {"dollar", "dollar"},
     {"usd", "dollar"},    {"buck", "dollar"},   {"euro", "euro"},     {"unit", "unit"},
     {"radian", "radian"}, {"rad", "radian"},    {"mph", "mi/h"},      {"kmh", "km/h"},
-    {"kph", "km/h"}};
+    {"kph", "km/h"},      {"am", "am"},         {"pm", "pm"}};
 
 // Words, and the marks / and ^2, in lower case.
 std::vector<std::string> split(std::string_view text) {

@@ -152,6 +152,9 @@ TEST(MathCompare, SetsOfRealNumbers) {
                {"[0,1]\\cup[1,2]", "[0,2]"},
                {"[0,5]\\cap[3,9]", "[3,5]"},
                {"x\\in[1,2]", "[1,2]"},
+               {"\\{x \\mid x>2\\}", "(2,\\infty)"},
+               {"\\{x\\in\\mathbb{R}: x\\ne 2\\}", "\\mathbb{R}\\setminus\\{2\\}"},
+               {"\\text{all real numbers}", "(-\\infty,\\infty)"},
                {"x\\ne 2", "(-\\infty,2)\\cup(2,\\infty)"}});
   expect_different({{"[0,1)", "[0,1]"},
                     {"(0,9)", "[0,9)"},
@@ -181,6 +184,8 @@ TEST(MathCompare, LettersAndWords) {
   EXPECT_TRUE(same_answer("C) $\\frac12$", "C"));
   EXPECT_TRUE(same_answer("(C) 12", "(C)"));
   EXPECT_TRUE(same_answer("C. red", "C"));
+  expect_same({{"xy", "yx"}, {"\\text{ABC}", "ABC"}});
+  expect_different({{"no", "on"}, {"ABC", "CAB"}, {"2:30 PM", "2:30 AM"}, {"\\angle ABC", "\\angle BAC"}});
   expect_different({{"D", "C"}, {"\\text{Cat}", "C"}, {"yes", "no"}, {"C or D", "C"}, {"", ""}});
 }
 

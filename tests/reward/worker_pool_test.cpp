@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <fstream>
 #include <map>
+#include <thread>
 
 #include "base/error.h"
 
@@ -61,6 +64,23 @@ TEST(WorkerPool, AnAnswerThatStopsTheVerifierIsWrongAndCostsItselfOnly) {
   const std::string log = testing::internal::GetCapturedStderr();
   EXPECT_NE(log.find("math worker 0 stopped (timeout"), log.npos) << log;
 }
+
+#ifndef __SANITIZE_ADDRESS__
+TEST(WorkerPool, TheVerifierOfMathsHas512MiB) {
+  start_worker_server();
+  WorkerProcess worker;
+  ASSERT_EQ(spawn_worker(WorkerKind::kMath, RewardConfig{}, &worker), 0);
+  bool limited = false;
+  for (int tries = 0; tries < 1000 && !limited; ++tries) {
+    std::ifstream limits("/proc/" + std::to_string(worker.pid) + "/limits");
+    for (std::string line; std::getline(limits, line);)
+      limited = limited || (line.starts_with("Max data size") && line.find(" 536870912 ") != line.npos);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  EXPECT_TRUE(limited);
+  EXPECT_EQ(stop_worker(&worker), "signal 9 (Killed)");
+}
+#endif
 
 TEST(WorkerPool, StatusAndValidityAreTheWorkersToSay) {
   RewardConfig config;
