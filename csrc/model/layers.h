@@ -145,7 +145,7 @@ struct AttentionSaved {
   Tensor x, rstd;                   // residual stream
   Activation y;                     // its norm
   Tensor latents, q_rstd, kv_rstd;  // MLA, own rows: down-projections before their norms
-  Tensor latents_all;               // MLA, rows: [q latent | kv latent | rope key], normed and rotated
+  Tensor latents_all;               // MLA, rows: [q latent, not in FP8 | kv latent | rope key], normed, rotated
   Activation y_all;                 // rows: normed input, where q or qkv is projected from it
   Activation q_latent;              // rows: MLA, normed, what q is projected from otherwise
   Tensor q, qkv;                    // rows: MLA q after RoPE; GQA [q | k | v] before q/k norm

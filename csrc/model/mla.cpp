@@ -38,12 +38,16 @@ void rotate_heads(const Pass& p, const MlaDims& d, const Tensor& x, int64_t x_st
                       .table = p.rope_table,
                       .inverse = inverse});
 }
+// [latent | rope key]: the last columns of a tensor of latents, which may have the query's before them.
+Tensor kv_columns(const MlaDims& d, const Tensor& latents) {
+  return latents.col_range(latents.cols - d.latent - d.rope, latents.cols);
+}
 // The one rope key of each own row, between two tensors of latents.
 void rotate_key(const Pass& p, const MlaDims& d, const Tensor& x, const Tensor& y, bool inverse) {
   p.ops.rope(p.exec, {.x = x,
-                      .x_heads = {.offset = d.kv_end()},
+                      .x_heads = {.offset = x.cols - d.rope},
                       .y = y,
-                      .y_heads = {.offset = d.kv_end()},
+                      .y_heads = {.offset = y.cols - d.rope},
                       .positions = p.own_positions(),
                       .table = p.rope_table,
                       .inverse = inverse});
@@ -85,9 +89,7 @@ void attend_absorbed(const Pass& p, const BlockParams& b, const MlaDims& d, Atte
                               .y_stride = d.q_attn,
                               .transposed = true});
   rotate_heads(p, d, s.q, d.q, d.nope, s.q_attn, d.q_attn, d.latent, false);
-  p.ops.scatter_rows(
-      p.exec,
-      {.x = s.latents_all.col_range(d.q_lora, d.kv_end() + d.rope), .index = p.device.cache_rows, .y = s.kv});
+  p.ops.scatter_rows(p.exec, {.x = kv_columns(d, s.latents_all), .index = p.device.cache_rows, .y = s.kv});
   s.o_attn = p.act(p.keep(), p.rows, d.heads * d.latent);
   s.lse = p.keep().f32(p.rows, d.heads);
   p.ops.attention(p.exec, attention_args(p, s, p.attention));
@@ -143,15 +145,15 @@ AttentionShape expanded_shape(const Pass& p, const MlaDims& d) {
 // Keys and values of every head, in cache rows of their own.
 void attend_expanded(const Pass& p, const BlockParams& b, const MlaDims& d, AttentionSaved& s) {
   const AttentionShape shape = expanded_shape(p, d);
-  const Tensor rows = p.act(p.temp(), p.rows, shape.row_width),
-               latent = s.latents_all.col_range(d.q_lora, d.kv_end());
+  const Tensor rows = p.act(p.temp(), p.rows, shape.row_width), key = kv_columns(d, s.latents_all),
+               latent = key.col_range(0, d.latent);
   p.ops.heads_linear(p.exec, {.x = latent,
                               .x_stride = 0,
                               .w = p.w.view(b.w_uk),
                               .y = rows.col_range(0, shape.v_offset),
                               .y_stride = d.q});
-  p.ops.copy_heads(p.exec, {.x = s.latents_all,
-                            .x_heads = {.count = d.heads, .offset = d.kv_end()},
+  p.ops.copy_heads(p.exec, {.x = key,
+                            .x_heads = {.count = d.heads, .offset = d.latent},
                             .y = rows,
                             .y_heads = {.count = d.heads, .stride = d.q, .offset = d.nope},
                             .width = d.rope});
@@ -178,7 +180,8 @@ void attend_expanded_backward(const Pass& p, const BlockParams& b, const MlaDims
   p.ops.attention_bwd(p.exec, attention_bwd_args(p, s, shape, d_o, dq, dkv));
   p.ops.gather_rows(p.exec, {.x = dkv, .index = p.device.cache_rows, .y = rows});
   rotate_heads(p, d, dq, d.q, d.nope, {}, 0, 0, true);
-  const Tensor latent = s.latents_all.col_range(d.q_lora, d.kv_end()), rope_sum = p.act(temp, p.rows, d.rope);
+  const Tensor latent = kv_columns(d, s.latents_all).col_range(0, d.latent),
+               rope_sum = p.act(temp, p.rows, d.rope);
   // The latent and the rope key serve all heads: their gradients are sums over heads, in head order.
   for (int64_t h = 0; h < d.heads; ++h) {
     const Tensor dk = rows.col_range(h * d.q, h * d.q + d.nope),
@@ -217,16 +220,17 @@ Tensor mla_forward(const Pass& p, const BlockParams& b, Tensor& x, const Tensor&
   // rows.
   const int64_t kv_end = d.kv_end();
   s.latents = linear(p, p.act(p.keep(), p.own, kv_end + d.rope), s.y, b.qkv_a);
-  const Tensor normed = p.act(p.alone() ? p.keep() : p.temp(), p.own, s.latents.cols);
   const bool fp8 = p.w.fp8(b.q_b);  // what q is projected from is then quantised, and apart from the latents
+  Arena& own_latents = p.alone() ? p.keep() : p.temp();
+  const Tensor normed = p.act(own_latents, p.own, s.latents.cols - (fp8 ? d.q_lora : 0));
   if (d.q_lora > 0) {
-    Activation q_latent = normed.col_range(0, d.q_lora);
-    if (fp8) q_latent = empty_activation(p, p.alone() ? p.keep() : p.temp(), p.own, d.q_lora, Form::kFp8);
+    const Activation q_latent = fp8 ? empty_activation(p, own_latents, p.own, d.q_lora, Form::kFp8)
+                                    : Activation(normed.col_range(0, d.q_lora));
     norm_into(p, s.latents.col_range(0, d.q_lora), b.q_a_norm, q_latent, &s.q_rstd);
     if (fp8) s.q_latent = gather_rows(p, p.keep(), q_latent);
   }
-  norm_into(p, s.latents.col_range(d.q_lora, kv_end), b.kv_a_norm, normed.col_range(d.q_lora, kv_end),
-            &s.kv_rstd);
+  norm_into(p, s.latents.col_range(d.q_lora, kv_end), b.kv_a_norm,
+            kv_columns(d, normed).col_range(0, d.latent), &s.kv_rstd);
   rotate_key(p, d, s.latents, normed, false);
   s.latents_all = gather_rows(p, p.keep(), normed);
   if (d.q_lora > 0 && !fp8) s.q_latent = s.latents_all.col_range(0, d.q_lora);

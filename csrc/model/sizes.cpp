@@ -52,8 +52,9 @@ struct Widths {
     if (m.mla()) {
       const int64_t y_all = m.q_lora_rank == 0 && sharded ? read(h) : 0;
       const int64_t q_latent = m.q_lora_rank > 0 && fp8 ? code_row_bytes(m.q_lora_rank) : 0;
-      return own * ((selective ? 0 : read(h)) + 12 + 2 * a * latents()) +
-             rows * ((sharded ? a * latents() : 0) + y_all + q_latent) +
+      const int64_t normed = latents() - (fp8 ? m.q_lora_rank : 0);
+      return own * ((selective ? 0 : read(h)) + 12 + a * (latents() + normed)) +
+             rows * ((sharded ? a * normed : 0) + y_all + q_latent) +
              rows * heads * (a * (q_dim() + attention.d_qk + attention.d_v + m.v_head_dim) + 4) + kv_bytes();
     }
     const int64_t kv = 2 * attention.num_kv_heads * attention.d_v, q = heads * attention.d_qk;
