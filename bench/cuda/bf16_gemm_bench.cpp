@@ -1,15 +1,24 @@
 // BF16 products on wgmma: forward, dgrad, per expert, per head, weight gradients with one leaf and with the
-// eight of training. Baseline: cuBLAS (per expert: one call for each).
+// eight of training; those that blocks may split in mode fast as well. Baseline: cuBLAS (per expert: one call
+// for each).
 #include <cmath>
 
 #include "bench/cuda/cublas.h"
 #include "bench/cuda/gemm_rows.h"
 #include "bench/cuda/weight.h"
 #include "cuda/gemm/bf16_gemm.h"
+#include "cuda/gemm/split.h"
 #include "ops/linear.h"
 
 namespace contender::bench {
 namespace {
+
+using cuda::Mode;
+
+// For partial products; what needs more is not split.
+int64_t split_space(Mode mode, int64_t m, int64_t n) {
+  return mode == Mode::kExact ? 0 : std::min<int64_t>(cuda::split_bytes(cuda::kMaxSplits, m, n), 256 << 20);
+}
 
 // Terms below 1, summed with signs.
 void expect(Check& check, DType dtype, double got, double want, int64_t terms) {
@@ -20,31 +29,36 @@ void expect(Check& check, DType dtype, double got, double want, int64_t terms) {
 struct Forward {
   const GemmRow& r;
   bool back;
+  Mode mode;
   int64_t in, out;
   Weight w;
   DeviceData x, y, offsets;
+  Scratch scratch;
 
-  Forward(const GemmRow& r, bool back)
+  Forward(const GemmRow& r, bool back, Mode mode)
       : r(r),
         back(back),
+        mode(mode),
         in(back ? r.shape.n : r.shape.k),
         out(back ? r.shape.k : r.shape.n),
         w(r.shape.n, r.shape.k, r.shape.groups),
         x(DeviceData::random(kActivation, r.m, in, 1)),
         y(kActivation, r.m, out),
-        offsets(DeviceData::of(r.offsets)) {}
+        offsets(DeviceData::of(r.offsets)),
+        scratch(split_space(mode, r.m, out)) {}
   void run() const {
     const auto* table = offsets.as<int32_t>();
+    const Exec exec = scratch.exec();
     if (r.grouped() && back) {
       cuda::bf16_gemm(
-          {}, GroupedLinearDgradArgs{.dy = x.tensor(), .w = w.view(), .dx = y.tensor(), .offsets = table});
+          exec, GroupedLinearDgradArgs{.dy = x.tensor(), .w = w.view(), .dx = y.tensor(), .offsets = table});
     } else if (r.grouped()) {
-      cuda::bf16_gemm({},
+      cuda::bf16_gemm(exec,
                       GroupedLinearArgs{.x = x.tensor(), .w = w.view(), .y = y.tensor(), .offsets = table});
     } else if (back) {
-      cuda::bf16_gemm({}, LinearDgradArgs{.dy = x.tensor(), .w = w.view(), .dx = y.tensor()});
+      cuda::bf16_gemm(exec, LinearDgradArgs{.dy = x.tensor(), .w = w.view(), .dx = y.tensor()}, {-1, mode});
     } else {
-      cuda::bf16_gemm({}, LinearArgs{.x = x.tensor(), .w = w.view(), .y = y.tensor()});
+      cuda::bf16_gemm(exec, LinearArgs{.x = x.tensor(), .w = w.view(), .y = y.tensor()}, {-1, mode});
     }
   }
   void check(Check& check) const {
@@ -73,8 +87,8 @@ struct Forward {
     }
   }
 };
-void forward(const GemmRow& r, bool back) {
-  const Forward f(r, back);
+void forward(const GemmRow& r, bool back, Mode mode) {
+  const Forward f(r, back, mode);
   Cost cost;
   for (int64_t g = 0; g < r.shape.groups; ++g)
     if (r.rows_of(g) > 0) cost += linear_cost(r.rows_of(g), r.shape.n, r.shape.k, kActivation, DType::kBF16);
@@ -206,12 +220,74 @@ void heads(const HeadsShape& s, bool transposed) {
   measure(work);
 }
 
-std::string explain(const GemmRow& r, bool back) {
+void heads_wgrad(const HeadsShape& p) {
+  constexpr int32_t kLeaves = 8;
+  const DeviceData dy = DeviceData::random(kActivation, p.m, p.heads * p.n, 1),
+                   x = DeviceData::random(kActivation, p.m, p.heads * p.k, 2),
+                   dw(DType::kF32, p.heads * p.n, p.k);
+  const Segments segments(p.m, kLeaves);
+  Cost cost;
+  for (int64_t h = 0; h < p.heads; ++h) cost += linear_cost(p.m, p.n, p.k, kActivation, DType::kF32);
+  Work work = {.cost = cost,
+               .call =
+                   [&] {
+                     cuda::bf16_wgrad({}, HeadsWgradArgs{.dy = dy.tensor(),
+                                                         .dy_stride = p.n,
+                                                         .x = x.tensor(),
+                                                         .x_stride = p.k,
+                                                         .dw = dw.tensor(),
+                                                         .num_heads = p.heads,
+                                                         .segments = segments.get()});
+                   },
+               .check =
+                   [&](Check& check) {
+                     for (const int64_t r : samples(p.heads * p.n, 4)) {
+                       for (const int64_t c : samples(p.k, 4)) {
+                         const double want = dot(dy.column(r), x.column(r / p.n * p.k + c));
+                         check.near(dw.at(r, c), want, 1e-3 * std::sqrt(static_cast<double>(p.m)));
+                       }
+                     }
+                   },
+               .tensor_rate = 1};
+  if (have_cublas()) {
+    work.baseline = [&] {
+      cublas_product({.m = p.n,
+                      .n = p.k,
+                      .k = p.m,
+                      .x = dy.as<void>(),
+                      .ldx = p.heads * p.n,
+                      .w = x.as<void>(),
+                      .ldw = p.heads * p.k,
+                      .y = dw.as<void>(),
+                      .ldy = p.k,
+                      .y_dtype = DType::kF32,
+                      .x_transposed = true,
+                      .w_transposed = true,
+                      .batch = p.heads,
+                      .x_step = p.n,
+                      .w_step = p.k,
+                      .y_step = p.n * p.k});
+    };
+  }
+  measure(work);
+}
+
+std::string explain(const GemmRow& r, bool back, Mode mode) {
+  const int64_t n = back ? r.shape.k : r.shape.n;
   return cuda::bf16_gemm_explain({.m = r.m,
-                                  .n = back ? r.shape.k : r.shape.n,
+                                  .n = n,
                                   .k = back ? r.shape.n : r.shape.k,
                                   .layers = r.shape.groups,
-                                  .grouped = r.grouped()});
+                                  .grouped = r.grouped(),
+                                  .mode = mode,
+                                  .workspace_bytes = split_space(mode, r.m, n)});
+}
+
+// Forward or dgrad.
+void product_rows(const std::string& name, const GemmSweep& sweep, bool back, Mode mode = Mode::kExact) {
+  gemm_rows(
+      name, sweep, [=](const GemmRow& r) { forward(r, back, mode); },
+      [=](const GemmRow& r) { return explain(r, back, mode); }, mode == Mode::kExact ? "exact" : "fast");
 }
 
 void wgrad_rows(int32_t leaves) {
@@ -223,19 +299,18 @@ void wgrad_rows(int32_t leaves) {
 
 // What matters most first: a run of limited time leaves out the last.
 const Family family("bf16_gemm", [] {
-  const auto forth = [](const GemmRow& r) { forward(r, false); };
-  const auto back = [](const GemmRow& r) { forward(r, true); };
-  const auto why_forth = [](const GemmRow& r) { return explain(r, false); };
-  const auto why_back = [](const GemmRow& r) { return explain(r, true); };
-  gemm_rows("bf16_gemm", kDenseForward, forth, why_forth);
-  gemm_rows("bf16_grouped_gemm", kExpertsForward, forth, why_forth);
+  product_rows("bf16_gemm", kDenseForward, false);
+  product_rows("bf16_gemm", kDenseForward, false, Mode::kFast);
+  product_rows("bf16_grouped_gemm", kExpertsForward, false);
   wgrad_rows(8);
-  gemm_rows("bf16_gemm_dgrad", kDenseTraining, back, why_back);
-  gemm_rows("bf16_grouped_gemm_dgrad", kExpertsTraining, back, why_back);
+  product_rows("bf16_gemm_dgrad", kDenseTraining, true);
+  product_rows("bf16_gemm_dgrad", kDenseTraining, true, Mode::kFast);
+  product_rows("bf16_grouped_gemm_dgrad", kExpertsTraining, true);
   const std::vector<HeadsShape> shapes = {{4096, 128, 128, 512}, {128, 128, 128, 512}, {4096, 16, 128, 512}};
   constexpr HeadsShape kSmall = {40, 2, 32, 64};
   rows("bf16_heads_gemm/exact", shapes, {kSmall}, [](const HeadsShape& s) { heads(s, false); });
   rows("bf16_heads_gemm_transposed/exact", shapes, {kSmall}, [](const HeadsShape& s) { heads(s, true); });
+  rows("bf16_heads_wgrad/exact", shapes, {kSmall}, heads_wgrad);
   wgrad_rows(1);
 });
 

@@ -1,6 +1,6 @@
 // The rows of the benches of cuda/gemm: shapes of the models over M, experts with even and with skewed
-// routing. Names say the mode: `exact`, a row's bits do not depend on M or on the batch, which is the only
-// one there is.
+// routing. Names say the mode: `exact`, a row's bits do not depend on M or on the batch; or `fast`, they may,
+// where there are products of that mode.
 #pragma once
 
 #include <algorithm>
@@ -54,16 +54,17 @@ struct GemmSweep {
 inline const GemmSweep kDenseForward = {false, {64, 4096}}, kExpertsForward = {true, {128, 4096, 16384}},
                        kDenseTraining = {false, {4096}, 512}, kExpertsTraining = {true, {16384}, 512};
 
-// Rows NAME/exact/SHAPE.
+// Rows NAME/MODE/SHAPE.
 inline void gemm_rows(const std::string& name, const GemmSweep& sweep,
                       const std::function<void(const GemmRow&)>& run,
-                      const std::function<std::string(const GemmRow&)>& explain = {}) {
+                      const std::function<std::string(const GemmRow&)>& explain = {},
+                      const std::string& mode = "exact") {
   const auto add = [&](const cuda::GemmShape& shape, int64_t m) {
     for (const bool skewed : {false, true}) {
       if (skewed && shape.groups == 1) continue;
       const GemmRow row(shape, m, skewed);
       register_row(
-          name + "/exact/" + row.text(), [run, row] { run(row); },
+          name + "/" + mode + "/" + row.text(), [run, row] { run(row); },
           explain ? [explain, row] { return explain(row); } : std::function<std::string()>());
     }
   };

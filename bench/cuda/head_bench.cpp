@@ -92,7 +92,8 @@ void head(const Shape& s) {
                    check.near(got[1], logp, 1e-3 + 2e-4 * std::abs(logp));
                    check.near(got[2], lse - sum_z / sum, 2e-3);
                  }
-               }});
+               },
+           .tensor_rate = 1});
 }
 
 void head_bwd(const Shape& s) {
@@ -153,7 +154,8 @@ void head_bwd(const Shape& s) {
                  const DeviceData weight = o.w.rounded();
                  check_dh(check, weight, s.m / 2);
                  check_dw(check, weight, o.ids[0]);
-               }});
+               },
+           .tensor_rate = 1});
 }
 
 const Family family("head", [] {
