@@ -237,7 +237,11 @@ std::optional<char> choice_of(std::string_view text) {
 
 // The letter, or the letter with its bracket or point and the text of the choice.
 bool same_choice(std::string_view given, char letter) {
-  const std::string words = plain_words(given.substr(0, given.find_first_of(").:]")));
+  const size_t mark = given.find_first_of(").:]");
+  if (mark + 1 < given.size() && mark != given.npos &&
+      std::string_view(" $\\}\n").find(given[mark + 1]) == std::string_view::npos)
+    return false;  // A:B is no choice
+  const std::string words = plain_words(given.substr(0, mark));
   const size_t at = words.find_first_not_of("([ ");
   return at != words.npos && words[at] == letter && at + 1 == words.size();
 }

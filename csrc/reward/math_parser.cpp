@@ -18,6 +18,10 @@ Expr make(Op op, std::vector<Expr> args, std::string text = "") {
 }
 Expr number(std::string text) { return make(Op::kNumber, {}, std::move(text)); }
 
+bool holds_number(const Expr& e) {
+  return e.op == Op::kNumber || e.text == "pi" || std::any_of(e.args.begin(), e.args.end(), holds_number);
+}
+
 // Recursive descent; every member leaves `at_` behind what it read.
 class Parser {
  public:
@@ -116,6 +120,7 @@ class Parser {
       return text;
     }
     Expr value = united();
+    if (here().kind == TokenKind::kText && !holds_number(value)) throw Unreadable("words behind no number");
     while (here().kind == TokenKind::kText || (is("/") && here(1).kind == TokenKind::kText)) {
       if (take("/")) value.unit += "/";
       value.unit += (value.unit.empty() || value.unit.ends_with('/') ? "" : " ") + word();

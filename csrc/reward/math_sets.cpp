@@ -102,7 +102,7 @@ RealSet set_of(const Expr& e) {
   RealSet all;
   switch (e.op) {
     case Op::kTuple:
-      if (e.args.size() != 2 || e.text == "<>") throw Unreadable("no interval");
+      if (e.args.size() != 2 || e.text == "<>" || e.text == "::") throw Unreadable("no interval");
       return canonical({{e.args[0], e.args[1], e.text[0] == '[', e.text[1] == ']'}});
     case Op::kSet:
       for (const Expr& point : e.args) all.push_back({point, point, true, true});

@@ -185,7 +185,14 @@ TEST(MathCompare, LettersAndWords) {
   EXPECT_TRUE(same_answer("(C) 12", "(C)"));
   EXPECT_TRUE(same_answer("C. red", "C"));
   expect_same({{"xy", "yx"}, {"\\text{ABC}", "ABC"}});
-  expect_different({{"no", "on"}, {"ABC", "CAB"}, {"2:30 PM", "2:30 AM"}, {"\\angle ABC", "\\angle BAC"}});
+  expect_different({{"no", "on"},
+                    {"ABC", "CAB"},
+                    {"2:30 PM", "2:30 AM"},
+                    {"no", "no solution"},
+                    {"A:B=1", "A"},
+                    {"1:2", "(1,2)"},
+                    {"1:2", "1<x<2"},
+                    {"\\angle ABC", "\\angle BAC"}});
   expect_different({{"D", "C"}, {"\\text{Cat}", "C"}, {"yes", "no"}, {"C or D", "C"}, {"", ""}});
 }
 
