@@ -158,6 +158,27 @@ void grouped_linear_dgrad(const Pass& p, const Tensor& dx, const Tensor& dy, int
                                   .offsets = offsets});
 }
 
+void grouped_linear_backward(const Pass& p, const Tensor& dy, const Activation& x, int param,
+                             const Tensor& dx, const int32_t* offsets, const RowSegments& leaves) {
+  if (!p.w.fp8(param)) {
+    grouped_linear_dgrad(p, dx, dy, param, offsets);
+    return grouped_wgrad(p, dy, x, param, leaves);
+  }
+  const int64_t groups = p.w.specs()[param].groups;
+  const ArenaScope scope(p.temp());
+  const QTensor q = empty_activation(p, p.temp(), dy.rows, dy.cols, Form::kFp8).q;
+  const QTransposed dy_t = transposed(p, dy, leaves, groups, q);
+  p.ops.fp8_grouped_gemm(
+      p.exec,
+      {.a = q, .b = p.w.fp8_forms(param).backward, .d = dx, .num_groups = groups, .offsets = offsets});
+  p.ops.fp8_wgrad(p.exec, {.dy = dy_t,
+                           .x = transposed(p, x, leaves, groups),
+                           .dw = p.w.grad(param),
+                           .accumulate = false,
+                           .num_groups = groups,
+                           .segments = leaves});
+}
+
 void linear_backward(const Pass& p, const Tensor& dy, const Activation& x, int param, const Tensor& dx,
                      const RowSegments& leaves, int32_t slices) {
   if (p.w.fp8(param)) {

@@ -116,7 +116,10 @@ void grouped_linear_dgrad(const Pass& p, const Tensor& dx, const Tensor& dy, int
                           const int32_t* offsets);
 void linear_backward(const Pass& p, const Tensor& dy, const Activation& x, int param, const Tensor& dx,
                      const RowSegments& leaves, int32_t slices = 1);
-// dw of every expert over sorted rows.
+// Both gradients of products by expert, from one look at dy.
+void grouped_linear_backward(const Pass& p, const Tensor& dy, const Activation& x, int param,
+                             const Tensor& dx, const int32_t* offsets, const RowSegments& leaves);
+// dw of every expert over sorted rows, those of all chunks.
 void grouped_wgrad(const Pass& p, const Tensor& dy, const Activation& x, int param,
                    const RowSegments& leaves);
 // rstd: where to keep the statistics when training, or null.
@@ -145,13 +148,13 @@ struct AttentionSaved {
   Tensor x, rstd;                   // residual stream
   Activation y;                     // its norm
   Tensor latents, q_rstd, kv_rstd;  // MLA, own rows: down-projections before their norms
-  Tensor latents_all;               // MLA, rows: [q latent, not in FP8 | kv latent | rope key], normed, rotated
-  Activation y_all;                 // rows: normed input, where q or qkv is projected from it
-  Activation q_latent;              // rows: MLA, normed, what q is projected from otherwise
-  Tensor q, qkv;                    // rows: MLA q after RoPE; GQA [q | k | v] before q/k norm
-  Tensor qk_rstd;                   // GQA with q/k norm
-  Tensor q_attn, kv, o_attn, lse;   // what the attention operator saw
-  Tensor o;                         // rows: input of the output projection
+  Tensor latents_all;   // MLA, rows: [q latent, not in FP8 | kv latent | rope key], normed, rotated
+  Activation y_all;     // rows: normed input, where q or qkv is projected from it
+  Activation q_latent;  // rows: MLA, normed, what q is projected from otherwise
+  Tensor q, qkv;        // rows: MLA q after RoPE; GQA [q | k | v] before q/k norm
+  Tensor qk_rstd;       // GQA with q/k norm
+  Tensor q_attn, kv, o_attn, lse;  // what the attention operator saw
+  Tensor o;                        // rows: input of the output projection
 };
 struct FfnSaved {
   Tensor x, rstd, gate_up;

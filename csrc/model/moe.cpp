@@ -273,6 +273,19 @@ void experts_backward(const Pass& p, const MoeDims& d, const BlockParams& b, con
   grouped_linear_dgrad(p, dx, dg, b.experts_gate_up, offsets);
 }
 
+// The same where all rows are here: weight gradients too.
+void experts_backward_alone(const Pass& p, const MoeDims& d, const BlockParams& b, const MoeSaved& s,
+                            const Activation& act, const Tensor& dy, const Tensor& dgate_up,
+                            const Tensor& dx) {
+  const TraceScope trace("experts_grad");
+  const ArenaScope scope(p.temp());
+  const RowSegments leaves = leaves_of(p, b, d, s);
+  const Tensor dact = p.act(p.temp(), dy.rows, d.i);
+  grouped_linear_backward(p, dy, act, b.experts_down, dact, s.plan.offsets, leaves);
+  p.ops.swiglu_bwd(p.exec, {.dy = dact, .gate_up = s.gate_up, .dgate_up = dgate_up});
+  grouped_linear_backward(p, dgate_up, s.x_in, b.experts_gate_up, dx, s.plan.offsets, leaves);
+}
+
 Tensor shared_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const Activation& y,
                        const Tensor& dx, const Tensor& dy) {
   const TraceScope trace("shared_grad");
@@ -350,10 +363,7 @@ void moe_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const 
     act = empty_activation(p, temp, d.sorted_rows(), d.i, form);
     for (int64_t c = 0; c < chunks; ++c) swiglu(p, sorted(p, d, s, s.gate_up, c), sorted(p, d, s, act, c));
   }
-  if (d.alone()) {
-    const TraceScope trace("experts_grad");
-    experts_backward(p, d, b, s, 0, dout, dgate_up, dsent);
-  }
+  if (d.alone()) experts_backward_alone(p, d, b, s, act, dout, dgate_up, dsent);
   for (int64_t c = 0; c < chunks && !d.alone(); ++c) {
     there[c].pending.wait();
     const TraceScope trace("experts_grad");
@@ -368,9 +378,11 @@ void moe_backward(const Pass& p, const BlockParams& b, const MoeSaved& s, const 
     back.push_back(
         start(p, d, "combine_grad", out, s.plan.received + c * d.shape.ep, blocks_of(d, dsent, c)));
   }
-  const RowSegments leaves = leaves_of(p, b, d, s);
-  grouped_wgrad(p, dout, act, b.experts_down, leaves);
-  grouped_wgrad(p, dgate_up, s.x_in, b.experts_gate_up, leaves);
+  if (!d.alone()) {
+    const RowSegments leaves = leaves_of(p, b, d, s);
+    grouped_wgrad(p, dout, act, b.experts_down, leaves);
+    grouped_wgrad(p, dgate_up, s.x_in, b.experts_gate_up, leaves);
+  }
   for (Flight& f : back) f.pending.wait();
   p.ops.combine(p.exec, {.x = dsent, .pos = s.pos, .y = dy, .accumulate = true});
   norm_backward(p, dy, s.x, s.rstd, b.ffn_norm, dx, true, p.own_leaves);
