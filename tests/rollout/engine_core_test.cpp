@@ -251,6 +251,29 @@ TEST(RolloutEngineCore, CancelGivesBackWhatThereIs) {
   EXPECT_EQ(engine.run().size(), want.size());
 }
 
+TEST(RolloutEngineCore, ASequenceInFlightCanBeLookedAt) {
+  RolloutRequest r = make_requests(1)[0];
+  r.max_new_tokens = 12;
+  FakeEngine engine({.max_sequences = 4, .max_tokens_per_step = 64});
+  EXPECT_EQ(engine.scheduler().in_flight(r.id), nullptr);
+  engine.scheduler().submit(r);
+  const std::vector<int32_t> want = expected({r}).at({r.id, r.first_sample}).tokens;
+  std::vector<int32_t> seen;
+  while (const Completion* c = engine.scheduler().in_flight(r.id)) {
+    ASSERT_GE(c->tokens.size(), seen.size());
+    seen = c->tokens;
+    ASSERT_TRUE(std::equal(seen.begin(), seen.end(), want.begin()));
+    ASSERT_TRUE(engine.core->step());
+  }
+  EXPECT_EQ(seen.size() + 1, want.size());  // the last one is with the completion
+}
+
+TEST(RolloutEngineCore, PromptsHaveNames) {
+  EXPECT_EQ(prompt_name(7), "prompt 7");
+  EXPECT_EQ(prompt_name(kEvaluationPrompts + 7), "prompt 7 of the evaluation");
+  EXPECT_EQ(prompt_name(kGivenPrompts), "prompt 0 of the command line");
+}
+
 TEST(RolloutEngineCore, SaveAndLoadContinueBitEqual) {
   const auto requests = make_requests(24);
   const Results want = expected(requests);
