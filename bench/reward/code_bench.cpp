@@ -1,9 +1,11 @@
-// Short programs per second: found in a completion, run once in a sandbox of their own, compared. By wall
-// clock, since the work is in other processes; refuses to be timed when a program is not scored as it should
-// be.
+// What a sandbox costs, and short programs per second: found in a completion, run once in a sandbox of their
+// own, compared. By wall clock, since the work is in other processes; refuses to be timed when a program is
+// not scored as it should be.
 #include <benchmark/benchmark.h>
+#include <sys/resource.h>
 
 #include "reward/reward.h"
+#include "reward/sandbox.h"
 
 namespace contender {
 namespace {
@@ -34,6 +36,34 @@ void programs_through_workers(benchmark::State& state, const char* tests, const 
   }
   state.SetItemsProcessed(state.iterations() * kPrograms);
 }
+
+// What one costs in processor time, ours and that of the sandbox: the rate of idle cores, whatever else runs
+// on them.
+void one_run(benchmark::State& state, const char* option) {
+  const auto used_seconds = [] {
+    double seconds = 0;
+    for (const auto who : {RUSAGE_SELF, RUSAGE_CHILDREN}) {
+      rusage used;
+      ::getrusage(who, &used);
+      for (const timeval& t : {used.ru_utime, used.ru_stime})
+        seconds += static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+    }
+    return seconds;
+  };
+  SandboxJob job;
+  job.command = {"/usr/bin/python3", "-s", "-P", "-S", "-B", option};
+  if (option == std::string("-c")) job.command.push_back("print(input())");
+  job.input = "1 2\n";
+  const double before = used_seconds();
+  for (auto _ : state) {
+    const SandboxResult result = run_in_sandbox(job);
+    if (result.exit_code != 0) state.SkipWithError("a run failed");
+  }
+  state.counters["cpu_ms"] = 1e3 * (used_seconds() - before) / static_cast<double>(state.iterations());
+}
+
+BENCHMARK_CAPTURE(one_run, sandbox_alone, "--version")->UseRealTime();
+BENCHMARK_CAPTURE(one_run, python, "-c")->UseRealTime();
 
 constexpr const char* kPrint = "python\nprint(sum(map(int, input().split())))";
 constexpr const char* kAdd = "python\ndef add(a, b): return a + b";
