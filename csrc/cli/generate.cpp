@@ -1,11 +1,8 @@
 // A conversation: one sequence at a time, shown as it is drawn. Rank 0 reads, writes and decides; what is to
 // be answered it tells the others, who draw the same tokens.
-#include <poll.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <functional>
 #include <thread>
@@ -15,6 +12,7 @@
 #include "checkpoint/checkpoint.h"
 #include "cli/chat.h"
 #include "cli/machine_facts.h"
+#include "cli/terminal.h"
 #include "grpo/run.h"
 #include "hub/load.h"
 #include "model/kv_cache.h"
@@ -25,67 +23,8 @@
 namespace contender {
 namespace {
 
-constexpr int64_t kMaxInputBytes = 8 << 20;
 constexpr int64_t kSmallestContext = 64;
 constexpr uint32_t kStepKey = 0x40000000u;  // as in Trainer::generate
-
-// ---- Ctrl-C ----
-
-volatile sig_atomic_t g_answering = 0, g_interrupted = 0;
-
-void on_interrupt(int number) {
-  if (g_answering && !g_interrupted) {
-    g_interrupted = 1;
-    return;
-  }
-  constexpr char kPlain[] = "\x1b[0m";
-  if (::isatty(STDOUT_FILENO) && ::write(STDOUT_FILENO, kPlain, sizeof kPlain - 1) < 0) {
-  }
-  ::signal(number, SIG_DFL);
-  ::raise(number);
-}
-
-// ---- in and out ----
-
-// Questions from stdin: a line each, or all of it as one.
-class Input {
- public:
-  explicit Input(bool lines) : lines_(lines) {}
-  // Waits for a tenth of a second at most. nullopt: not yet.
-  std::optional<std::string> poll() {
-    if (std::optional<std::string> line = take_line()) return line;
-    if (ended_) return std::exchange(buffer_, {});
-    pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
-    if (::poll(&p, 1, 100) <= 0) return std::nullopt;
-    char bytes[65536];
-    const ssize_t n = ::read(STDIN_FILENO, bytes, sizeof bytes);
-    if (n < 0 && errno != EINTR && errno != EAGAIN)
-      fail(ExitCode::kConfig, "stdin cannot be read: {}", std::strerror(errno));
-    if (n > 0) buffer_.append(bytes, static_cast<size_t>(n));
-    ended_ = n == 0;
-    if (std::ssize(buffer_) > kMaxInputBytes)
-      fail(ExitCode::kConfig, "stdin: more than {} bytes for one question", kMaxInputBytes);
-    return std::nullopt;
-  }
-  bool ended() const { return ended_ && buffer_.empty(); }
-
- private:
-  std::optional<std::string> take_line() {
-    const size_t end = buffer_.find('\n');
-    if (!lines_ || end == std::string::npos) return std::nullopt;
-    std::string line = buffer_.substr(0, end);
-    buffer_.erase(0, end + 1);
-    return line;
-  }
-  const bool lines_;
-  bool ended_ = false;
-  std::string buffer_;
-};
-
-void show(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
-    fail(ExitCode::kStorage, "stdout cannot be written: {}", std::strerror(errno));
-}
 
 bool blank(const std::string& text) { return text.find_first_not_of(" \t\r\n") == std::string::npos; }
 
@@ -180,7 +119,7 @@ class Chat {
   // Of rank 0.
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Conversation> conversation_;
-  std::unique_ptr<Input> input_;
+  std::unique_ptr<QuestionReader> input_;
   std::unique_ptr<StreamDecoder> decoder_;
   std::unique_ptr<ThoughtPainter> painter_;
   bool at_terminal_ = false, talks_ = false, prompted_ = false, thought_open_ = false;
@@ -353,8 +292,7 @@ Answer Chat::answer(const Turn& turn) {
   }
   shown_ = 0;
   answer_.clear();
-  g_interrupted = 0;
-  g_answering = 1;
+  begin_answer();
   const double start = now_seconds();
   Answer a;
   if (mesh.dp().rank() == 0)
@@ -366,7 +304,7 @@ Answer Chat::answer(const Turn& turn) {
                      .max_new_tokens = turn.max_new_tokens,
                      .stop_tokens = stops_});
   for (bool more = true; more;) {
-    double flags[2] = {static_cast<double>(engine_->step()), static_cast<double>(g_interrupted)};
+    double flags[2] = {static_cast<double>(engine_->step()), static_cast<double>(interrupted())};
     if (mesh.size() > 1) mesh.world().all_reduce_max("chat", flags, 2);
     more = flags[0] > 0;
     const Completion* drawn = engine_->peek(id);
@@ -376,7 +314,7 @@ Answer Chat::answer(const Turn& turn) {
     if (flags[1] > 0) engine_->cancel(id);
   }
   a.seconds = now_seconds() - start;
-  g_answering = 0;
+  end_answer();
   for (Completion& c : engine_->poll()) a.completion = std::move(c);
   return a;
 }
@@ -411,12 +349,12 @@ int Chat::run() {
     const bool asked = !options_.ids.empty() || !options_.question.empty();
     talks_ = !asked && (options_.talk || ::isatty(STDIN_FILENO));
     at_terminal_ = talks_ && ::isatty(STDIN_FILENO) && ::isatty(STDOUT_FILENO);
-    input_ = std::make_unique<Input>(talks_);
+    input_ = std::make_unique<QuestionReader>(STDIN_FILENO, talks_);
     if (talks_ && !conversation_->remembers())
       log_info("the model has no chat template: it goes on with each line for itself");
     if (at_terminal_) log_info("Ctrl-C ends an answer, Ctrl-D the conversation");
   }
-  ::signal(SIGINT, on_interrupt);
+  take_interrupts();
   for (Turn turn = next_turn(); !turn.prompt.empty(); turn = next_turn()) {
     const Answer a = answer(turn);
     if (leader()) finish(turn, a);
