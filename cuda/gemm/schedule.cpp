@@ -59,12 +59,31 @@ TileScore score(const TileShape& t, ProductShape s, int splits, int64_t sms) {
     r.sum = kSumCycles + (rows * n * 4) / (kL2Bytes * all) + out_of_sum / (kMemoryBytes * all);
   }
   r.total = std::max(r.multiply, r.load) + r.store + r.sum;
-  if (splits > 1 && split_bytes(splits, s.m, s.n) > s.workspace_bytes)
-    r.reason = fmt::format("partial products need {} bytes of workspace, {} are there",
-                           split_bytes(splits, s.m, s.n), s.workspace_bytes);
-  if ((1 << t.levels) < s.slices)
-    r.reason = fmt::format("keeps sums of {} slices, {} are asked for", 1 << t.levels, s.slices);
   return r;
+}
+
+bool too_many_slices(const TileShape& t, const ProductShape& s, int splits) {
+  return splits == 1 && s.mode == Mode::kExact && (1 << t.levels) < s.slices;
+}
+bool too_little_space(const ProductShape& s, int splits) {
+  return splits > 1 && split_bytes(splits, s.m, s.n) > s.workspace_bytes;
+}
+std::string rejection(const TileShape& t, const ProductShape& s, int splits) {
+  if (too_many_slices(t, s, splits))
+    return fmt::format("keeps sums of {} slices, {} are asked for", 1 << t.levels, s.slices);
+  if (too_little_space(s, splits))
+    return fmt::format("partial products need {} bytes of workspace, {} are there",
+                       split_bytes(splits, s.m, s.n), s.workspace_bytes);
+  return "";
+}
+
+// f(index, splits) of every candidate.
+template <class F>
+void each_candidate(std::span<const TileShape> table, const ProductShape& shape, const F& f) {
+  for (int splits = 1; splits <= kMaxSplits; splits *= 2) {
+    if (!may_split(shape, splits)) continue;
+    for (size_t i = 0; i < table.size(); ++i) f(static_cast<int>(i), splits);
+  }
 }
 
 std::string name_of(const TileShape& t, int splits) {
@@ -86,13 +105,12 @@ bool may_split(const ProductShape& s, int splits) {
 
 std::vector<TileScore> score_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
   std::vector<TileScore> scores;
-  for (int splits = 1; splits <= kMaxSplits; splits *= 2) {
-    if (!may_split(shape, splits)) continue;
-    for (size_t i = 0; i < table.size(); ++i) {
-      scores.push_back(score(table[i], shape, splits, sms));
-      scores.back().index = static_cast<int>(i);
-    }
-  }
+  each_candidate(table, shape, [&](int index, int splits) {
+    const TileShape& t = table[static_cast<size_t>(index)];
+    scores.push_back(score(t, shape, splits, sms));
+    scores.back().index = index;
+    scores.back().reason = rejection(t, shape, splits);
+  });
   std::stable_sort(scores.begin(), scores.end(), [](const TileScore& a, const TileScore& b) {
     if (a.reason.empty() != b.reason.empty()) return a.reason.empty();
     return a.total < b.total;
@@ -100,11 +118,19 @@ std::vector<TileScore> score_tiles(std::span<const TileShape> table, const Produ
   return scores;
 }
 
+// At every launch: nothing is sorted or said.
 TileScore choose_tile(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
-  const std::vector<TileScore> scores = score_tiles(table, shape, sms);
-  CHECK(!scores.empty() && scores.front().reason.empty(), "no tile for [{}, {}] x [{}, {}]^T: {}", shape.m,
-        shape.k, shape.n, shape.k, scores.empty() ? "the table is empty" : scores.front().reason);
-  return scores.front();
+  TileScore best;
+  each_candidate(table, shape, [&](int index, int splits) {
+    const TileShape& t = table[static_cast<size_t>(index)];
+    if (too_many_slices(t, shape, splits) || too_little_space(shape, splits)) return;
+    TileScore s = score(t, shape, splits, sms);
+    s.index = index;
+    if (best.index < 0 || s.total < best.total) best = s;
+  });
+  CHECK(best.index >= 0, "no tile for [{}, {}] x [{}, {}]^T in {} slices", shape.m, shape.k, shape.n, shape.k,
+        shape.slices);
+  return best;
 }
 
 std::string explain_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {
