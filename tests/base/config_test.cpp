@@ -300,6 +300,9 @@ TEST(Config, SyntaxAndDuplicates) {
   ASSERT_EQ(utf8.size(), 1u);
   EXPECT_TRUE(utf8[0].starts_with("run.toml:2: syntax error: ")) << utf8[0];
   EXPECT_EQ(problems("[run]\nname = \"a\"\n\n[$]\nseed = 1\n"), Lines{"run.toml:4: syntax error"});
+  const Lines letter = problems("[run]\nnam\u00e9 = \"a\"\n");
+  ASSERT_EQ(letter.size(), 1u);
+  EXPECT_TRUE(letter[0].starts_with("run.toml:2: syntax error: ")) << letter[0];
 }
 
 TEST(Config, MissingFile) {
