@@ -117,45 +117,17 @@ const std::unordered_set<std::string_view> kFonts = {
     "mathrm", "mathbf", "mathit", "mathsf", "mathcal", "mathtt", "bm", "boldsymbol", "operatorname"};
 
 // What takes arguments, under one name each.
-const std::unordered_map<std::string_view, std::string_view> kNames = {{"frac", "frac"},
-                                                                       {"dfrac", "frac"},
-                                                                       {"tfrac", "frac"},
-                                                                       {"cfrac", "frac"},
-                                                                       {"sqrt", "sqrt"},
-                                                                       {"binom", "binom"},
-                                                                       {"dbinom", "binom"},
-                                                                       {"tbinom", "binom"},
-                                                                       {"sin", "sin"},
-                                                                       {"cos", "cos"},
-                                                                       {"tan", "tan"},
-                                                                       {"cot", "cot"},
-                                                                       {"sec", "sec"},
-                                                                       {"csc", "csc"},
-                                                                       {"arcsin", "arcsin"},
-                                                                       {"asin", "arcsin"},
-                                                                       {"arccos", "arccos"},
-                                                                       {"acos", "arccos"},
-                                                                       {"arctan", "arctan"},
-                                                                       {"atan", "arctan"},
-                                                                       {"sinh", "sinh"},
-                                                                       {"cosh", "cosh"},
-                                                                       {"tanh", "tanh"},
-                                                                       {"log", "log"},
-                                                                       {"ln", "log"},
-                                                                       {"lg", "lg"},
-                                                                       {"exp", "exp"},
-                                                                       {"abs", "abs"},
-                                                                       {"floor", "floor"},
-                                                                       {"ceil", "ceil"},
-                                                                       {"factorial", "factorial"},
-                                                                       {"max", "max"},
-                                                                       {"min", "min"},
-                                                                       {"gcd", "gcd"},
-                                                                       {"lcm", "lcm"},
-                                                                       {"begin", "begin"},
-                                                                       {"end", "end"},
-                                                                       {"overline", "overline"},
-                                                                       {"cbrt", "cbrt"}};
+const std::unordered_map<std::string_view, std::string_view> kNames = {
+    {"frac", "frac"},     {"dfrac", "frac"},  {"tfrac", "frac"},        {"cfrac", "frac"},
+    {"sqrt", "sqrt"},     {"binom", "binom"}, {"dbinom", "binom"},      {"tbinom", "binom"},
+    {"sin", "sin"},       {"cos", "cos"},     {"tan", "tan"},           {"cot", "cot"},
+    {"sec", "sec"},       {"csc", "csc"},     {"arcsin", "arcsin"},     {"asin", "arcsin"},
+    {"arccos", "arccos"}, {"acos", "arccos"}, {"arctan", "arctan"},     {"atan", "arctan"},
+    {"sinh", "sinh"},     {"cosh", "cosh"},   {"tanh", "tanh"},         {"log", "log"},
+    {"ln", "log"},        {"lg", "lg"},       {"exp", "exp"},           {"abs", "abs"},
+    {"Abs", "abs"},       {"floor", "floor"}, {"ceil", "ceil"},         {"factorial", "factorial"},
+    {"max", "max"},       {"min", "min"},     {"gcd", "gcd"},           {"lcm", "lcm"},
+    {"begin", "begin"},   {"end", "end"},     {"overline", "overline"}, {"cbrt", "cbrt"}};
 
 // Letters with a name. Other commands are no mathematics of ours: angles, sums, vectors.
 const std::unordered_map<std::string_view, std::string_view> kSymbols = {{"infty", "oo"},
@@ -335,10 +307,11 @@ class Lexer {
     const bool behind_value = !tokens_.empty() && (tokens_.back().kind == TokenKind::kNumber ||
                                                    tokens_.back().text == "}" || tokens_.back().text == ")");
     const std::string lower = lower_case(run);
-    const bool behind_words = !tokens_.empty() && tokens_.back().kind == TokenKind::kText;
-    if (behind_words && spaced_ && lower != "and" && lower != "or") {
+    if (run.size() == 1 && behind_words()) {
+      add(TokenKind::kText, run);
+    } else if (lower != "and" && lower != "or" && behind_words()) {
       words(run);
-    } else if (behind_value && kShortUnits.contains(run)) {
+    } else if (behind_value && (kShortUnits.contains(run) || (run == "m" && starts("/s")))) {
       add(TokenKind::kText, run);
     } else if (lower == "and" || lower == "or") {
       mark(",");
@@ -355,6 +328,13 @@ class Lexer {
     } else {
       for (const char letter : run) add(TokenKind::kSymbol, std::string(1, letter));
     }
+  }
+
+  // Where words go on: behind a word and a space, or behind km/.
+  bool behind_words() const {
+    const size_t n = tokens_.size();
+    if (n > 0 && tokens_[n - 1].kind == TokenKind::kText) return spaced_;
+    return n > 1 && tokens_[n - 1].text == "/" && tokens_[n - 2].kind == TokenKind::kText;
   }
 
   // Words that are marks in disguise, or just words.

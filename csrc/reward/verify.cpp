@@ -58,7 +58,8 @@ const Verifier& verifier_of(const std::string& task) {
   if (found != kVerifiers.end()) return *found;
   std::string known;
   for (const Verifier& v : kVerifiers) known += fmt::format("{}{}", known.empty() ? "" : ", ", v.task);
-  fail(ExitCode::kConfig, "task \"{}\" has no rule (known: {}); reward.type = \"command\" can score it", task,
+  fail(ExitCode::kConfig,
+       "task \"{}\" has no rule (known: {}, math, code); reward.type = \"command\" can score it", task,
        known);
 }
 

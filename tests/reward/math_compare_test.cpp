@@ -92,6 +92,9 @@ TEST(MathCompare, MarksAndUnits) {
                {"5 \\text{ cm}", "5"},
                {"5\\text{ in}^2", "5 square inches"},
                {"60\\text{ mph}", "60 miles per hour"},
+               {"60 km/h", "60\\text{ km per hour}"},
+               {"9.8 m/s^2", "9.8"},
+               {"5\\mathrm{~cm}^{2}", "5 square centimeters"},
                {"$18.00", "18"},
                {"\\$18", "18 dollars"},
                {"52_8", "52"}});
