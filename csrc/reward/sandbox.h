@@ -59,7 +59,8 @@ struct SandboxResult {
   std::string why;  // of kBroken, a line
 };
 
-// Takes no longer than the wall clock and a second. Never throws; never runs anything outside a sandbox.
+// Takes no longer than the wall clock and a second. Never throws; never runs anything outside a sandbox. One
+// at a time in a process: as root it is another user for a moment.
 SandboxResult run_in_sandbox(const SandboxJob& job);
 
 // Empty when programs can be run here, else a line that says why not: what is missing or forbidden. Runs one.

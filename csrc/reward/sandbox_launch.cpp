@@ -23,15 +23,11 @@ constexpr int kResult = 3;
 constexpr rlim_t kMaxProcesses = 32;  // and threads
 constexpr rlim_t kMiB = 1 << 20;
 
-struct PipeEnds {
-  Descriptor read, write;
-};
-
-PipeEnds make_pipe() {
+void connect(Descriptor& read, Descriptor& write) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) fail(ExitCode::kInternal, "sandbox: no pipe: {}", std::strerror(errno));
-  PipeEnds made{Descriptor(ends[0]), Descriptor(ends[1])};
-  return made;
+  read = Descriptor(ends[0]);
+  write = Descriptor(ends[1]);
 }
 
 // A file in memory that reads `content` from its start and that nobody can change.
@@ -184,11 +180,6 @@ bool limit_processes(pid_t pid) {
 LaunchedSandbox launch_sandbox(const SandboxJob& job) {
   LaunchedSandbox ours;
   TheirEnds theirs;
-  const auto connect = [](Descriptor& read, Descriptor& write) {
-    PipeEnds ends = make_pipe();
-    read = std::move(ends.read);
-    write = std::move(ends.write);
-  };
   connect(ours.out, theirs.out);
   connect(ours.err, theirs.err);
   connect(ours.status, theirs.status);
