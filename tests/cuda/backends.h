@@ -116,6 +116,22 @@ inline Ops bf16_ops() {
     cpu_ops().rms_norm(exec, of_sum);
     round_to_bf16(a.y);
   };
+  o.rms_norm_quantize = [](const Exec& exec, const RmsNormQuantizeArgs& a) {
+    std::vector<float> y(static_cast<size_t>(a.norm.x.numel()));
+    RmsNormArgs plain = a.norm;
+    if (!plain.y) plain.y = f32_tensor(y.data(), a.norm.x.rows, a.norm.x.cols);
+    bf16_ops().rms_norm(exec, plain);
+    cpu_ops().quantize(exec, {.x = plain.y, .q = a.q});
+  };
+  o.swiglu_quantize = [](const Exec& exec, const SwigluQuantizeArgs& a) {
+    std::vector<float> y(static_cast<size_t>(a.swiglu.gate_up.numel() / 2));
+    SwigluArgs plain = a.swiglu;
+    plain.y = f32_tensor(y.data(), a.swiglu.gate_up.rows, a.swiglu.gate_up.cols / 2);
+    bf16_ops().swiglu(exec, plain);
+    cpu_ops().quantize(exec, {.x = plain.y, .q = a.q});
+  };
+  o.fp8_gemm = rounding<&Ops::fp8_gemm, Fp8GemmArgs, &Fp8GemmArgs::d>;
+  o.fp8_grouped_gemm = rounding<&Ops::fp8_grouped_gemm, Fp8GroupedGemmArgs, &Fp8GroupedGemmArgs::d>;
   o.rms_norm_bwd = rounding<&Ops::rms_norm_bwd, RmsNormBwdArgs, &RmsNormBwdArgs::dx>;
   o.head_norm = rounding<&Ops::head_norm, HeadNormArgs, &HeadNormArgs::y>;
   o.head_norm_bwd = rounding<&Ops::head_norm_bwd, HeadNormBwdArgs, &HeadNormBwdArgs::dx>;

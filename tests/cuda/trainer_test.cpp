@@ -19,7 +19,9 @@ using Groups = std::vector<SampleGroup>;
 constexpr int kSteps = 5;
 
 RunConfig nano(const std::string& name) {
-  RunConfig c = load_config(fmt::format("configs/{}.toml", name), {}, 1);
+  const size_t fp8 = name.find("_fp8");
+  RunConfig c = load_config(fmt::format("configs/{}.toml", name.substr(0, fp8)), {}, 1);
+  if (fp8 != std::string::npos) c.train.precision = "fp8";
   c.dir = testing::TempDir();
   return c;
 }
@@ -129,15 +131,17 @@ TEST_P(CudaUpdates, FiveTeacherForcedStepsFollowTheCpu) {
   c.calls = recorded;
   const RunResult cpu = run_updates(config, Backend::kCpu, batches);
   EXPECT_TRUE(c.calls.empty());
-  EXPECT_LE(c.differed, c.followed / 50);  // where two experts are all but equal
-  EXPECT_LE(c.largest_gap, 0.03);
+  // In FP8 a rounding to BF16 may turn a code, which is a sixteenth of its value: all is less alike.
+  const bool fp8 = config.train.precision == "fp8";
+  EXPECT_LE(c.differed, c.followed / (fp8 ? 15 : 50));  // where two experts are all but equal
+  EXPECT_LE(c.largest_gap, fp8 ? 0.15 : 0.03);
   c = {};
 
   for (int i = 0; i < kSteps; ++i) {
     SCOPED_TRACE(i);
     const StepResult &want = cpu.steps[i], &plain = bf16.steps[i], &got = cuda.steps[i];
     const Distance d = distance(got.logp, want.logp), p = distance(plain.logp, want.logp);
-    EXPECT_GT(want.logp.size(), 300u);
+    EXPECT_GT(want.logp.size(), 200u);
     EXPECT_LE(d.mean, 2 * p.mean);
     EXPECT_LE(d.most, 2 * p.most);
     EXPECT_LE(d.max, 4 * p.max);  // the largest of hundreds varies more than their mean
@@ -146,14 +150,14 @@ TEST_P(CudaUpdates, FiveTeacherForcedStepsFollowTheCpu) {
     EXPECT_NEAR(got.loss, want.loss, 2 * d.mean);
     EXPECT_NEAR(got.kl, want.kl, 0.05 * want.kl);
     EXPECT_NEAR(got.entropy, want.entropy, 0.02);
-    EXPECT_NEAR(got.grad_norm, want.grad_norm, 0.05 * want.grad_norm);
+    EXPECT_NEAR(got.grad_norm, want.grad_norm, (fp8 ? 0.1 : 0.05) * want.grad_norm);
   }
   EXPECT_GT(cpu.steps.back().kl, 0.1);  // five updates have gone somewhere
   const std::vector<float> cuda_moved = moved(config, cuda), bf16_moved = moved(config, bf16),
                            cpu_moved = moved(config, cpu);
   EXPECT_LE(relative_error(cuda_moved, cpu_moved), 2 * relative_error(bf16_moved, cpu_moved));
   EXPECT_LE(relative_error(cuda_moved, cpu_moved),
-            0.3);  // AdamW takes a small gradient's sign, which rounding turns
+            fp8 ? 0.45 : 0.3);  // AdamW takes a small gradient's sign, which rounding turns
 }
 
 // The host waits once for what log-probs of the reference, the update, and a step of the engine leave behind.
@@ -175,7 +179,7 @@ TEST(CudaHostWaits, OneForEachOfTheStepsParts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, CudaUpdates, testing::Values("nano", "nano_gqa"),
+INSTANTIATE_TEST_SUITE_P(Forms, CudaUpdates, testing::Values("nano", "nano_gqa", "nano_fp8"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
