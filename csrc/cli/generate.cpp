@@ -37,6 +37,11 @@ int64_t bytes_needed(const RunConfig& c, const MeshShape& mesh) {
          KvCache::bytes(c.model, mesh.tp, rollout_kv_pages(c), c.rollout.page_size, activation_dtype(c));
 }
 
+std::string memory_text(int64_t bytes) {
+  const double mib = static_cast<double>(bytes) / (1 << 20);
+  return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.1f} GiB", mib / 1024);
+}
+
 // Halves the context until a rank's part fits into what is free. Returns "" or why it is not the model's own.
 std::string fit_context(const ChatOptions& o, const MeshShape& mesh, int64_t available, RunConfig& c) {
   const int64_t of_model = c.model.max_position_embeddings;
@@ -47,18 +52,15 @@ std::string fit_context(const ChatOptions& o, const MeshShape& mesh, int64_t ava
   const int64_t wanted = context;
   while (bytes_needed(c, mesh) > available && context > kSmallestContext)
     context = std::max(kSmallestContext, context / 2);
-  const auto gib = [](int64_t bytes) {
-    return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30));
-  };
   if (const int64_t needed = bytes_needed(c, mesh); needed > available)
     fail(
         ExitCode::kOutOfMemory,
         "out of memory: a rank needs {} for a context of {} tokens, {} are free for it; more ranks share the "
         "weights (mpirun -np), another machine has more",
-        gib(needed), context, gib(available));
+        memory_text(needed), context, memory_text(available));
   if (context < wanted)
-    return fmt::format(" of {}: memory, {} free of which it takes {}", of_model, gib(available),
-                       gib(bytes_needed(c, mesh)));
+    return fmt::format(" of {}: memory, {} free of which it takes {}", of_model, memory_text(available),
+                       memory_text(bytes_needed(c, mesh)));
   return wanted < of_model && o.context == 0 ? fmt::format(" of {}, --context for more", of_model) : "";
 }
 
