@@ -13,7 +13,7 @@ run_one() { # name
   mkdir -p "$corpus" "tests/fuzz/corpus/$name"
   [ ! -e "tests/fuzz/$name.dict" ] || dict=(-dict="tests/fuzz/$name.dict")
   rm -f "$fuzz/$name".*-*
-  "$fuzz/${name}_fuzz" "${dict[@]}" -max_len=16384 -timeout=10 -rss_limit_mb=2048 -max_total_time="$seconds" -print_final_stats=1 \
+  "$fuzz/${name}_fuzz" "${dict[@]}" -max_len=16384 -timeout=120 -rss_limit_mb=2048 -max_total_time="$seconds" -print_final_stats=1 \
     -artifact_prefix="$fuzz/$name." "$corpus" "tests/fuzz/corpus/$name" >"$log" 2>&1
   status=$?
   [ -n "$kept" ] || rm -rf "$corpus"
