@@ -11,7 +11,6 @@ namespace {
 
 constexpr std::string_view kThink = "<think>", kEndThink = "</think>", kAnswer = "<answer>",
                            kEndAnswer = "</answer>", kHashes = "####";
-constexpr size_t kMaxListed = 16;
 constexpr size_t kMaxLineAnswer = 200;  // bytes of a line that is an answer as a whole
 
 // A thought that a template opened in the prompt goes on in the completion.

@@ -17,7 +17,9 @@ std::vector<std::string_view> final_answers(std::string_view prompt, std::string
 // else what is in its boxes, else all of it.
 std::string expected_answer(std::string_view text);
 
-// All answers as one list, each text once; no more than 17 of them. `answers` is left with these.
+// All answers as one list, each text once. `answers` is left with these; one more than kMaxListed says that
+// there were too many.
+constexpr size_t kMaxListed = 16;
 std::string listed(std::vector<std::string_view>* answers);
 
 }  // namespace contender

@@ -193,7 +193,7 @@ std::string lower_case(std::string_view text) {
 
 class Lexer {
  public:
-  explicit Lexer(std::string text) : text_(std::move(text)) {}
+  explicit Lexer(std::string text, int level = 0) : text_(std::move(text)), level_(level) {}
 
   std::vector<Token> tokens() {
     while (at_ < text_.size()) next();
@@ -391,7 +391,7 @@ class Lexer {
     } else if (is_mark != kMarks.end()) {
       mark(is_mark->means);
     } else if (kTextCommands.contains(name)) {
-      words(braced());
+      text_command();
     } else if (kFonts.contains(name)) {
       font();
     } else if (name == "mathbb") {
@@ -408,11 +408,28 @@ class Lexer {
   }
 
   void font() {
-    std::string content = braced();
+    const std::string content = braced();
     const std::string plain(trimmed(content));
     if (const auto name = kNames.find(plain); name != kNames.end())
       return add(TokenKind::kName, std::string(name->second));
-    words(plain);
+    std::all_of(plain.begin(), plain.end(), [](char c) { return is_letter(c) || is_space(c); })
+        ? words(plain)
+        : formula(plain);
+  }
+
+  void text_command() {
+    const std::string content = braced();
+    const bool digits = content.find_first_of("0123456789") != content.npos;
+    digits&& std::none_of(content.begin(), content.end(), is_letter) ? formula(content) : words(content);
+  }
+
+  // What stands in an argument, as if it stood outside.
+  void formula(const std::string& content) {
+    if (level_ == kMaxLevels) throw Unreadable("nested too deep");
+    std::vector<Token> inner = Lexer(content, level_ + 1).tokens();
+    inner.pop_back();
+    tokens_.insert(tokens_.end(), inner.begin(), inner.end());
+    spaced_ = false;
   }
 
   void escaped() {
@@ -427,7 +444,7 @@ class Lexer {
     spaced_ = true;
   }
 
-  // \\\\frac: escaped once too often, as in JSON in JSON.
+  // Two backslashes before a name: escaped once too often, as in JSON in JSON.
   bool doubled_command() {
     size_t end = at_;
     while (end < text_.size() && is_letter(text_[end])) ++end;
@@ -440,7 +457,7 @@ class Lexer {
 
   static bool is_command(std::string_view name) {
     return kLayout.contains(name) || kTextCommands.contains(name) || kFonts.contains(name) ||
-           kNames.contains(name) || name == "pi" || name == "infty" ||
+           kNames.contains(name) || kSymbols.contains(name) ||
            std::any_of(kMarks.begin(), kMarks.end(), [&](const Spelling& s) { return s.written == name; });
   }
 
@@ -461,7 +478,10 @@ class Lexer {
     }
   }
 
+  static constexpr int kMaxLevels = 16;
+
   const std::string text_;
+  const int level_;
   size_t at_ = 0;
   int depth_ = 0;  // brackets open: no thousands separators between elements
   bool spaced_ = false;

@@ -13,6 +13,7 @@ MathVerdict verify_math(std::string_view prompt, std::string_view completion, st
   // A box for every part of a list, or the same answer again: anything else is a guess too many.
   const std::string_view last = answers.back();
   const std::string list = listed(&answers);
+  if (answers.size() > kMaxListed) return {false, "several_answers"};
   const bool all_same = std::all_of(answers.begin(), answers.end(), [&](std::string_view answer) {
     return answer == last || same_answer(answer, last);
   });

@@ -47,6 +47,9 @@ TEST(MathCompare, NumbersHaveExactValues) {
                {"\\lfloor 3.7 \\rfloor", "3"},
                {"−5", "-5"},
                {"½", "0.5"},
+               {"\\mathbf{12}", "12"},
+               {"\\text{12}", "12"},
+               {"\\boldsymbol{\\frac{1}{2}}", "0.5"},
                {"3×10²", "300"}});
   expect_different(
       {{"0.333", "1/3"},

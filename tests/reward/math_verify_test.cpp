@@ -52,6 +52,9 @@ TEST(MathVerify, HacksScoreNothing) {
   EXPECT_EQ(status("\\boxed{5}, that is \\boxed{5.0}", "5"), "right");
   EXPECT_EQ(status("\\boxed{1} and \\boxed{2}", "1, 2"), "right");
   EXPECT_EQ(status("\\boxed{1} and \\boxed{2} and \\boxed{3}", "1, 2"), "several_answers");
+  std::string many;
+  for (int i = 0; i < 40; ++i) many += "\\boxed{" + std::to_string(i) + "} ";
+  EXPECT_EQ(status(many, "39"), "several_answers");
   EXPECT_EQ(status("<answer>4</answer><answer>5</answer>", "5"), "several_answers");
   EXPECT_EQ(status("<answer>5", "5"), "no_answer");
   EXPECT_EQ(status("\\boxed{}", "5"), "wrong");
