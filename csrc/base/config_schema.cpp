@@ -38,7 +38,7 @@ Keys run_keys(RunConfig& c) {
 Keys model_keys(ModelConfig& c) {
   return {
       {"path", &c.path, any(),
-       "Hugging Face directory to start from: its config.json gives what is left out here; \"\": random "
+       "Hugging Face directory or GGUF file to start from: it gives what is left out here; \"\": random "
        "weights"},
       {"family", &c.family, words({"deepseek_v3", "gqa"}), "attention: MLA; or as in Llama, Qwen2, Qwen3",
        "deepseek_v3"},

@@ -68,14 +68,14 @@ const std::vector<Subcommand>& subcommands() {
        0},
       {CommandKind::kConvert,
        "convert",
-       "a Hugging Face model of a checkpoint, or of another Hugging Face model",
+       "a Hugging Face model of a checkpoint, of another Hugging Face model, or of a GGUF file",
        {"convert runs/demo exported", "convert runs/demo/step_390 exported --dtype f32",
-        "convert DeepSeek-V3 DeepSeek-V3-bf16 --max-shard-gb 10"},
+        "convert DeepSeek-V3 DeepSeek-V3-bf16 --max-shard-gb 10", "convert model.gguf exported"},
        0},
       {CommandKind::kInspect,
        "inspect",
        "what a model or checkpoint holds: tensors, parameters, sizes, hash",
-       {"inspect runs/demo", "inspect exported", "inspect exported/model.safetensors"},
+       {"inspect runs/demo", "inspect exported", "inspect exported/model.safetensors", "inspect model.gguf"},
        0},
       {CommandKind::kData,
        "data",
@@ -151,7 +151,7 @@ class Parser {
     if (s.kind == CommandKind::kConvert) return add_convert(sub);
     if (s.kind == CommandKind::kInspect) {
       sub->add_option("PATH", command_.inspect,
-                      "safetensors file, Hugging Face directory, checkpoint or run directory")
+                      "safetensors or GGUF file, Hugging Face directory, checkpoint or run directory")
           ->required();
       return;
     }
@@ -221,7 +221,7 @@ class Parser {
 
   void add_convert(CLI::App* sub) {
     sub->add_option("SOURCE", command_.convert.source,
-                    "checkpoint, run directory (its newest checkpoint) or Hugging Face directory")
+                    "checkpoint, run directory (its newest checkpoint), Hugging Face directory or GGUF file")
         ->required();
     sub->add_option("TARGET", command_.convert.target, "directory to make")->required();
     sub->add_option("--dtype", command_.convert.dtype, "of the weights; default bf16")
@@ -256,8 +256,9 @@ class Parser {
         ->type_name("KEY=VALUE");
     each("--seed", "run.seed=", "short for --set run.seed=N")->type_name("N");
     each("--run-dir", "run.dir=", "short for --set run.dir=DIR")->type_name("DIR");
-    each("--init", "model.path=", "Hugging Face directory to start from: short for --set model.path=DIR")
-        ->type_name("DIR");
+    each("--init",
+         "model.path=", "Hugging Face directory or GGUF file to start from: short for --set model.path=PATH")
+        ->type_name("PATH");
     sub->add_flag("--help-config", help_config_, "every config key: default, allowed values, meaning");
   }
 
