@@ -142,25 +142,24 @@ __device__ __forceinline__ HeadPartial block_statistics(const float (&acc)[kCoun
           .target_z = of_row(target_z)};
 }
 
-// Of a row's half of the thread's accumulators, to memory.
+// Of both blocks of the row that a half of the thread's accumulators belongs to, to memory.
 template <int kHalf>
 __device__ __forceinline__ void store_statistics(const float (&acc)[HeadTile::kAccumulators],
                                                  const PartialParams& p, const Place& place, int warpgroup) {
   static_assert(HeadTile::kQ == 2 * kSoftmaxBlock);
   const int row = place.row + head_row(warpgroup) + 8 * kHalf, width = p.g.out.n;
-  const bool exists = row < p.g.m;
-  const int32_t id = exists ? p.targets[row] : -1;
+  const int cols = min(kSoftmaxBlock, width - place.col), rest = min(kSoftmaxBlock, width - place.col - cols);
+  const int32_t id = row < p.g.m ? p.targets[row] : -1;
   const int64_t first_id = p.vocab_begin + static_cast<int64_t>(place.layer) * width + place.col;
-  HeadPartial* out =
-      p.out + (static_cast<int64_t>(row) * p.g.layers + place.layer) * p.blocks + place.col / kSoftmaxBlock;
-  int cols = min(kSoftmaxBlock, width - place.col);
   HeadPartial v = block_statistics<2 * kHalf>(acc, cols, column_of(id, first_id, cols), p.inv_temperature);
-  if (exists && threadIdx.x % 4 == 0) store_partial(out, v);
-  cols = min(kSoftmaxBlock, width - place.col - kSoftmaxBlock);
-  if (cols <= 0) return;
-  v = block_statistics<2 * kHalf + kSoftmaxBlock / 2>(
-      acc, cols, column_of(id, first_id + kSoftmaxBlock, cols), p.inv_temperature);
-  if (exists && threadIdx.x % 4 == 1) store_partial(out + 1, v);
+  const int block = threadIdx.x % 4;  // that this lane writes
+  if (rest > 0) {
+    const HeadPartial second = block_statistics<2 * kHalf + kSoftmaxBlock / 2>(
+        acc, rest, column_of(id, first_id + kSoftmaxBlock, rest), p.inv_temperature);
+    if (block == 1) v = second;
+  }
+  HeadPartial* out = p.out + (static_cast<int64_t>(row) * p.g.layers + place.layer) * p.blocks;
+  if (row < p.g.m && block <= (rest > 0)) store_partial(out + place.col / kSoftmaxBlock + block, v);
 }
 
 __device__ __forceinline__ void consume_statistics(const PartialParams& p, GemmSmem<HeadTile>& s,
