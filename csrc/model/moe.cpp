@@ -149,6 +149,12 @@ Rows sorted(const Pass& p, const MoeDims& d, const MoeSaved& s, const Rows& x, i
 
 // What travels to the experts and back into them: codes where they read FP8, else activations.
 Tensor rows_of(const Activation& a) { return a.q.data ? code_bytes(a.q) : a.x; }
+// Those of `cols` columns without the padding behind them, which nobody writes: for copies from row to row.
+Tensor unpadded(const Tensor& rows, int64_t cols) {
+  if (rows.dtype != DType::kE4M3) return rows;
+  const QTensor q = code_rows(rows, cols);
+  return {rows.data, DType::kF32, rows.rows, div_exact(round_up(cols, 16), 4) + q.scale.cols, q.scale.ld};
+}
 Tensor new_rows(const Pass& p, const BlockParams& b, int64_t rows, int64_t cols) {
   return rows_of(empty_activation(p, p.temp(), rows, cols, form_for(p, b.experts_gate_up)));
 }
@@ -186,7 +192,9 @@ void combine(const Pass& p, const MoeDims& d, const MoeSaved& s, int64_t c) {
 void routed_forward_alone(const Pass& p, const BlockParams& b, const MoeDims& d, MoeSaved& s) {
   const TraceScope trace("experts");
   plan_arrival(p, d, s);
-  p.ops.gather_rows(p.exec, {.x = rows_of(s.y), .index = s.plan.source, .y = rows_of(s.x_in)});
+  p.ops.gather_rows(
+      p.exec,
+      {.x = unpadded(rows_of(s.y), d.h), .index = s.plan.source, .y = unpadded(rows_of(s.x_in), d.h)});
   experts_forward(p, d, b, s, 0, s.returned);
   combine(p, d, s, 0);
 }
@@ -197,12 +205,13 @@ void routed_forward(const Pass& p, const BlockParams& b, const MoeDims& d, MoeSa
   Pending header =
       ep.all_to_all("dispatch_plan", s.plan.header, s.plan.arrived, chunks * d.shape.experts * d.shape.slots);
   std::vector<Flight> there, back;
+  const Tensor from = unpadded(rows_of(s.y), d.h);
   for (int64_t c = 0; c < chunks; ++c) {
     const Tensor rows = new_rows(p, b, d.block_rows(), d.h), recv = new_rows(p, b, d.block_rows(), d.h);
     const int32_t *counts = s.plan.sent + c * d.shape.ep, *source = s.plan.source + c * d.block_rows();
     for_blocks(p, d, counts, [&](int64_t first, int64_t n) {
-      p.ops.gather_rows(p.exec,
-                        {.x = rows_of(s.y), .index = source + first, .y = rows.row_range(first, first + n)});
+      const Tensor to = unpadded(rows.row_range(first, first + n), d.h);
+      p.ops.gather_rows(p.exec, {.x = from, .index = source + first, .y = to});
     });
     there.push_back(start(p, d, "dispatch", rows, counts, recv));
   }
@@ -217,7 +226,9 @@ void routed_forward(const Pass& p, const BlockParams& b, const MoeDims& d, MoeSa
     {
       const ArenaScope scope(p.temp());
       const Tensor y = p.act(p.temp(), x.rows, d.h);
-      p.ops.gather_rows(p.exec, {.x = there[c].recv, .index = s.plan.arrival + c * d.room, .y = x});
+      p.ops.gather_rows(
+          p.exec,
+          {.x = unpadded(there[c].recv, d.h), .index = s.plan.arrival + c * d.room, .y = unpadded(x, d.h)});
       experts_forward(p, d, b, s, c, y);
       p.ops.scatter_rows(p.exec, {.x = y, .index = s.plan.arrival + c * d.room, .y = out});
     }
