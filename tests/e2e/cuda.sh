@@ -78,6 +78,13 @@ sampling() { # pattern command arguments...
 sampling '^addition +4 +1 +1 +0' eval
 sampling '^<user>1\+1=<assistant>' generate --prompt 1+1= --samples 2
 
+# A Hugging Face model, talked to: the recorded greedy tokens.
+recorded() { sed -nE "s/.*\"$1\": \[([^]]*)\].*/\1/p" tests/fixtures/hf/qwen2/expected.json | tr -d ' ' | cut -d, -f1-"$2"; }
+$sim "$contender" generate --model tests/fixtures/hf/qwen2 --set run.device=cuda --temperature 0 --max-new-tokens 64 --ids "$(recorded tokens 16)" \
+  </dev/null >"$work/talk" 2>"$work/talk.log" || complain "generate --model" "$work/talk.log"
+[ "$(tr ' ' ',' <"$work/talk")" = "$(recorded greedy 64)" ] || complain "qwen2 says something else on a GPU" "$work/talk"
+runs=$((runs + 1))
+
 # A model whose numbers overflow ends where its first token would be drawn.
 for ranks in 1 2; do
   cuda "overflow$ranks" $ranks 17 model.routed_scaling_factor=1e39 "mesh.tp=$ranks"
