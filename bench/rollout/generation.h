@@ -59,7 +59,7 @@ struct Generation {
   Model model;
   explicit Generation(const RunConfig& c)
       : config(c),
-        weights(config, device.get(), &cpu_ops(), runtime.exec, &mesh, StoreRole::kTrain),
+        weights(config, device.get(), &cpu_ops(), runtime.exec, &mesh, StoreRole::kReference),
         model(config, runtime, &weights) {
     weights.initialize(1);
   }
