@@ -13,8 +13,9 @@ run_one() { # name
   mkdir -p "$corpus" "tests/fuzz/corpus/$name"
   [ ! -e "tests/fuzz/$name.dict" ] || dict=(-dict="tests/fuzz/$name.dict")
   rm -f "$fuzz/$name".*-*
+  # Without a corpus of its own a run is the same one every time.
   "$fuzz/${name}_fuzz" "${dict[@]}" -max_len=16384 -timeout=120 -rss_limit_mb=2048 -max_total_time="$seconds" -print_final_stats=1 \
-    -artifact_prefix="$fuzz/$name." "$corpus" "tests/fuzz/corpus/$name" >"$log" 2>&1
+    -seed="$([ -n "$kept" ] && echo 0 || echo 1)" -artifact_prefix="$fuzz/$name." "$corpus" "tests/fuzz/corpus/$name" >"$log" 2>&1
   status=$?
   [ -n "$kept" ] || rm -rf "$corpus"
   executed=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
