@@ -1,6 +1,9 @@
 #include "reward/code_check.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "reward/code_worker.h"
 #include "reward/reward.h"
@@ -156,6 +159,24 @@ TEST_F(CodeCheckTest, TestsThatAreNoneGiveNoScore) {
     EXPECT_FALSE(verdict.valid);
     EXPECT_NE(verdict.why, "");
   }
+}
+
+// Not the program's fault: no score, instead of a zero. Here for want of descriptors.
+TEST_F(CodeCheckTest, BrokenSandboxesGiveNoScore) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const rlimit few = {8, 8};
+    ::setrlimit(RLIMIT_NOFILE, &few);
+    for (const std::string& completion : {python("print(3)"), cpp("int main() {}")}) {
+      const CodeVerdict verdict = check_code(config_, completion, kSum);
+      if (verdict.status != "sandbox_error" || verdict.valid || verdict.accuracy != 0 || verdict.why.empty())
+        ::_exit(1);
+    }
+    ::_exit(0);
+  }
+  int status = -1;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 TEST_F(CodeCheckTest, WorkersScoreProgramsForTheRuleRewarder) {
