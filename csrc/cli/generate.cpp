@@ -24,6 +24,7 @@ namespace contender {
 namespace {
 
 constexpr int64_t kSmallestContext = 64;
+constexpr int64_t kRoomForAnswer = 256;     // tokens that no question and no history takes
 constexpr uint32_t kStepKey = 0x40000000u;  // as in Trainer::generate
 
 bool blank(const std::string& text) { return text.find_first_not_of(" \t\r\n") == std::string::npos; }
@@ -207,8 +208,8 @@ void Chat::load_weights() {
 
 std::optional<Turn> Chat::turn_of(const std::string& question) {
   const int64_t context = config_.model.max_position_embeddings;
-  const int64_t room =
-      options_.max_new_tokens > 0 ? std::min(options_.max_new_tokens, context / 2) : context / 4;
+  const int64_t room = options_.max_new_tokens > 0 ? std::min(options_.max_new_tokens, context / 2)
+                                                   : std::min(kRoomForAnswer, context / 4);
   const Prompt prompt = conversation_->ask(question, context, room);
   const size_t end = prompt.text.find_last_not_of(" \n");
   thought_open_ = end != std::string::npos && prompt.text.substr(0, end + 1).ends_with("<think>");

@@ -45,19 +45,23 @@ ask=(--model $models/qwen3 --max-new-tokens 20 --temperature 1.5)
 talk 0 0 "${ask[@]}" "37+85=" </dev/null
 cp "$work/out" "$work/first"
 [ -s "$work/first" ] || complain "no answer"
-printf '37+85=' | talk 0 0 "${ask[@]}"
+talk 0 0 "${ask[@]}" < <(printf '37+85=')
 cmp -s "$work/out" "$work/first" || complain "a pipe is answered otherwise" "$work/out"
-printf '37+85=' | talk 2 0 "${ask[@]}"
+talk 2 0 "${ask[@]}" < <(printf '37+85=')
 cmp -s "$work/out" "$work/first" || complain "two ranks answer otherwise" "$work/out"
-printf '37+85=\n\n1+1=\n' | talk 0 0 "${ask[@]}" --chat
+talk 2 0 "${ask[@]}" --set mesh.tp=1 < <(printf '37+85=')
+cmp -s "$work/out" "$work/first" || complain "one of two ranks answers otherwise" "$work/out"
+talk 2 0 --model $models/moonlight --set mesh.tp=1 --temperature 0 --max-new-tokens 64 --ids "$(ids_of moonlight tokens 16)" </dev/null
+[ "$(ids_of moonlight greedy 64 | tr ',' ' ')" = "$(cat "$work/out")" ] || complain "experts on two ranks, one of which answers" "$work/out"
+talk 0 0 "${ask[@]}" --chat < <(printf '37+85=\n\n1+1=\n')
 [ "$(head -c "$(wc -c <"$work/first")" "$work/out")" = "$(cat "$work/first")" ] || complain "a conversation begins otherwise" "$work/out"
 [ "$(grep -c 'perplexity' "$work/err")" -eq 2 ] || complain "not two answers" "$work/err"
 cp "$work/out" "$work/two"
-printf '37+85=\n1+1=' | talk 2 0 "${ask[@]}" --chat
+talk 2 0 "${ask[@]}" --chat < <(printf '37+85=\n1+1=')
 cmp -s "$work/out" "$work/two" || complain "two ranks go on otherwise" "$work/out"
 talk 0 0 "${ask[@]}" --seed 9 "37+85=" </dev/null
 cmp -s "$work/out" "$work/first" && complain "the seed changes nothing"
-head -c 60 /bin/true | talk 0 0 "${ask[@]}"
+talk 0 0 "${ask[@]}" < <(head -c 60 /bin/true)
 talk 0 0 --model $models/qwen3 --max-new-tokens 20 --temperature 50 --system 'be wild' --top-k 200 --min-p 0.001 "x" </dev/null
 ! LC_ALL=C grep -qaP '[\x00-\x08\x0b-\x1f\x7f]' "$work/out" || complain "control characters come out"
 iconv -f utf-8 -t utf-8 "$work/out" >/dev/null 2>&1 || complain "bytes that are not UTF-8 come out"
@@ -66,7 +70,7 @@ iconv -f utf-8 -t utf-8 "$work/out" >/dev/null 2>&1 || complain "bytes that are 
 grep -q 'context 128;' "$work/err" || complain "the context is not said" "$work/err"
 talk 0 0 "${ask[@]}" --context 64 "x" </dev/null
 grep -q 'context 64;' "$work/err" || complain "--context is not taken" "$work/err"
-{ head -c 200 /dev/zero | tr '\0' 9; printf '\n1+1=\n'; } | talk 0 0 "${ask[@]}" --chat
+talk 0 0 "${ask[@]}" --chat < <(head -c 200 /dev/zero | tr '\0' 9; printf '\n1+1=\n')
 grep -q '^warning: the question has 20[0-9] tokens; with 20 for the answer' "$work/err" || complain "a long question is not refused" "$work/err"
 [ "$(grep -c 'perplexity' "$work/err")" -eq 1 ] || complain "the conversation does not go on" "$work/err"
 
@@ -86,7 +90,7 @@ job=$!
 exec 7>"$work/questions"
 echo 'a long story' >&7
 for _ in $(seq 100); do [ -s "$work/out" ] && break || sleep 0.1; done
-for pid in $(pgrep -P "$(pgrep -P $job -o || echo $job)" contender || pgrep -P $job contender); do
+for pid in $(pgrep -P $job); do
   grep -qz 'OMPI_COMM_WORLD_RANK=0' "/proc/$pid/environ" && kill -INT "$pid"
 done
 echo 'and one more' >&7
