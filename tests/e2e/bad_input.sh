@@ -78,6 +78,20 @@ printf '%s\n' "$good" | prompts fine
 refused 2 10 'task.train_files: there is no file' train "$work/fine.toml" --set task.train_files="$work/none.jsonl" --run-dir "$work/no"
 run fine 2 0 "$work/fine.toml" --set rl.steps=2
 
+# What training prompts are like held-out ones is said or refused; what a run was trained on, it goes on with.
+words='a b c d e f g h i j'
+printf '{"prompt": "%s", "answer": "1"}\n' "$words" >>"$work/held_out.jsonl"
+printf '%s\n{"prompt": "%s k", "answer": "1"}\n' "$good" "$words" | prompts like
+refused 2 10 "^rank 0: 1 of 2 training prompts shares 10 words in a row with held-out ones .*like.jsonl:2 as .*held_out.jsonl:2" \
+  train "$work/like.toml" --set task.contamination=error --set task.max_prompt_tokens=32 --run-dir "$work/no"
+several=(--set "task.train_files=[\"$work/fine.jsonl\", \"$work/solved.jsonl\"]" --set "task.train_weights=[1, 3]" --set rl.steps=2
+  --set checkpoint.every=1 --set task.max_prompt_tokens=32)
+run several 2 0 "$work/fine.toml" "${several[@]}"
+rm -r "$work/several/$(cat "$work/several/latest")" "$work/several/latest"
+sed 's/4/5/' "$work/solved.jsonl" >"$work/changed" && mv "$work/changed" "$work/solved.jsonl"
+refused 2 10 '^rank 0: .*/step_[0-9]+ was written with other training prompts: task.train_files have changed since' \
+  train "$work/fine.toml" "${several[@]}" --run-dir "$work/several"
+
 # Programs run in sandboxes or not at all: where bubblewrap is missing or may not make namespaces there is no first step.
 printf '{"prompt": "Print 3.", "task": "code", "tests": {"stdin": [{"input": "1", "output": "3"}]}}\n' | prompts sandbox
 run sandbox 2 0 "$work/sandbox.toml" --set rl.steps=2
