@@ -37,6 +37,10 @@ layout dp2 2
 layout tp2_dp2_ep4 4 mesh.tp=2 mesh.ep=4
 layout dp4_ep2 4 mesh.ep=2 train.recompute=full rollout.max_sequences=4
 
+fp8=(train.precision=fp8 model.v_head_dim=64 model.qk_nope_head_dim=48 model.intermediate_size=256)
+cuda fp8 1 0 "${fp8[@]}"
+cuda fp8_dp2_tp2_ep4 4 0 "${fp8[@]}" mesh.tp=2 mesh.ep=4 && same fp8_dp2_tp2_ep4 fp8
+
 family=nano_gqa
 layout nano_gqa 1
 layout gqa_tp2 2 mesh.tp=2
