@@ -26,10 +26,17 @@ SampleParams sampling_of_model(const std::string& dir) {
   if (!fs::is_regular_file(path)) return p;
   try {
     const nlohmann::json j = parse_strict_json(read_small_file(path, kMaxFileBytes));
-    p.temperature = std::max(0.0f, j.value("temperature", p.temperature));
-    p.top_p = std::clamp(j.value("top_p", p.top_p), 1e-6f, 1.0f);
-    p.top_k = std::max(0, j.value("top_k", p.top_k));
-    if (!j.value("do_sample", true)) p.temperature = 0;
+    if (!j.is_object()) throw std::runtime_error("expected an object");
+    const auto number = [&](const char* key, double low, double high, double otherwise) {
+      const auto found = j.find(key);
+      if (found == j.end() || found->is_null()) return otherwise;
+      if (!found->is_number()) throw std::runtime_error(fmt::format("{} is no number", key));
+      return std::clamp(found->get<double>(), low, high);
+    };
+    p.temperature = static_cast<float>(number("temperature", 0, 100, p.temperature));
+    p.top_p = static_cast<float>(number("top_p", 1e-6, 1, p.top_p));
+    p.top_k = static_cast<int32_t>(number("top_k", 0, 1 << 24, p.top_k));
+    if (const auto sample = j.find("do_sample"); sample != j.end() && *sample == false) p.temperature = 0;
   } catch (const std::exception& e) {
     fail(ExitCode::kConfig, "{}: {}", path, e.what());
   }

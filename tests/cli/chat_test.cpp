@@ -112,6 +112,7 @@ TEST(Chat, SamplingIsThatOfTheModelsMakers) {
   EXPECT_EQ(given.top_k, 20);
   EXPECT_EQ(sampling(R"({"do_sample": false})").temperature, 0.0f);
   EXPECT_FLOAT_EQ(sampling(R"({"temperature": 0.7})", {.temperature = 1.5}).temperature, 1.5f);
+  EXPECT_EQ(sampling(R"({"top_k": 1e300, "top_p": null})").top_k, 1 << 24);
   EXPECT_THROW(sampling(R"({"temperature": "hot"})"), Error);
   EXPECT_THROW(sampling("[]"), Error);
   EXPECT_THROW(sampling("{"), Error);
