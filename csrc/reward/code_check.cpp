@@ -153,14 +153,15 @@ CodeVerdict check_calls(const RewardConfig& config, const CodeProgram& program, 
 
 }  // namespace
 
-CodeVerdict check_code(const RewardConfig& config, std::string_view completion, std::string_view tests_text) {
+CodeVerdict check_code(const RewardConfig& config, std::string_view prompt, std::string_view completion,
+                       std::string_view tests_text) {
   CodeTests tests;
   try {
     tests = parse_code_tests(tests_text);
   } catch (const std::runtime_error& reason) {
     return {.status = "bad_tests", .why = reason.what(), .valid = false};
   }
-  const std::optional<CodeProgram> program = find_program(completion, tests.language);
+  const std::optional<CodeProgram> program = find_program(prompt, completion, tests.language);
   if (!program) return verdict("no_program");
   if (tests.calls.empty()) return check_runs(config, *program, tests);
   return program->language == "python" ? check_calls(config, *program, tests) : verdict("no_program");

@@ -18,7 +18,9 @@ struct CodeVerdict {
 };
 
 // Runs the program of `completion` test by test, up to the first that fails; each run in a sandbox of its
-// own, calls of a function together in one. Expected values stay outside. Never throws.
-CodeVerdict check_code(const RewardConfig& config, std::string_view completion, std::string_view tests);
+// own, calls of a function together in one. `prompt` tells whether a template opened the thought. Expected
+// values stay outside. Never throws.
+CodeVerdict check_code(const RewardConfig& config, std::string_view prompt, std::string_view completion,
+                       std::string_view tests);
 
 }  // namespace contender

@@ -8,13 +8,13 @@
 namespace contender {
 namespace {
 
-constexpr std::string_view kEndThink = "</think>", kAnswer = "<answer>", kEndAnswer = "</answer>";
+constexpr std::string_view kAnswer = "<answer>", kEndAnswer = "</answer>";
 
 // Behind the thought; of that what <answer> holds, if there is one.
-std::optional<std::string_view> part_with_program(std::string_view completion) {
-  const size_t thought_end = completion.rfind(kEndThink);
-  if (thought_end == completion.npos) return {};
-  const std::string_view text = completion.substr(thought_end + kEndThink.size());
+std::optional<std::string_view> part_with_program(std::string_view prompt, std::string_view completion) {
+  const std::optional<std::string_view> rest = behind_thought(prompt, completion);
+  if (!rest) return {};
+  const std::string_view text = *rest;
   const size_t open = text.find(kAnswer);
   if (open == text.npos) return text;
   const std::string_view answer = text.substr(open + kAnswer.size());
@@ -38,8 +38,9 @@ std::string language_of(std::string_view name) {
 
 }  // namespace
 
-std::optional<CodeProgram> find_program(std::string_view completion, std::string_view language) {
-  const std::optional<std::string_view> text = part_with_program(completion);
+std::optional<CodeProgram> find_program(std::string_view prompt, std::string_view completion,
+                                        std::string_view language) {
+  const std::optional<std::string_view> text = part_with_program(prompt, completion);
   if (!text) return {};
   std::optional<CodeProgram> named, unnamed;
   std::string block_language;

@@ -24,10 +24,11 @@ int run_code_worker(const RewardConfig& config) {
   std::ios::sync_with_stdio(false);
   for (std::string line; std::getline(std::cin, line);) {
     const nlohmann::json request = parse_strict_json(line);
+    const auto text = [&](const char* key) { return request.at(key).get<std::string>(); };
     const CodeVerdict verdict =
         request.at("task") == kProbe
             ? probe()
-            : check_code(config, request.at("completion").get<std::string>(), request.value("tests", ""));
+            : check_code(config, text("prompt"), text("completion"), request.value("tests", ""));
     if (!verdict.why.empty()) std::cerr << verdict.status << ": " << verdict.why << std::endl;
     const nlohmann::json reply = {{"id", request.at("id")},
                                   {"score", verdict.accuracy},

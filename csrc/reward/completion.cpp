@@ -15,6 +15,12 @@ size_t only_place(std::string_view text, std::string_view tag) {
   return first;
 }
 
+// A thought that a template opened in the prompt goes on in the completion.
+bool opens_thought(std::string_view text) {
+  const size_t open = text.rfind(kThink), close = text.rfind(kEndThink);
+  return open != text.npos && (close == text.npos || close < open);
+}
+
 }  // namespace
 
 std::string_view trimmed(std::string_view text) {
@@ -30,6 +36,15 @@ std::optional<std::string_view> thought_part(std::string_view completion) {
   const size_t open = completion.substr(0, end).find(kThink);
   const size_t begin = open == completion.npos ? 0 : open + kThink.size();
   return completion.substr(begin, end - begin);
+}
+
+std::optional<std::string_view> behind_thought(std::string_view prompt, std::string_view completion) {
+  const size_t end = completion.rfind(kEndThink);
+  if (end == completion.npos && opens_thought(prompt)) return {};
+  const std::string_view rest =
+      end == completion.npos ? completion : completion.substr(end + kEndThink.size());
+  if (rest.find(kThink) != rest.npos) return {};
+  return rest;
 }
 
 std::optional<std::string_view> answer_part(std::string_view completion) {

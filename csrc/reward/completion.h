@@ -13,6 +13,10 @@ std::string_view trimmed(std::string_view text);
 // Nothing when </think> is missing.
 std::optional<std::string_view> thought_part(std::string_view completion);
 
+// Behind the last </think>; all of it where there was no thought. Nothing when one is still open: in the
+// completion, or in `prompt`, where a template opened it.
+std::optional<std::string_view> behind_thought(std::string_view prompt, std::string_view completion);
+
 // The trimmed text of the only <answer>...</answer>, behind the only </think>. Nothing when a tag is missing,
 // repeated or out of order, or when the answer is empty.
 std::optional<std::string_view> answer_part(std::string_view completion);

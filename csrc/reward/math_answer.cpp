@@ -9,24 +9,8 @@
 namespace contender {
 namespace {
 
-constexpr std::string_view kThink = "<think>", kEndThink = "</think>", kAnswer = "<answer>",
-                           kEndAnswer = "</answer>", kHashes = "####";
+constexpr std::string_view kAnswer = "<answer>", kEndAnswer = "</answer>", kHashes = "####";
 constexpr size_t kMaxLineAnswer = 200;  // bytes of a line that is an answer as a whole
-
-// A thought that a template opened in the prompt goes on in the completion.
-bool opens_thought(std::string_view text) {
-  const size_t open = text.rfind(kThink), close = text.rfind(kEndThink);
-  return open != text.npos && (close == text.npos || close < open);
-}
-
-std::optional<std::string_view> behind_thought(std::string_view prompt, std::string_view completion) {
-  const size_t end = completion.rfind(kEndThink);
-  if (end == completion.npos && opens_thought(prompt)) return {};
-  const std::string_view rest =
-      end == completion.npos ? completion : completion.substr(end + kEndThink.size());
-  if (rest.find(kThink) != rest.npos) return {};
-  return rest;
-}
 
 // The contents of \boxed{...} and \fbox{...}, outermost ones only, in order; one pass over the text.
 std::vector<std::string_view> boxes(std::string_view text) {

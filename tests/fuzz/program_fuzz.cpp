@@ -9,7 +9,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace contender;
   using namespace contender::fuzz;
   const std::string_view text = text_of(data, size);
-  if (const auto program = find_program(text, "python")) {
+  if (const auto program = find_program("", text, "python")) {
     require(program->language == "python" || program->language == "cpp");
     require(text.find(program->source) != text.npos);
   }

@@ -32,7 +32,7 @@ class CodeCheckTest : public testing::Test {
 
   // The status; "+" with a full score.
   std::string check(const std::string& completion, const char* tests) const {
-    const CodeVerdict verdict = check_code(config_, completion, tests);
+    const CodeVerdict verdict = check_code(config_, "", completion, tests);
     EXPECT_TRUE(verdict.valid) << verdict.why;
     EXPECT_EQ(verdict.accuracy, verdict.status == "ok" ? 1 : 0);
     return verdict.status;
@@ -154,7 +154,7 @@ TEST_F(CodeCheckTest, HashesAreTheSameInEveryRun) {
 
 TEST_F(CodeCheckTest, TestsThatAreNoneGiveNoScore) {
   for (const char* tests : {"", "{}", "[1]", R"({"stdin": []})"}) {
-    const CodeVerdict verdict = check_code(config_, python("print(1)"), tests);
+    const CodeVerdict verdict = check_code(config_, "", python("print(1)"), tests);
     EXPECT_EQ(verdict.status, "bad_tests");
     EXPECT_FALSE(verdict.valid);
     EXPECT_NE(verdict.why, "");
@@ -168,7 +168,7 @@ TEST_F(CodeCheckTest, BrokenSandboxesGiveNoScore) {
     const rlimit few = {8, 8};
     ::setrlimit(RLIMIT_NOFILE, &few);
     for (const std::string& completion : {python("print(3)"), cpp("int main() {}")}) {
-      const CodeVerdict verdict = check_code(config_, completion, kSum);
+      const CodeVerdict verdict = check_code(config_, "", completion, kSum);
       if (verdict.status != "sandbox_error" || verdict.valid || verdict.accuracy != 0 || verdict.why.empty())
         ::_exit(1);
     }

@@ -6,8 +6,9 @@ namespace contender {
 namespace {
 
 // "language|source", "" for none.
-std::string found(const std::string& completion, const std::string& language = "python") {
-  const auto program = find_program(completion, language);
+std::string found(const std::string& completion, const std::string& language = "python",
+                  const std::string& prompt = "<think>") {
+  const auto program = find_program(prompt, completion, language);
   return program ? program->language + "|" + program->source : "";
 }
 
@@ -39,6 +40,9 @@ TEST(CodeProgram, ThoughtsAndHalfAnswersDoNotCount) {
   EXPECT_EQ(found("<think>\n" + block), "");
   EXPECT_EQ(found("<think>\n" + block + "</think>"), "");
   EXPECT_EQ(found("</think>\n" + block + "</think>"), "");
+  EXPECT_EQ(found("<think>\n" + block, "python", "<user>"), "");
+  EXPECT_EQ(found("<think>\n" + block + "</think>", "python", "<user>"), "");
+  EXPECT_EQ(found(block, "python", "<user>"), "python|x\n");  // a model that does not think
   EXPECT_EQ(found("</think>\n```python\nx"), "");
   EXPECT_EQ(found("</think>\n```python\nx\n``"), "");
   EXPECT_EQ(found("</think>\n```python"), "");
