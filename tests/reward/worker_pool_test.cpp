@@ -1,8 +1,11 @@
 #include "reward/worker_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <cstdio>
 #include <fstream>
 #include <map>
 #include <thread>
@@ -63,6 +66,22 @@ TEST(WorkerPool, AnAnswerThatStopsTheVerifierIsWrongAndCostsItselfOnly) {
   }
   const std::string log = testing::internal::GetCapturedStderr();
   EXPECT_NE(log.find("math worker 0 stopped (timeout"), log.npos) << log;
+}
+
+// A worker's stdout speaks to the rank: nothing that the rank had buffered when its server was forked.
+TEST(WorkerPool, UnwrittenOutputOfTheRankIsNoReply) {
+  std::fflush(nullptr);
+  const pid_t rank = ::fork();
+  if (rank == 0) {
+    std::printf("of the rank");
+    WorkerPool pool(WorkerKind::kMath, RewardConfig{});
+    pool.submit({.id = 1, .prompt = &kProblem, .completion = boxed("0.75")}, {.id = 1});
+    const Score score = pool.drain().at(0);
+    ::_exit(score.status == "ok" && score.accuracy == 1 ? 0 : 1);
+  }
+  int status = 0;
+  ::waitpid(rank, &status, 0);
+  EXPECT_EQ(status, 0);
 }
 
 #ifndef __SANITIZE_ADDRESS__
