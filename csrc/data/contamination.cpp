@@ -47,7 +47,34 @@ Kind kind_of(utf8proc_int32_t c) {
   }
 }
 
+struct Character {
+  utf8proc_int32_t lower;  // in lower case
+  Kind kind;
+};
+
+// Takes the first one off the text.
+Character next_character(std::string_view& text) {
+  const char first = text[0];
+  if (0 <= first) {  // almost all of them
+    text.remove_prefix(1);
+    if (first <= ' ' || first == 0x7F) return {first, Kind::kSpace};
+    if ('A' <= first && first <= 'Z') return {first + ('a' - 'A'), Kind::kWord};
+    const bool word = ('a' <= first && first <= 'z') || ('0' <= first && first <= '9');
+    return {first, word ? Kind::kWord : Kind::kOther};
+  }
+  utf8proc_int32_t c = 0;
+  const utf8proc_ssize_t bytes = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                                  static_cast<utf8proc_ssize_t>(text.size()), &c);
+  CHECK(bytes > 0, "a prompt that is not UTF-8");
+  text.remove_prefix(static_cast<size_t>(bytes));
+  return {utf8proc_tolower(c), kind_of(c)};
+}
+
 void append_utf8(utf8proc_int32_t c, std::string& text) {
+  if (c < 0x80) {
+    text += static_cast<char>(c);
+    return;
+  }
   utf8proc_uint8_t bytes[4];
   text.append(reinterpret_cast<char*>(bytes), static_cast<size_t>(utf8proc_encode_char(c, bytes)));
 }
@@ -61,18 +88,12 @@ std::vector<uint64_t> grams_of(std::string_view text) {
     word.clear();
   };
   while (!text.empty()) {
-    utf8proc_int32_t c = 0;
-    const utf8proc_ssize_t bytes = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                                    static_cast<utf8proc_ssize_t>(text.size()), &c);
-    CHECK(bytes > 0, "a prompt that is not UTF-8");
-    text.remove_prefix(static_cast<size_t>(bytes));
-    const Kind kind = kind_of(c);
-    if (kind != Kind::kWord) end_word();
-    if (kind == Kind::kSpace) continue;
-    c = utf8proc_tolower(c);
-    if (words.size() < kWords) append_utf8(c, whole);
-    if (kind != Kind::kOther) append_utf8(c, word);
-    if (kind == Kind::kIdeograph) end_word();
+    const Character c = next_character(text);
+    if (c.kind != Kind::kWord) end_word();
+    if (c.kind == Kind::kSpace) continue;
+    if (words.size() < kWords) append_utf8(c.lower, whole);
+    if (c.kind != Kind::kOther) append_utf8(c.lower, word);
+    if (c.kind == Kind::kIdeograph) end_word();
   }
   end_word();
   std::vector<uint64_t> grams;

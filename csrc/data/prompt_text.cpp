@@ -19,7 +19,7 @@ namespace contender {
 namespace {
 
 constexpr int64_t kChunkBytes = 64 << 10;
-constexpr int64_t kBlockBytes = 256 << 10;
+constexpr int64_t kBlockBytes = 64 << 10;
 constexpr int kMaxWindowLog = 27;
 // A bomb is more than this many times as large as what it came from, beyond a first part that costs nothing.
 constexpr int64_t kMaxExpansion = 1000, kFreeBytes = 64 << 20;

@@ -1,7 +1,7 @@
 // The text of a prompt file, plain or compressed by zstd: read once from end to end, then anywhere.
 //
 // Compressed files are told by their first bytes, not by their name. Almost all of them are one frame, which
-// can only be read from its beginning: so the one pass cuts their text into blocks of 256 KiB, compresses
+// can only be read from its beginning: so the one pass cuts their text into blocks of 64 KiB, compresses
 // each for itself, and keeps the blocks in a temporary file without a name (in TMPDIR, about as large as the
 // given file). In memory are the window of the given file (128 MiB at most, what `zstd` decompresses without
 // being asked for more), and 8 bytes per block.
@@ -16,7 +16,7 @@ namespace contender {
 class PromptText {
  public:
   virtual ~PromptText() = default;
-  // The one pass: appends the next piece, at most 256 KiB. False at the end.
+  // The one pass: appends the next piece, at most 64 KiB. False at the end.
   virtual bool append_next(std::string* buffer) = 0;
   // `bytes` of the text from `offset` on, both behind the pass; fewer where the file has become shorter
   // since.
