@@ -40,7 +40,7 @@ std::string read_beside(const fs::path& path) {
   return fs::exists(path) ? read_whole(path, kMaxOtherBytes) : "";
 }
 
-// Runs `work`; what it throws gets the name of the file.
+// Runs `work`; what it throws gets the name of the file, and stays one line whatever it quotes.
 template <class F>
 auto in_file(const fs::path& path, const F& work) {
   try {
@@ -48,7 +48,10 @@ auto in_file(const fs::path& path, const F& work) {
   } catch (const Error&) {
     throw;
   } catch (const std::exception& e) {
-    fail(ExitCode::kConfig, "{}: {}", path.string(), e.what());
+    std::string reason = e.what();
+    std::replace_if(
+        reason.begin(), reason.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, '?');
+    fail(ExitCode::kConfig, "{}: {}", path.string(), reason);
   }
 }
 

@@ -143,8 +143,8 @@ TEST_F(TokenizerGgufFile, WhatIsNotKnownIsRefusedByName) {
   expect_problem(changed(6, GgufBuilder().u32("other", 98)), "no end of a completion is known");
   expect_problem(abc("gpt-2").flag("tokenizer.ggml.add_eos_token", true), "true is not supported");
   expect_problem(abc("gpt-2").words("tokenizer.chat_template", "{% if %}"), "line 1");
-  std::vector<std::string> twice(98, "x");
-  expect_problem(changed(2, GgufBuilder().texts("tokenizer.ggml.tokens", twice)), "\"x\" twice");
+  std::vector<std::string> twice(98, "x\ny");
+  expect_problem(changed(2, GgufBuilder().texts("tokenizer.ggml.tokens", twice)), "\"x?y\" twice");
 }
 
 }  // namespace
