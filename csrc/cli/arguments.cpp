@@ -95,7 +95,8 @@ const std::vector<Subcommand>& subcommands() {
 std::string examples_text(const Subcommand& s) {
   std::string text = "Examples:\n";
   for (const std::string& e : s.examples) {
-    const std::string launcher = s.np > 0 ? fmt::format("{} {} ", kMpirun, s.np) : "";
+    const bool at_terminal = e.find(" --model ") != std::string::npos;
+    const std::string launcher = s.np > 0 && !at_terminal ? fmt::format("{} {} ", kMpirun, s.np) : "";
     text += fmt::format("  {}contender {}\n", launcher, e);
   }
   return text;
@@ -201,7 +202,8 @@ class Parser {
     with_model(sub->add_option("--system", c.system, "what the model is told before the first question"));
     with_model(sub->add_flag("--chat", c.talk, "a question per line of stdin, where that is no terminal"));
     with_model(sub->add_option("--ids", c.ids, "the question as token numbers; so is the answer"))
-        ->delimiter(',');
+        ->delimiter(',')
+        ->allow_extra_args(false);
     with_model(sub->add_option("--max-new-tokens", c.max_new_tokens, "longest answer; default: the context"))
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
     with_model(sub->add_option("--context", c.context,

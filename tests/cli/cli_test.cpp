@@ -73,6 +73,18 @@ TEST(Cli, GenerateAndPlanOptions) {
   EXPECT_EQ(g.run.prompts, (Words{"1+2=", "3+4="}));
   EXPECT_EQ(g.run.samples, 4);
   EXPECT_EQ(g.run.checkpoint, "c");
+  const Command chat = command_of({"generate", "--model", "m", "--ids", "1,2", "--system", "s", "--top-k",
+                                   "3", "--min-p", "0.1", "--context", "64", "--seed", "4", "what?"});
+  EXPECT_EQ(chat.chat.model, "m");
+  EXPECT_EQ(chat.chat.question, "what?");
+  EXPECT_EQ(chat.config, "");
+  EXPECT_EQ(chat.chat.ids, (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(chat.chat.top_k, 3);
+  EXPECT_EQ(chat.chat.min_p, 0.1);
+  EXPECT_EQ(chat.chat.temperature, std::nullopt);
+  EXPECT_EQ(chat.chat.context, 64);
+  EXPECT_EQ(chat.overrides, Words{"run.seed=4"});
+  EXPECT_EQ(command_of({"generate", "x.toml"}).chat.model, "");
   const Command p = command_of(
       {"plan", "x.toml", "--np", "8", "--hardware", "h800", "--peak-share", "0.3", "--mean-tokens", "100"});
   EXPECT_EQ(p.plan.np, 8);
