@@ -25,7 +25,7 @@ void limit_memory() {
 
 }  // namespace
 
-int run_math_worker(const RewardConfig&) {
+int run_math_worker() {
   limit_memory();
   std::ios::sync_with_stdio(false);
   for (std::string line; std::getline(std::cin, line);) {

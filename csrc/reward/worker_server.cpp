@@ -33,7 +33,7 @@ constexpr char kSpawn = 'S', kVerify = 'V', kStop = 'K';
 // What a verifier needs to know.
 struct Verifier {
   WorkerKind kind;
-  double math_seconds, code_seconds;
+  double code_seconds;
   int64_t code_memory_mib;
 };
 
@@ -90,12 +90,11 @@ void become_worker(pid_t server, const Pipe& in, const Pipe& out, const Pipe& er
 [[noreturn]] void run_verifier(const Verifier& verifier) {
   ::close_range(STDERR_FILENO + 1, ~0U, 0);  // nothing of the server; and it learns that the child runs
   RewardConfig config;
-  config.math_seconds = verifier.math_seconds;
   config.code_seconds = verifier.code_seconds;
   config.code_memory_mib = verifier.code_memory_mib;
   const bool maths = verifier.kind == WorkerKind::kMath;
   ::prctl(PR_SET_NAME, maths ? "math-worker" : "code-worker");
-  ::_exit(maths ? run_math_worker(config) : run_code_worker(config));
+  ::_exit(maths ? run_math_worker() : run_code_worker(config));
 }
 
 class Server {
@@ -335,7 +334,7 @@ int spawn_worker(WorkerKind kind, const RewardConfig& config, WorkerProcess* wor
     if (request.size() > kMaxMessageBytes) return E2BIG;
   } else {
     request = kVerify;
-    const Verifier verifier = {kind, config.math_seconds, config.code_seconds, config.code_memory_mib};
+    const Verifier verifier = {kind, config.code_seconds, config.code_memory_mib};
     request.append(reinterpret_cast<const char*>(&verifier), sizeof verifier);
   }
   Reply reply;

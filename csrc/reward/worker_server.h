@@ -25,8 +25,8 @@ struct WorkerProcess {
 };
 
 // Returns 0, or the errno that says why there is no worker; ECONNRESET when the server is gone. Command:
-// config.command[0] is looked up in PATH. The others get math_seconds, code_seconds and code_memory_mib of
-// the configuration and nothing else of it.
+// config.command[0] is looked up in PATH. Code: gets code_seconds and code_memory_mib, and nothing else of
+// the configuration.
 int spawn_worker(WorkerKind kind, const RewardConfig& config, WorkerProcess* worker);
 
 // Kills the worker and all that descends from it, closes the pipes, and says how it ended: "exit status 3",
