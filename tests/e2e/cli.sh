@@ -53,6 +53,7 @@ expect 3 10 3 'the job has 3 ranks; their number must be a power of two' train $
 expect 0 10 1 'nothing/metrics.jsonl' report "$work/nothing"
 expect 0 0 0 '^run +.*mpirun .*-np 4 .* train configs/tiny.toml' doctor --config $tiny --np 4
 expect 0 0 0 '^model +models/moonshotai/.* not here yet: hf download moonshotai/' doctor --config configs/moonlight_16b.toml --np 16 --hardware h800
+expect 0 0 0 '^memory +out of memory: a rank needs ' doctor --config configs/r1_zero_671b.toml
 expect 0 19 1 'contender: out of memory: a rank needs [0-9]+ GiB, h800 has 74.5 GiB' doctor --config configs/r1_zero_671b.toml --hardware h800
 expect 2 10 1 'model.path: models/Qwen/Qwen2.5-0.5B-Instruct/config.json: No such file' train configs/qwen2.5_0.5b_gsm8k.toml
 [ ! -e runs/bad ] && [ ! -e "$work/nothing" ] || { echo "a failed command left files"; status=1; }
