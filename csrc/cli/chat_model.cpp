@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kMaxFileBytes = 16 << 20;
 constexpr int64_t kPrefillTokens = 512;  // of one forward: products are at full speed from there on
+constexpr double kPatience = 3600;  // seconds: ranks that look on wait for a long forward of a large model
 constexpr const char* kNoConfig = "/dev/null";
 
 SampleParams sampling_of_model(const std::string& dir) {
@@ -94,6 +95,7 @@ ChatModel open_chat_model(const ChatOptions& o, const std::vector<std::string>& 
   c.rollout.max_tokens_per_step = kPrefillTokens;
   c.train.token_budget = kPrefillTokens;
   c.train.recompute = "full";
+  c.train.watchdog_seconds = kPatience;
   chat.sampling = file == kNoConfig ? sampling_of_model(o.model)
                                     : SampleParams{.temperature = static_cast<float>(c.eval.temperature),
                                                    .top_p = static_cast<float>(c.eval.top_p)};
