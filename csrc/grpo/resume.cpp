@@ -240,7 +240,7 @@ void Run::load_start() {
   if (!start_) return;
   const double start = now_seconds();
   contender::load_weights(*start_, config_.model, trainer_->policy_weights());
-  if (leader()) log_info("weights of {} in {:.1f} s", start_->dir(), now_seconds() - start);
+  if (leader()) log_info("weights of {} in {:.1f} s", start_->path(), now_seconds() - start);
   start_.reset();
 }
 

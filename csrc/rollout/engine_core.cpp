@@ -159,10 +159,11 @@ void EngineCore::take_results() {
   const auto bad = std::ranges::find(token_, -1);
   if (bad == token_.end()) return;
   const SampleKey& key = keys_[bad - token_.begin()];
-  fail(ExitCode::kNonFinite,
-       "sampling: the logits of {}, sample {}, token {} are not finite; the weights or the cache are damaged: "
-       "go back to the last checkpoint",
-       prompt_name(key.prompt), key.sample, key.position);
+  fail(
+      ExitCode::kNonFinite,
+      "sampling: the logits of {}, sample {}, token {} are not finite; the weights or the cache are damaged: "
+      "go back to the last checkpoint",
+      prompt_name(key.prompt), key.sample, key.position);
 }
 
 }  // namespace contender

@@ -41,8 +41,8 @@ void Scheduler::check_request(const RolloutRequest& request) const {
   if (pages_for(length - 1) > limits_.num_pages) {
     fail(ExitCode::kOutOfMemory,
          "{}, {} tokens, with {} new ones needs {} KV pages of {} rows, rollout.kv_pages is {}",
-         prompt_name(request.prompt_index), prompt, request.max_new_tokens, pages_for(length - 1), limits_.page_size,
-         limits_.num_pages);
+         prompt_name(request.prompt_index), prompt, request.max_new_tokens, pages_for(length - 1),
+         limits_.page_size, limits_.num_pages);
   }
 }
 
