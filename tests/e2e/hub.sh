@@ -48,6 +48,8 @@ expect 0 'hash ' inspect $models/qwen3/model.safetensors
 expect 0 'lm_head' inspect $models/deepseek_v3_fp8
 
 cp -r $models/qwen3 "$work/cut" && truncate -s -1 "$work/cut/model.safetensors"
+expect 0 "^model +$models/qwen3: here$" doctor --config "$run_toml" --init $models/qwen3
+expect 10 'the tensors end at byte' doctor --config "$run_toml" --init "$work/cut"
 $MPIRUN -np 2 "$contender" generate "$run_toml" --init "$work/cut" --run-dir "$work/cut.run" >"$work/log" 2>&1
 [ $? -eq 10 ] || complain "a truncated model does not end with 10" "$work/log"
 [ "$(grep -c 'the tensors end at byte' "$work/log")" -eq 1 ] || complain "a truncated model is not one line" "$work/log"
