@@ -1,5 +1,5 @@
-// Block-scaled FP8 products on wgmma: dense, per expert, weight gradients. Baseline of the dense ones:
-// cuBLASLt on the same codes and scales; by expert it has none.
+// Block-scaled FP8 products on wgmma: dense, per expert, weight gradients (exact: by leaves; fast: without).
+// Baseline of the dense ones: cuBLASLt on the same codes and scales; by expert it has none.
 #include <cmath>
 
 #include "bench/cuda/cublas_fp8.h"
@@ -37,16 +37,49 @@ struct Fp8Weight {
     return {.data = codes.tensor(), .scale = scale.tensor(), .layout = QLayout::k128x128};
   }
 };
-// Of an activation [rows, cols], transposed, in 128x1 blocks of each group.
+// The rows of each group, in so many leaves of equal size.
+std::vector<RowSegment> leaf_table(const GemmRow& r, int32_t leaves) {
+  std::vector<RowSegment> table;
+  for (int64_t g = 0; g < r.shape.groups; ++g) {
+    const auto edge = [&](int32_t l) { return static_cast<int32_t>(r.begin(g) + r.rows_of(g) * l / leaves); };
+    for (int32_t l = 0; l < leaves; ++l) table.push_back({edge(l), edge(l + 1), static_cast<int32_t>(g), l});
+  }
+  return table;
+}
+std::vector<RowPlace> places_of(const std::vector<RowSegment>& table) {
+  std::vector<RowPlace> places = {{}};
+  for (const RowSegment& s : table)
+    places.push_back(
+        {s.end, places.back().block + static_cast<int32_t>(ceil_div(int64_t{s.end} - s.begin, kFp8Block))});
+  return places;
+}
+struct Chains {
+  int32_t leaves;
+  std::vector<RowSegment> table;
+  std::vector<RowPlace> places;
+  DeviceData device_table, device_places;
+  Chains(const GemmRow& r, int32_t leaves)
+      : leaves(leaves),
+        table(leaf_table(r, leaves)),
+        places(places_of(table)),
+        device_table(DeviceData::of(table)),
+        device_places(DeviceData::of(places)) {}
+  RowSegments segments() const {
+    return {device_table.as<RowSegment>(), static_cast<int32_t>(table.size()), leaves,
+            device_places.as<RowPlace>()};
+  }
+};
+// Of an activation [rows, cols], transposed, in 128x1 blocks of each chain.
 struct Fp8Columns {
   DeviceData codes, scale;
-  Fp8Columns(const GemmRow& r, const int32_t* offsets, int64_t cols, uint64_t seed)
-      : codes(DType::kE4M3, cols, r.m), scale(DType::kF32, max_row_blocks(r.m, r.shape.groups), cols) {
+  Fp8Columns(const GemmRow& r, const Chains& chains, int64_t cols, uint64_t seed)
+      : codes(DType::kE4M3, cols, r.m),
+        scale(DType::kF32, max_row_blocks(r.m, r.shape.groups * chains.leaves), cols) {
     if (values_wanted())
       cuda::quantize_transposed({}, {.x = DeviceData::random(kActivation, r.m, cols, seed).tensor(),
                                      .t = tensor(),
                                      .num_groups = r.shape.groups,
-                                     .offsets = offsets});
+                                     .segments = chains.segments()});
   }
   QTransposed tensor() const { return {.data = codes.tensor(), .scale = scale.tensor()}; }
 };
@@ -117,11 +150,12 @@ void forward(const GemmRow& r) {
   measure(work);
 }
 
-void wgrad(const GemmRow& r) {
+// Exact: summed over leaves, as any layout would. Fast: one chain for each group.
+void wgrad(const GemmRow& r, int32_t leaves) {
   const auto [name, n, k, groups] = r.shape;
-  const DeviceData offsets = DeviceData::of(r.offsets), dw(DType::kF32, groups * n, k);
-  const int32_t* device_offsets = r.grouped() ? offsets.as<int32_t>() : nullptr;
-  const Fp8Columns dy(r, device_offsets, n, 1), x(r, device_offsets, k, 2);
+  const DeviceData dw(DType::kF32, groups * n, k);
+  const Chains chains(r, leaves);
+  const Fp8Columns dy(r, chains, n, 1), x(r, chains, k, 2);
   Work work = {.cost = fp8_wgrad_cost(r.m, n, k, groups, false),
                .call =
                    [&] {
@@ -130,17 +164,21 @@ void wgrad(const GemmRow& r) {
                                           .dw = dw.tensor(),
                                           .accumulate = false,
                                           .num_groups = groups,
-                                          .offsets = device_offsets});
+                                          .segments = chains.segments()});
                    },
                .check =
                    [&](Check& check) {
                      for (const int64_t g : samples(groups, 4)) {
-                       int64_t block = 0;  // the first of the group
-                       for (int64_t i = 0; i < g; ++i) block += ceil_div(r.rows_of(i), kFp8Block);
-                       const int64_t blocks = ceil_div(r.rows_of(g), kFp8Block);
                        const auto tokens = [&](const Fp8Columns& t, int64_t c) {
-                         return dequantised(t.codes.block(c, 1, r.begin(g), r.rows_of(g)),
-                                            t.scale.block(block, blocks, c, 1));
+                         std::vector<double> all;
+                         for (int64_t i = g * leaves; i < (g + 1) * leaves; ++i) {
+                           const RowPlace *at = &chains.places[static_cast<size_t>(i)], *end = at + 1;
+                           const std::vector<double> part =
+                               dequantised(t.codes.block(c, 1, at->row, end->row - at->row),
+                                           t.scale.block(at->block, end->block - at->block, c, 1));
+                           all.insert(all.end(), part.begin(), part.end());
+                         }
+                         return all;
                        };
                        for (const int64_t row : samples(n, 4)) {
                          const std::vector<double> dy_row = tokens(dy, row);
@@ -154,7 +192,7 @@ void wgrad(const GemmRow& r) {
   const CublasFp8Product library({.codes = dy.codes.as<void>(), .scale = dy.scale.as<void>(), .rows = n},
                                  {.codes = x.codes.as<void>(), .scale = x.scale.as<void>(), .rows = k}, r.m,
                                  dw.tensor());
-  if (!r.grouped() && library.possible()) work.baseline = [&] { library.run(); };
+  if (!r.grouped() && leaves == 1 && library.possible()) work.baseline = [&] { library.run(); };
   measure(work);
 }
 
@@ -166,8 +204,12 @@ std::string explain(const GemmRow& r) {
 const Family family("fp8_gemm", [] {
   gemm_rows("fp8_gemm", kDenseForward, forward, explain);
   gemm_rows("fp8_grouped_gemm", kExpertsForward, forward, explain);
-  gemm_rows("fp8_wgrad", kDenseTraining, wgrad);
-  gemm_rows("fp8_grouped_wgrad", kExpertsTraining, wgrad);
+  constexpr int32_t kDenseLeaves = 4, kExpertLeaves = 8;  // data slots of a tp group, and of an ep group
+  const auto with = [](int32_t leaves) { return [leaves](const GemmRow& r) { wgrad(r, leaves); }; };
+  gemm_rows("fp8_wgrad", kDenseTraining, with(kDenseLeaves));
+  gemm_rows("fp8_wgrad", kDenseTraining, with(1), {}, "fast");
+  gemm_rows("fp8_grouped_wgrad", kExpertsTraining, with(kExpertLeaves));
+  gemm_rows("fp8_grouped_wgrad", kExpertsTraining, with(1), {}, "fast");
 });
 
 }  // namespace
