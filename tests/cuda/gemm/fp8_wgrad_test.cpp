@@ -111,6 +111,33 @@ TEST(CudaFp8WgradRules, DequantisedAndUnquantised) {
   EXPECT_LT(ref::calc_diff(got, exact), 1e-3);
 }
 
+// A scale that is not finite, and a NaN code, reach their row of their group and nothing else.
+TEST(CudaFp8WgradNonFinite, EqualsTheCpuBackend) {
+  const std::vector<int32_t> offsets = {0, 130, 150, 150, 200};  // 2 groups of 2 leaves
+  const std::vector<RowPlace> places = places_of(offsets);
+  const DeviceArray<RowPlace> device_places(places);
+  const RowSegment table[4] = {};
+  Fp8Columns dy(32, 200, offsets, 40), x(48, 200, offsets, 41);
+  dy.scale.at(1, 3) = INFINITY;  // the second block of the first leaf
+  x.codes[static_cast<size_t>(7 * x.ld + 160)] = test::kNanCode;
+  DeviceFp8Columns device_dy(dy), device_x(x);
+  Matrix want = Matrix::poisoned(64, 48);
+  const DeviceTensor dw(DType::kF32, 64, 48);
+  Fp8WgradArgs args{
+      .dy = dy.tensor(), .x = x.tensor(), .dw = want.tensor(), .accumulate = false, .num_groups = 2};
+  args.segments = {table, 4, 2, places.data()};
+  cpu::fp8_wgrad({}, args);
+  args.dy = device_dy.tensor(), args.x = device_x.tensor(), args.dw = dw.tensor();
+  args.segments.places = device_places.data();
+  cuda::fp8_wgrad({}, args);
+  const Matrix got = dw.download();
+  expect_same_matrix(got, want);
+  for (int64_t i = 0; i < 64; ++i) {
+    for (int64_t j = 0; j < 48; ++j)
+      ASSERT_EQ(std::isfinite(got.at(i, j)), !(i == 3 || (i >= 32 && j == 7))) << i << " " << j;
+  }
+}
+
 TEST(CudaFp8WgradErrors, SeenByTheHost) {
   DeviceFp8Columns dy(Fp8Columns(16, 40, {0, 40}, 36)), x(Fp8Columns(32, 40, {0, 40}, 37));
   const DeviceTensor dw(DType::kF32, 16, 32);
