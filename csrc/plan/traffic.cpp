@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/exact_sum.h"
+#include "model/layers.h"
 #include "model/params.h"
 #include "mpi/group.h"
 #include "ops/head.h"
@@ -47,24 +48,38 @@ double Traffic::moe_layers() const {
 
 // Rows of balanced experts: of a token's top_k copies the share (ep - 1) / ep leaves the rank, and comes
 // back.
-void Traffic::experts(const char* phase, const char* there, const char* back, const PhaseTokens& t) {
+void Traffic::experts(const char* phase, const char* there, const char* back, const PhaseTokens& t,
+                      double there_cols) {
   const double layers = moe_layers(), ep = mesh_.ep;
   const double count = t.passes * layers * static_cast<double>(c_.mesh.moe_chunks);
   const double rows = t.own * layers * static_cast<double>(m_.num_experts_per_tok) * (ep - 1) / ep;
-  for (const char* name : {there, back}) {
-    add(phase, name, "ep", mesh_.ep, count, rows * static_cast<double>(m_.hidden_size) * kFloat);
-  }
+  add(phase, there, "ep", mesh_.ep, count, rows * there_cols * kFloat);
+  add(phase, back, "ep", mesh_.ep, count, rows * static_cast<double>(m_.hidden_size) * kFloat);
+}
+
+// Columns, as many as floats would take, of a row that products read: codes with their scales where they are
+// FP8.
+double Traffic::read_cols(int64_t cols) const {
+  if (c_.train.precision != "fp8") return static_cast<double>(cols);
+  return static_cast<double>(code_row_bytes(cols)) / kFloat;
+}
+double Traffic::qkv_cols() const {
+  return m_.attention_bias ? static_cast<double>(m_.hidden_size) : read_cols(m_.hidden_size);
 }
 
 void Traffic::blocks(const char* phase, const PhaseTokens& t) {
   const double h = static_cast<double>(m_.hidden_size), layers = static_cast<double>(m_.num_hidden_layers);
-  const double latents = static_cast<double>(m_.q_lora_rank + m_.kv_lora_rank + m_.qk_rope_head_dim);
-  gather(phase, t, layers, layers * (m_.mla() ? latents : h));
-  if (m_.mla() && m_.q_lora_rank == 0) gather(phase, t, layers, layers * h);
+  const double kv = static_cast<double>(m_.kv_lora_rank + m_.qk_rope_head_dim);
+  const bool apart =
+      c_.train.precision == "fp8" && m_.q_lora_rank > 0;  // the query's latent travels as codes
+  const double with_kv = apart ? 0 : static_cast<double>(m_.q_lora_rank);
+  gather(phase, t, layers, layers * (m_.mla() ? kv + with_kv : qkv_cols()));
+  if (m_.mla() && apart) gather(phase, t, layers, layers * read_cols(m_.q_lora_rank));
+  if (m_.mla() && m_.q_lora_rank == 0) gather(phase, t, layers, layers * read_cols(m_.hidden_size));
   reduce(phase, t, layers, layers * h);
-  gather(phase, t, dense_layers(), dense_layers() * h);
+  gather(phase, t, dense_layers(), dense_layers() * read_cols(m_.hidden_size));
   reduce(phase, t, dense_layers(), dense_layers() * h);
-  experts(phase, "dispatch", "combine", t);
+  experts(phase, "dispatch", "combine", t, read_cols(m_.hidden_size));
 }
 
 void Traffic::forward(const char* phase, const PhaseTokens& t, bool sampling) {
@@ -87,10 +102,11 @@ void Traffic::backward(const char* phase, const PhaseTokens& t) {
   gather(phase, t, layers, layers * h);
   reduce(phase, t, layers, layers * (m_.mla() ? latents : h));
   if (m_.mla() && m_.q_lora_rank == 0) reduce(phase, t, layers, layers * h);
-  if (!m_.mla() && selective) gather(phase, t, layers, layers * h);
-  gather(phase, t, dense_layers() * (selective ? 2 : 1), dense_layers() * h * (selective ? 2 : 1));
+  if (!m_.mla() && selective) gather(phase, t, layers, layers * qkv_cols());
+  gather(phase, t, dense_layers(), dense_layers() * h);
+  if (selective) gather(phase, t, dense_layers(), dense_layers() * read_cols(m_.hidden_size));
   reduce(phase, t, dense_layers(), dense_layers() * h);
-  experts(phase, "dispatch_grad", "combine_grad", t);
+  experts(phase, "dispatch_grad", "combine_grad", t, h);
   gather(phase, t, 1, h);  // embedding
 }
 

@@ -30,7 +30,10 @@ class Traffic {
   void gather(const char* phase, const PhaseTokens& t, double times, double cols);  // over tp
   void reduce(const char* phase, const PhaseTokens& t, double times, double cols);
   void blocks(const char* phase, const PhaseTokens& t);
-  void experts(const char* phase, const char* there, const char* back, const PhaseTokens& t);
+  void experts(const char* phase, const char* there, const char* back, const PhaseTokens& t,
+               double there_cols);
+  double read_cols(int64_t cols) const;
+  double qkv_cols() const;
   double moe_layers() const;
   double dense_layers() const { return static_cast<double>(m_.num_hidden_layers) - moe_layers(); }
 

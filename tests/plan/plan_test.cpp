@@ -194,6 +194,10 @@ TEST(Plan, ExpertParallelTraffic) {
   }
   EXPECT_EQ(traffic_of(plan.stages[0], "ref").at("dispatch").bytes, update.at("dispatch").bytes);
   EXPECT_FALSE(update.contains("reduce (edp)"));  // no two ranks hold the same expert
+  c.train.precision = "fp8";  // a row of 128 codes, a scale, and 28 bytes that fill up its last 32
+  const auto fp8 = traffic_of(plan_of(c, 4).stages[0], "update");
+  EXPECT_EQ(fp8.at("dispatch").bytes, own * moe_layers * top_k * 0.75 * 160);
+  EXPECT_EQ(fp8.at("combine").bytes, update.at("combine").bytes);
   EXPECT_TRUE(update.contains("reduce (world)"));
 }
 
