@@ -77,7 +77,7 @@ struct LinearWgradArgs {
 };
 
 // Rows sorted by group (expert): rows [offsets[g], offsets[g+1]) are multiplied with group g of w. Rows
-// behind the last group, of which M may have some, are not read, and their results not written.
+// behind the last group, of which M may have some, have no effect, and their results are not written.
 struct GroupedLinearArgs {
   Tensor x;                          // [M, K]
   WeightView w;                      // [G][N, K]
