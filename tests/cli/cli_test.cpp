@@ -239,7 +239,6 @@ struct Known {
   const char* np;
   const char* hardware;
   bool fits = true;
-  bool says_model = true;  // else it comes from the weights alone
 };
 const std::vector<Known>& known_configs() {
   static const std::vector<Known> list = {{"demo", "2", "cpu"},
@@ -248,7 +247,7 @@ const std::vector<Known>& known_configs() {
                                           {"r1_tiny", "2", "cpu"},
                                           {"nano", "1", "h100"},
                                           {"nano_gqa", "1", "h100"},
-                                          {"smollm2_135m", "2", "cpu", true, false},
+                                          {"smollm2_135m", "2", "cpu"},
                                           {"v2_lite", "64", "h800"},
                                           {"qwen2.5_0.5b_gsm8k", "8", "h100"},
                                           {"r1_distill_qwen_1.5b", "8", "h800"},
@@ -271,7 +270,6 @@ TEST(Cli, DoctorPassesEveryConfigOfTheRepository) {
     const auto k = std::find_if(known_configs().begin(), known_configs().end(),
                                 [&](const Known& known) { return name == known.name; });
     ASSERT_NE(k, known_configs().end()) << name << " is not in the list of this test";
-    if (!k->says_model) continue;
     const DoctorReport r = doctor_of(*k);
     EXPECT_NE(r.text.find(name + ".toml: no problems"), std::string::npos) << r.text;
     EXPECT_NE(r.text.find("Shards\n"), std::string::npos) << name;
@@ -327,7 +325,6 @@ TEST(Cli, ConfigsSayWhoTheyAre) {
   for (const Known& k : known_configs()) {
     std::vector<MissingInput> missing;
     const std::string path = std::string("configs/") + k.name + ".toml";
-    if (!k.says_model) continue;
     const auto load = [&](const std::string& file, const Words& overrides, int np) {
       return load_config_before_files(file, overrides, np, read_model_config, missing);
     };
