@@ -59,8 +59,9 @@ std::optional<std::string_view> answer_part(std::string_view completion) {
   return answer;
 }
 
-float verify_format(const std::string& completion) {
-  const std::string_view text = trimmed(completion);
+float verify_format(const std::string& completion, std::string_view prompt) {
+  const std::string whole = (trimmed(prompt).ends_with(kThink) ? std::string(kThink) : "") + completion;
+  const std::string_view text = trimmed(whole);
   const size_t think = only_place(text, kThink);
   const size_t end_think = only_place(text, kEndThink);
   const size_t answer = only_place(text, kAnswer);

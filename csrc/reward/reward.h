@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/config.h"
@@ -37,8 +38,8 @@ struct Score {
 // for an unknown task or a malformed countdown answer.
 float verify_accuracy(const std::string& task, const std::string& completion, const std::string& answer);
 // Exactly <think>thought</think><answer>answer</answer>, each tag once, in order, both parts non-empty,
-// nothing else but white space.
-float verify_format(const std::string& completion);
+// nothing else but white space. A thought that the end of `prompt` opened, as some templates do, is opened.
+float verify_format(const std::string& completion, std::string_view prompt = {});
 // Share of the thought's words that are of the target language: en Latin letters, zh Han (each character a
 // word), digits whole numbers. Numbers and punctuation are no words of en and zh. 1 for a thought without
 // words, 0 without </think>.

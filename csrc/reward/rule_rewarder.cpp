@@ -64,7 +64,7 @@ Score score_text(const RewardConfig& config, int64_t max_new_tokens, int64_t ove
                  const ScoreRequest& request) {
   Score score;
   score.id = request.id;
-  score.format = verify_format(request.completion);
+  score.format = verify_format(request.completion, request.prompt->text);
   score.language = language_share(request.completion, config.target_language);
   // A completion that was cut is as long as one can be, wherever it was cut.
   score.overlong = overlong_penalty(request.finished ? request.num_tokens : max_new_tokens, max_new_tokens,

@@ -118,6 +118,9 @@ TEST(Expression, BombsAreRefused) {
 TEST(VerifyFormat, ThoughtThenAnswerAndNothingElse) {
   EXPECT_EQ(verify_format("<think>a</think><answer>b</answer>"), 1);
   EXPECT_EQ(verify_format(" <think>\na\n</think>\n<answer>b</answer>\n"), 1);
+  EXPECT_EQ(verify_format("a</think><answer>b</answer>", "<user>q<assistant><think>\n"), 1);
+  EXPECT_EQ(verify_format("<think>a</think><answer>b</answer>", "<user>q<assistant><think>\n"), 0);
+  EXPECT_EQ(verify_format("<think>a</think><answer>b</answer>", "<think>old</think><user>q<assistant>"), 1);
   for (const char* wrong : {"",
                             "<think>a</think>",
                             "<answer>b</answer>",
