@@ -65,6 +65,7 @@ std::optional<CodeProgram> find_program(std::string_view prompt, std::string_vie
     }
     begin = end + 1;
   }
+  if (fence > 0) return {};
   return named ? named : unnamed;
 }
 

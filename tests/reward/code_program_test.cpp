@@ -46,6 +46,8 @@ TEST(CodeProgram, ThoughtsAndHalfAnswersDoNotCount) {
   EXPECT_EQ(found("</think>\n```python\nx"), "");
   EXPECT_EQ(found("</think>\n```python\nx\n``"), "");
   EXPECT_EQ(found("</think>\n```python"), "");
+  EXPECT_EQ(found("</think>\n" + block + "Better:\n```python\nprint("), "");  // a draft is not the answer
+  EXPECT_EQ(found("</think>\n" + block + "Prints:\n```text\n1"), "");
 }
 
 TEST(CodeProgram, InsideTheOneAnswer) {
