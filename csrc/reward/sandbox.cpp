@@ -25,7 +25,6 @@ using End = SandboxResult::End;
 
 constexpr double kSetupSeconds = 10;       // of an overloaded machine; some milliseconds otherwise
 constexpr int64_t kGraceNs = 900'000'000;  // between SIGKILL and the end of all processes
-constexpr rlim_t kMaxProcesses = 32;       // and threads
 constexpr size_t kMaxErrBytes = 4096, kMaxErrFlood = 1 << 20;
 
 // `"key": 123` in what bubblewrap says.
