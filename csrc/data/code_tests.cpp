@@ -14,21 +14,29 @@ using Json = nlohmann::json;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// Integers of more than 18 digits become strings that no JSON text has (they begin with a control character,
-// which JSON has to escape, and hold the digits): parsed as numbers they would be rounded.
+[[noreturn]] void refuse(const std::string& why) { throw std::runtime_error(why); }
+
+// How a text begins that stands for an integer, in JSON. Others may not begin so.
+constexpr std::string_view kMark = "\"\\u0001";
+
+// Integers of more than 18 characters become texts: parsed as numbers they would be rounded. Not in the place
+// of a key, where the parser has to refuse them.
 std::string with_long_integers_as_text(std::string_view json) {
   std::string out;
   for (size_t i = 0; i < json.size();) {
     size_t end = i + 1;
     if (json[i] == '"') {
+      if (json.substr(i).starts_with(kMark)) refuse("a text begins with the control character \\u0001");
       while (end < json.size() && json[end] != '"') end += json[end] == '\\' ? 2 : 1;
       end = std::min(end + 1, json.size());
       out += json.substr(i, end - i);
     } else if (json[i] == '-' || is_digit(json[i])) {
       while (end < json.size() && is_digit(json[end])) ++end;
       const bool integer = end == json.size() || (json[end] != '.' && json[end] != 'e' && json[end] != 'E');
-      if (end - i > 18 && integer && json[i + (json[i] == '-')] != '0') {
-        out += fmt::format("\"\\u0001{}\"", json.substr(i, end - i));
+      const size_t next = std::min(json.find_first_not_of(" \t\n\r", end), json.size());
+      const bool key = next < json.size() && json[next] == ':';
+      if (end - i > 18 && integer && !key && json[i + (json[i] == '-')] != '0') {
+        out += fmt::format("{}{}\"", kMark, json.substr(i, end - i));
       } else {
         // With its exponent, so that the digits there are not taken for a number.
         while (end < json.size() &&
@@ -44,14 +52,12 @@ std::string with_long_integers_as_text(std::string_view json) {
   return out;
 }
 
-[[noreturn]] void refuse(const std::string& why) { throw std::runtime_error(why); }
-
 const Json& member(const Json& object, const char* key, Json::value_t type, const std::string& where) {
   const auto found = object.find(key);
   if (found == object.end()) refuse(fmt::format("{} has no \"{}\"", where, key));
-  if (found->type() != type)
-    refuse(fmt::format("\"{}\" of {}: {} instead of {}", key, where, found->type_name(),
-                       Json(type).type_name()));
+  if (found->type() != type || is_long_integer(*found))
+    refuse(fmt::format("\"{}\" of {}: {} instead of {}", key, where,
+                       is_long_integer(*found) ? "number" : found->type_name(), Json(type).type_name()));
   return *found;
 }
 
@@ -103,10 +109,9 @@ void read_calls(const Json& json, CodeTests* tests) {
 
 // Back from text to integers.
 std::string restored(std::string json) {
-  constexpr std::string_view kMark = "\"\\u0001";
   for (size_t at = json.find(kMark); at != json.npos; at = json.find(kMark, at + 1)) {
-    const size_t begin = at + kMark.size(), end = json.find_first_not_of("-0123456789", begin);
-    if (end == json.npos || end - begin <= 18 || json[end] != '"') continue;
+    if (at > 0 && json[at - 1] == '\\') continue;  // a quote inside a text
+    const size_t end = json.find('"', at + kMark.size());
     json.erase(end, 1);
     json.erase(at, kMark.size());
   }
@@ -116,6 +121,10 @@ std::string restored(std::string json) {
 }  // namespace
 
 Json parse_exact_json(std::string_view json) { return parse_strict_json(with_long_integers_as_text(json)); }
+
+bool is_long_integer(const Json& json) {
+  return json.is_string() && json.get_ref<const std::string&>().starts_with('\x01');
+}
 
 CodeTests parse_code_tests(std::string_view text) {
   const Json json = parse_exact_json(text);

@@ -23,9 +23,12 @@ struct CodeTests {
   std::vector<FunctionTest> calls;
 };
 
-// parse_strict_json, but integers of more than 18 digits are texts of a form that no JSON text has: as
-// numbers they would be rounded.
+// parse_strict_json, but integers of more than 18 characters become texts, \u0001 and then the digits: as
+// numbers they would be rounded. Refuses texts and keys that begin with \u0001 themselves.
 nlohmann::json parse_exact_json(std::string_view json);
+
+// Is it one of those texts?
+bool is_long_integer(const nlohmann::json& json);
 
 // Throws std::runtime_error with a short reason for anything but the documented form, for no tests at all,
 // and for tests that a program without output passes.

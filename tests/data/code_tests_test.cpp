@@ -29,14 +29,16 @@ TEST(CodeTests, Runs) {
 TEST(CodeTests, Calls) {
   const CodeTests tests = parse_code_tests(
       R"({"function": "f", "cases": [{"args": [100000000000000000000001, "a"], "expected": null},
-          {"args": [], "expected": [-100000000000000000000001, 1.5e-7, "\u0001123", "9999999999999999999999"]}]})");
+          {"args": [], "expected": [-100000000000000000000001, 1.5e-7, "1\u0001", "9999999999999999999999",
+              "\"\u00011111111111111111111111"]}]})");
   EXPECT_EQ(tests.language, "python");
   EXPECT_EQ(tests.function, "f");
   ASSERT_EQ(tests.calls.size(), 2u);
   EXPECT_EQ(tests.calls[0].arguments, R"([100000000000000000000001,"a"])");
   EXPECT_EQ(tests.calls[0].expected, "null");
-  EXPECT_EQ(tests.calls[1].expected,
-            R"([-100000000000000000000001,1.5e-07,"\u0001123","9999999999999999999999"])");
+  EXPECT_EQ(
+      tests.calls[1].expected,
+      R"([-100000000000000000000001,1.5e-07,"1\u0001","9999999999999999999999","\"\u00011111111111111111111111"])");
 }
 
 TEST(CodeTests, RefusalsSayWhatIsWrong) {
@@ -68,6 +70,13 @@ TEST(CodeTests, RefusalsSayWhatIsWrong) {
   EXPECT_EQ(reason(R"({"language": "java", "stdin": []})"), R"(language "java": python or cpp)");
   EXPECT_NE(reason(R"({"function": "f", "cases": [{"args": [-], "expected": 1}]})"), "");
   EXPECT_NE(reason(R"({"function": "f", "cases": [{"args": [0000000000000000000001], "expected": 1}]})"), "");
+  EXPECT_EQ(reason(R"({"stdin": [{"input": 1111111111111111111111, "output": "1"}]})"),
+            R"("input" of test 1 of "stdin": number instead of string)");
+  EXPECT_EQ(
+      reason(R"({"function": "f", "cases": [{"args": ["\u0001111111111111111111111"], "expected": 1}]})"),
+      R"(a text begins with the control character \u0001)");
+  EXPECT_NE(reason(R"({"function": "f", "cases": [{"args": [{1111111111111111111111: 1}], "expected": 1}]})"),
+            "");
   EXPECT_NE(reason(R"({"function": "f", "cases": [{"args": [1e999], "expected": 1}]})"), "");
 }
 

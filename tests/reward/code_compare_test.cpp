@@ -45,6 +45,15 @@ TEST(CodeCompare, Numbers) {
   EXPECT_FALSE(same_value("0.5", "\"0.5\""));
   EXPECT_FALSE(same_value("0.5", "1e999"));
   EXPECT_FALSE(same_value("0.5", "Infinity"));
+  EXPECT_TRUE(same_value("0", "-0.0"));
+  EXPECT_FALSE(same_value("0", "0.4"));
+  EXPECT_FALSE(same_value("9007199254740993", "9007199254740992.0"));
+  EXPECT_TRUE(same_value("9007199254740992", "9007199254740992.0"));
+  EXPECT_TRUE(same_value("-1180591620717411303424", "-1.1805916207174113e+21"));  // -2^70
+  EXPECT_FALSE(same_value("-1180591620717411303425", "-1.1805916207174113e+21"));
+  EXPECT_TRUE(same_value("1e21", "1000000000000000000001"));
+  EXPECT_FALSE(same_value("111111111111111111111", R"("\u0001111111111111111111111")"));
+  EXPECT_FALSE(same_value(R"("\u0001111111111111111111111")", R"("\u0001111111111111111111111")"));
   const std::string large = "1" + std::string(400, '0');
   EXPECT_TRUE(same_value(large, large));
   EXPECT_FALSE(same_value(large + "1", large + "2"));
@@ -53,6 +62,15 @@ TEST(CodeCompare, Numbers) {
   EXPECT_FALSE(same_value("[1000000000000000000000001]", "[1000000000000000000000002]"));
   EXPECT_TRUE(
       same_value("{\"1000000000000000000000001\": 1e-5}", "{\"1000000000000000000000001\": 0.00001}"));
+}
+
+TEST(CodeCompare, SmallNumbers) {
+  EXPECT_TRUE(same_value("0.001", "0.0010005"));
+  EXPECT_FALSE(same_value("1e-9", "0"));
+  EXPECT_FALSE(same_value("1e-9", "1.00001e-9"));
+  EXPECT_TRUE(same_value("1e-9", "1.0000001e-9"));
+  EXPECT_FALSE(same_value("0.0", "1e-9"));
+  EXPECT_TRUE(same_value("0.0", "5.551115123125783e-17"));  // 0.1 + 0.2 - 0.3
 }
 
 }  // namespace
