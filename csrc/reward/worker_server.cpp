@@ -276,8 +276,21 @@ void end_worker_server() {
   retry_interrupted([&] { return ::waitpid(g_server, nullptr, 0); });
 }
 
-// One request, one reply, three descriptors with a successful spawn. errno when the server does not answer;
-// it is given up then.
+// The descriptors that came with a reply. The kernel leaves out those that this process has no number for:
+// false then.
+bool take_pipes(msghdr* message, WorkerProcess* worker) {
+  const cmsghdr* const rights = CMSG_FIRSTHDR(message);
+  const size_t came = rights ? (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+  int* const ends[] = {&worker->in, &worker->out, &worker->err};
+  for (size_t i = 0; i < std::min(came, std::size(ends)); ++i) {
+    std::memcpy(ends[i], CMSG_DATA(rights) + i * sizeof(int), sizeof(int));
+    ::fcntl(*ends[i], F_SETFL, ::fcntl(*ends[i], F_GETFL) | O_NONBLOCK);
+  }
+  return came == std::size(ends) && !(message->msg_flags & MSG_CTRUNC);
+}
+
+// One request, one reply; `worker`, of a spawn: its pid and descriptors, EMFILE when not all came. ECONNRESET
+// when the server does not answer; it is given up then.
 int call_server(const std::string& request, Reply* reply, WorkerProcess* worker) {
   std::lock_guard lock(g_mutex);
   if (g_socket < 0 || g_owner != ::getpid()) return ECONNRESET;
@@ -293,11 +306,9 @@ int call_server(const std::string& request, Reply* reply, WorkerProcess* worker)
     close_all({&g_socket});
     return ECONNRESET;
   }
-  if (const cmsghdr* rights = CMSG_FIRSTHDR(&message)) {
-    int fds[3];
-    std::memcpy(fds, CMSG_DATA(rights), sizeof fds);
-    for (const int fd : fds) ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
-    *worker = {reply->pid, fds[0], fds[1], fds[2]};
+  if (worker && reply->error == 0) {
+    worker->pid = reply->pid;
+    if (!take_pipes(&message, worker)) return EMFILE;
   }
   return reply->error;
 }
@@ -338,7 +349,9 @@ int spawn_worker(WorkerKind kind, const RewardConfig& config, WorkerProcess* wor
     request.append(reinterpret_cast<const char*>(&verifier), sizeof verifier);
   }
   Reply reply;
-  return call_server(request, &reply, worker);
+  const int error = call_server(request, &reply, worker);
+  if (error != 0 && worker->pid >= 0) stop_worker(worker);  // it runs, but without its pipes
+  return error;
 }
 
 std::string stop_worker(WorkerProcess* worker) {
@@ -346,7 +359,7 @@ std::string stop_worker(WorkerProcess* worker) {
   const int32_t pid = worker->pid;
   request.append(reinterpret_cast<const char*>(&pid), sizeof pid);
   Reply reply;
-  const int error = call_server(request, &reply, worker);
+  const int error = call_server(request, &reply, nullptr);
   close_all({&worker->in, &worker->out, &worker->err});
   worker->pid = -1;
   if (error != 0) return "its server process is gone";

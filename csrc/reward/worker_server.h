@@ -24,9 +24,9 @@ struct WorkerProcess {
   int in = -1, out = -1, err = -1;  // our ends of its stdin, stdout and stderr; non-blocking
 };
 
-// Returns 0, or the errno that says why there is no worker; ECONNRESET when the server is gone. Command:
-// config.command[0] is looked up in PATH. Code: gets code_seconds and code_memory_mib, and nothing else of
-// the configuration.
+// Returns 0, or the errno that says why there is no worker; ECONNRESET when the server is gone, EMFILE when
+// this process has too many open files for the pipes. Command: config.command[0] is looked up in PATH. Code:
+// gets code_seconds and code_memory_mib, and nothing else of the configuration.
 int spawn_worker(WorkerKind kind, const RewardConfig& config, WorkerProcess* worker);
 
 // Kills the worker and all that descends from it, closes the pipes, and says how it ended: "exit status 3",
