@@ -40,8 +40,7 @@ Conversation::Conversation(const Tokenizer& tokenizer, const std::string& system
 Conversation::~Conversation() = default;
 
 Prompt Conversation::ask(const std::string& question, int64_t context, int64_t room) {
-  ordered_json& all = *messages_;
-  if (!remembers_) all.clear();
+  ordered_json all = remembers_ ? *messages_ : ordered_json::array();  // kept only when the question fits
   all.push_back(message(tokenizer_, "user", question));
   const size_t first = has_system_ ? 1 : 0;
   Prompt prompt;
@@ -49,7 +48,6 @@ Prompt Conversation::ask(const std::string& question, int64_t context, int64_t r
     try {
       set_prompt(tokenizer_, all, prompt);
     } catch (const std::exception& e) {
-      all.erase(all.end() - 1);
       fail(ExitCode::kConfig, "the chat template: {}", e.what());
     }
     return std::ssize(prompt.tokens) + room <= context;
@@ -60,10 +58,12 @@ Prompt Conversation::ask(const std::string& question, int64_t context, int64_t r
     all.erase(first);
     all_of_it = fits();
   }
-  if (all_of_it) return prompt;
-  all.erase(all.end() - 1);
-  fail(ExitCode::kConfig, "the question has {} tokens; with {} for the answer it is beyond the context of {}",
-       prompt.tokens.size(), room, context);
+  if (!all_of_it)
+    fail(ExitCode::kConfig,
+         "the question has {} tokens; with {} for the answer it is beyond the context of {}",
+         prompt.tokens.size(), room, context);
+  *messages_ = std::move(all);
+  return prompt;
 }
 
 void Conversation::answer(std::string_view text) {

@@ -73,6 +73,11 @@ ChatModel open_chat_model(const ChatOptions& o, const std::vector<std::string>& 
     chat.run_dir = o.model;
     file = path / "config.toml";
   } else {
+    try {
+      read_model_config(o.model);  // what is wrong with it is a problem of --model, not of a setting
+    } catch (const Error& e) {
+      fail(e.code(), "--model: {}", e.what());
+    }
     settings = {"model.path=" + o.model, "model.num_nextn_predict_layers=0",  // it is for training only
                 "task.max_prompt_tokens=1", "rl.max_new_tokens=1"};           // the context decides
   }

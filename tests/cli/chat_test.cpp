@@ -77,7 +77,10 @@ TEST(Chat, TheOldestIsForgottenFirst) {
               std::string::npos)
         << e.what();
   }
-  EXPECT_EQ(c.ask("again", 100, 10).text, "<user>S\nagain<assistant>");
+  // A question that is refused costs nothing of what was said.
+  EXPECT_EQ(
+      c.ask("again", 100, 10).text,
+      "<user>S\nsecond<assistant>B<user>third<assistant>C<user>fourth<assistant>D<user>again<assistant>");
 }
 
 TEST(Chat, ModelsOpenWithoutAConfig) {
@@ -127,6 +130,7 @@ TEST(Chat, WhatIsNoModelIsRefused) {
       EXPECT_EQ(e.code(), ExitCode::kConfig);
       EXPECT_NE(std::string(e.what()).find(path), std::string::npos) << e.what();
       EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << e.what();
+      EXPECT_EQ(std::string(e.what()).rfind("--model: ", 0), 0u) << e.what();
     }
   }
 }

@@ -113,6 +113,8 @@ refused 10 'mesh.tp: 3 does not divide' --model $models/qwen2 --set mesh.tp=3 x
 CONTENDER_MEMORY_LIMIT=8000000 refused 19 '^contender: out of memory: a rank needs [0-9.]+ MiB for a context of 64 tokens, 6.9 MiB are free' --model $models/qwen3 x
 cp -r $models/qwen3 "$work/cut" && truncate -s -1 "$work/cut/model.safetensors"
 refused 10 'the tensors end at byte' --model "$work/cut" x
+cp -r $models/qwen3 "$work/unread" && echo '{' >"$work/unread/config.json"
+refused 10 '^contender: --model: .*/unread/config.json: ' --model "$work/unread" x
 "$contender" generate --model $models/qwen2 x 2>"$work/err" >/dev/full
 [ $? -eq 20 ] && grep -q 'stdout cannot be written: No space left' "$work/err" || complain "a full disk is not said" "$work/err"
 
