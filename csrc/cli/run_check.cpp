@@ -6,7 +6,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "data/prompts.h"
+#include "grpo/stage_prompts.h"
 #include "hub/model_files.h"
 #include "model/params.h"
 #include "report/metrics.h"
@@ -35,9 +35,8 @@ std::string how_to_get(const std::string& config, const std::string& path) {
 
 // Prompts of one stage, as its run will read them.
 std::string prompts_text(const RunConfig& c, const StageConfig& stage, const Tokenizer& tokenizer) {
-  const int64_t longest = stage.kind == "sft" ? c.model.max_position_embeddings : 0;
-  const int64_t train = make_prompt_source(stage.task, Split::kTrain, c.seed, tokenizer, longest)->size();
-  const int64_t held_out = make_prompt_source(stage.task, Split::kHeldOut, c.seed, tokenizer)->size();
+  const int64_t train = open_stage_prompts(c, stage, Split::kTrain, tokenizer)->size();
+  const int64_t held_out = open_stage_prompts(c, stage, Split::kHeldOut, tokenizer)->size();
   return fmt::format("stage {}: {} prompts, {} held out\n", stage.name, train, held_out);
 }
 

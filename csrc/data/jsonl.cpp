@@ -86,8 +86,11 @@ class Contamination {
     const std::string text = fmt::format(
         "{} of {} training prompts {} 10 words in a row with held-out ones{} (task.contamination = \"{}\"): "
         "{}",
-        found_, prompts_, found_ == 1 ? "shares" : "share", dropped() > 0 ? " and are left out" : "", rule_,
-        shown_);
+        found_, prompts_, found_ == 1 ? "shares" : "share",
+        dropped() == 0   ? ""
+        : dropped() == 1 ? " and is left out"
+                         : " and are left out",
+        rule_, shown_);
     if (rule_ == "error") throw Error(ExitCode::kConfig, text);
     return text;
   }
@@ -101,10 +104,12 @@ class Contamination {
 
 class JsonlSource final : public PromptSource {
  public:
-  JsonlSource(const TaskConfig& task, Split split, const Tokenizer& tokenizer, int64_t max_solved_tokens)
+  JsonlSource(const TaskConfig& task, Split split, const Tokenizer& tokenizer, int64_t max_solved_tokens,
+              PromptCheck check)
       : tokenizer_(tokenizer),
         max_prompt_tokens_(task.max_prompt_tokens),
-        max_solved_tokens_(max_solved_tokens) {
+        max_solved_tokens_(max_solved_tokens),
+        check_(check) {
     const bool train = split == Split::kTrain;
     const std::vector<std::string>& paths = train ? task.train_files : task.eval_files;
     if (paths.empty())
@@ -154,6 +159,8 @@ class JsonlSource final : public PromptSource {
     auto file = std::make_unique<JsonlFile>(path);
     file->scan(tokenizer_, [&](int64_t line, PromptLine&& parsed) {
       check_length(*file, line, parsed.prompt);
+      const std::string problem = check_ ? check_(parsed.prompt) : "";
+      if (!problem.empty()) file->fail_at(line, problem);
       asks_for_programs_ |= parsed.prompt.task == "code";
       return !contamination || contamination->keep(*file, line, parsed);
     });
@@ -185,6 +192,7 @@ class JsonlSource final : public PromptSource {
 
   const Tokenizer& tokenizer_;
   const int64_t max_prompt_tokens_, max_solved_tokens_;
+  const PromptCheck check_;
   std::vector<std::unique_ptr<JsonlFile>> files_;
   std::vector<int64_t> ends_;  // of each file in the prompts of all
   std::optional<Mixture> mixture_;
@@ -197,8 +205,9 @@ class JsonlSource final : public PromptSource {
 }  // namespace
 
 std::unique_ptr<PromptSource> make_jsonl_source(const TaskConfig& task, Split split,
-                                                const Tokenizer& tokenizer, int64_t max_solved_tokens) {
-  return std::make_unique<JsonlSource>(task, split, tokenizer, max_solved_tokens);
+                                                const Tokenizer& tokenizer, int64_t max_solved_tokens,
+                                                PromptCheck check) {
+  return std::make_unique<JsonlSource>(task, split, tokenizer, max_solved_tokens, check);
 }
 
 }  // namespace contender

@@ -13,8 +13,10 @@ namespace contender {
 
 // The prompts of task.train_files or task.eval_files. Throws Error(kConfig), `file:line: what`, for the first
 // bad line; for a file without prompts; and, for the train split, for a prompt that is also in
-// task.eval_files (left out instead with task.contamination = "drop"). max_solved_tokens as in prompts.h.
+// task.eval_files (left out instead with task.contamination = "drop"). max_solved_tokens and check as in
+// prompts.h.
 std::unique_ptr<PromptSource> make_jsonl_source(const TaskConfig& task, Split split,
-                                                const Tokenizer& tokenizer, int64_t max_solved_tokens);
+                                                const Tokenizer& tokenizer, int64_t max_solved_tokens,
+                                                PromptCheck check);
 
 }  // namespace contender

@@ -43,12 +43,16 @@ class PromptSource {
 
 enum class Split { kTrain, kHeldOut };
 
+// What is wrong with a prompt, in a few words; empty: nothing.
+using PromptCheck = std::string (*)(const Prompt&);
+
 // Throws Error(kConfig) naming file and line for malformed JSONL (bad UTF-8, duplicate keys, missing prompt
 // or answer, a line over 8 MiB), an empty set, or a prompt longer than task.max_prompt_tokens. For SFT
 // `max_solved_tokens` is not 0: then a line without a worked solution is an error too, and one that has more
-// tokens with it.
+// tokens with it. A line that `check` finds something wrong with is an error too.
 std::unique_ptr<PromptSource> make_prompt_source(const TaskConfig& task, Split split, uint64_t seed,
-                                                 const Tokenizer& tokenizer, int64_t max_solved_tokens = 0);
+                                                 const Tokenizer& tokenizer, int64_t max_solved_tokens = 0,
+                                                 PromptCheck check = nullptr);
 
 // The order of prompts: epoch-wise Philox shuffle of [0, size), position -> index. Pure function.
 int64_t shuffled_index(uint64_t seed, int64_t size, int64_t position);

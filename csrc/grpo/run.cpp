@@ -14,6 +14,7 @@
 #include "base/job.h"
 #include "base/log.h"
 #include "base/timer.h"
+#include "grpo/stage_prompts.h"
 #include "mpi/mesh.h"
 #include "plan/plan.h"
 #include "report/files.h"
@@ -72,22 +73,31 @@ void remove_run(const fs::path& dir) {
 }
 
 // Every prompt of every stage, so that a bad line of the last stage's file does not wait for the first
-// stages; what is to be said of them.
-void check_prompt_files(const RunConfig& config) {
+// stages; what is to be said of them. True when programs will have to be run.
+bool check_prompt_files(const RunConfig& config) {
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(config);
   bool programs = false;
   for (const StageConfig& stage : config.stages) {
     if (stage.task.name != "jsonl") continue;
-    const auto train = make_prompt_source(stage.task, Split::kTrain, config.seed, *tokenizer,
-                                          stage.kind == "sft" ? config.model.max_position_embeddings : 0);
+    const auto train = open_stage_prompts(config, stage, Split::kTrain, *tokenizer);
     if (!train->note().empty()) log_warn("stage {}: {}", stage.name, train->note());
-    const auto held_out = make_prompt_source(stage.task, Split::kHeldOut, config.seed, *tokenizer);
-    programs |= stage.reward.type == "rule" && (train->asks_for_programs() || held_out->asks_for_programs());
+    const auto held_out = open_stage_prompts(config, stage, Split::kHeldOut, *tokenizer);
+    programs |= stage.kind != "sft" && stage.reward.type == "rule" &&
+                (train->asks_for_programs() || held_out->asks_for_programs());
   }
-  if (!programs) return;
-  const std::string problem = code_worker_problem();
-  if (!problem.empty())
-    fail(ExitCode::kSandbox, "prompts of task \"code\" need a sandbox for programs: {}", problem);
+  return programs;
+}
+
+// Ranks are on several machines, and what one can do another may not be able to.
+void check_sandboxes(Group& world, bool programs) {
+  double asked = programs;
+  world.all_reduce_max("sandbox", &asked, 1);
+  if (asked == 0) return;
+  const std::vector<std::string> problems = world.all_gather_bytes("sandbox", code_worker_problem());
+  for (size_t rank = 0; rank < problems.size(); ++rank)
+    if (!problems[rank].empty())
+      fail(ExitCode::kSandbox, "prompts of task \"code\" need a sandbox for programs: {} (rank {})",
+           problems[rank], rank);
 }
 
 // The first line that two fingerprints do not share: "model.hidden_size = 64 there, model.hidden_size = 128
@@ -107,13 +117,15 @@ std::string first_difference(const std::string& there, const std::string& here) 
 Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
     : config_(config), options_(options) {
   ::signal(SIGUSR1, on_stop);
-  if (launcher_info().rank == 0) check_prompt_files(config_);  // before any work; one rank says it
+  // Before any work; one rank says it.
+  const bool programs = launcher_info().rank == 0 && check_prompt_files(config_);
   std::unique_ptr<Device> device = options.backend.make_device();
   const std::string device_name = device->name();
   const Plan plan = make_plan(config_, {.np = launcher_info().size},
                               {.name = device_name, .memory_bytes = device->memory_bytes()});
   if (purpose == Purpose::kTrain) require_memory(plan);
   machine_ = std::make_unique<Machine>(config_, *options.backend.ops, std::move(device));
+  check_sandboxes(machine_->mesh->world(), programs);
   std::string checkpoint = options.checkpoint;
   if (checkpoint.empty() && options.resume != ResumeMode::kNever) checkpoint = newest_checkpoint();
   if (checkpoint.empty() && options.resume == ResumeMode::kRequired)

@@ -37,6 +37,9 @@ struct Score {
 // <answer>...</answer> behind the only </think> is right, else 0. Never throw on model output; Error(kConfig)
 // for an unknown task or a malformed countdown answer.
 float verify_accuracy(const std::string& task, const std::string& completion, const std::string& answer);
+// Why no completion of the prompt could be scored by rules: what verify_accuracy would throw; "" when they
+// can be.
+std::string verifier_problem(const Prompt& prompt);
 // Exactly <think>thought</think><answer>answer</answer>, each tag once, in order, both parts non-empty,
 // nothing else but white space. A thought that the end of `prompt` opened, as some templates do, is opened.
 float verify_format(const std::string& completion, std::string_view prompt = {});

@@ -328,6 +328,8 @@ TEST_F(JsonlPrompts, OverlapWithHeldOutPromptsIsReportedDroppedOrRefused) {
                                  "left out"),
             std::string::npos);
   EXPECT_NE(dropped->fingerprint(), train(content)->fingerprint());
+  EXPECT_NE(train(content)->note().find("shares 10 words in a row with held-out ones and is left out"),
+            std::string::npos);
   EXPECT_EQ(error_of(line + twelve + R"(", "answer": "1"})"),
             "train.jsonl: every prompt is like a held-out one, task.contamination = \"drop\" leaves none");
   config_.contamination = "error";

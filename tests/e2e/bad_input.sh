@@ -51,6 +51,8 @@ printf '%s\n{"prompt": "2\xff", "answer": "3"}\n' "$good" | prompts utf8
 bad_prompts utf8 '2: .*UTF-8'
 printf '%s\n{"prompt": "2+2=", "answer": "4", "prompt": "2+3="}\n' "$good" | prompts twice
 bad_prompts twice '2: .*prompt'
+printf '%s\n%s\n' "$good" "${good/addition/additon}" | prompts task
+bad_prompts task '2: task "additon" has no rule \(known: addition, '
 printf '\n%s\n{"prompt": "2+2="}\n' "$good" | prompts answer
 bad_prompts answer '3: "answer" is missing'
 { printf '%s\n{"prompt": "' "$good"; head -c 10485760 /dev/zero | tr '\0' 'x'; printf '"}\n'; } | prompts line
@@ -103,6 +105,14 @@ MPIRUN="$inside --disable-userns -- $MPIRUN" \
   refused 2 21 "${sandbox_needed}no sandbox can be made: bwrap: .*namespace" train "$work/sandbox.toml" --run-dir "$work/no"
 MPIRUN="$inside --ro-bind /dev/null /usr/bin/bwrap -- $MPIRUN" \
   refused 2 21 "$sandbox_needed/usr/bin/bwrap is missing" train "$work/sandbox.toml" --run-dir "$work/no"
+cat >"$work/rank_1_without" <<END
+#!/bin/bash
+[ "\$OMPI_COMM_WORLD_RANK" = 0 ] && exec "$contender" "\$@"
+exec bwrap --dev-bind / / --ro-bind /dev/null /usr/bin/bwrap -- "$contender" "\$@"
+END
+chmod +x "$work/rank_1_without"
+contender=$work/rank_1_without \
+  refused 2 21 "$sandbox_needed/usr/bin/bwrap is missing \(rank 1\)" train "$work/sandbox.toml" --run-dir "$work/no"
 
 # Run directories and checkpoints.
 touch "$work/file"

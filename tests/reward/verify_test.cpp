@@ -55,6 +55,11 @@ TEST(VerifyAccuracy, UnknownTasksAndMalformedAnswersAreTheUsersError) {
                              "99999999999999999999: 1"}) {
     EXPECT_THROW(verify_accuracy("countdown", completion("1"), answer), Error) << answer;
   }
+  EXPECT_EQ(verifier_problem({.task = "countdown", .answer = "25: 3 7 4"}), "");
+  EXPECT_EQ(verifier_problem({.task = "countdown", .answer = "25"}),
+            "countdown answer \"25\": expected \"target: n1 n2 ...\"");
+  EXPECT_EQ(verifier_problem({.task = "math", .answer = "\\pi"}), "");
+  EXPECT_TRUE(verifier_problem({.task = "additon"}).starts_with("task \"additon\" has no rule (known: "));
   EXPECT_EQ(verify_accuracy("exact", completion("Paris"), " Paris\n"), 1);
   EXPECT_EQ(verify_accuracy("sort", completion("1 2 3"), "1 2 3"), 1);
   EXPECT_EQ(verify_accuracy("sort", completion("1, 2, 3"), "1 2 3"), 0);
