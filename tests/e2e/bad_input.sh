@@ -112,7 +112,7 @@ exec bwrap --dev-bind / / --ro-bind /dev/null /usr/bin/bwrap -- "$contender" "\$
 END
 chmod +x "$work/rank_1_without"
 contender=$work/rank_1_without \
-  refused 2 21 "$sandbox_needed/usr/bin/bwrap is missing \(rank 1\)" train "$work/sandbox.toml" --run-dir "$work/no"
+  refused 2 21 "$sandbox_needed/usr/bin/bwrap is missing .*\(rank 1\)$" train "$work/sandbox.toml" --run-dir "$work/no"
 
 # Run directories and checkpoints.
 touch "$work/file"
