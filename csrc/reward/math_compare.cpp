@@ -16,6 +16,7 @@ namespace contender {
 namespace {
 
 constexpr int64_t kDecimalPlaces = 6;  // from here on a decimal stands for what rounds to it
+constexpr size_t kDecimalDigits = 6;   // if it has as many from its first that is not 0
 constexpr size_t kMaxUnordered = 64;   // elements; longer lists are compared in their order
 
 bool same(const Expr& a, const Expr& b);
@@ -24,18 +25,19 @@ Expr binary(Op op, const Expr& a, const Expr& b) { return {op, "", {a, b}, ""}; 
 
 // --- values ---
 
-// Digits behind the point of a literal, signed or not; nothing for anything else.
-std::optional<int64_t> decimal_places(const Expr& e) {
-  if (e.op == Op::kNegate) return decimal_places(e.args[0]);
+// A literal with a point, signed or not; nothing for anything else.
+std::optional<Decimal> literal(const Expr& e) {
+  if (e.op == Op::kNegate) return literal(e.args[0]);
   if (e.op != Op::kNumber || e.text.find_first_of(".") == e.text.npos ||
       e.text.find_first_of("eE(") != e.text.npos)
     return {};
-  return decimal_of(e.text).places;
+  return decimal_of(e.text);
 }
 
 bool rounded(const Expr& value, const Expr& decimal) {
-  const std::optional<int64_t> places = decimal_places(decimal);
-  return places && *places >= kDecimalPlaces && rounds_to(value, decimal, *places);
+  const std::optional<Decimal> d = literal(decimal);
+  return d && d->places >= kDecimalPlaces && d->digits.size() >= kDecimalDigits &&
+         rounds_to(value, decimal, d->places);
 }
 
 bool same_value(const Expr& a, const Expr& b) {
@@ -254,6 +256,8 @@ bool is_word(std::string_view text) {
          words.find_first_of("eiouABCDEFGHIJKLMNOPQRSTUVWXYZ") != words.npos;
 }
 
+bool has_digit(std::string_view text) { return text.find_first_of("0123456789") != text.npos; }
+
 std::optional<Expr> parsed(std::string_view text) {
   try {
     return parse_answer(text);
@@ -274,7 +278,8 @@ bool same_answer(std::string_view given_text, std::string_view expected_text) {
   const std::optional<Expr> a = parsed(given), b = parsed(expected);
   try {
     if (a && b) return same(*a, *b);
-  } catch (const Unreadable&) {  // values that are not compared: words may be
+  } catch (const Unreadable&) {  // values that are not compared: words may be, numbers too large are none
+    if (has_digit(given) || has_digit(expected)) return false;
   }
   return same_words(given, expected);
 }

@@ -181,6 +181,11 @@ const std::unordered_set<std::string_view> kShortUnits = {
     "oz",  "lb", "lbs", "hr", "hrs", "min", "sec", "mph", "kmh", "cc", "sq",
     "rad", "am", "pm",  "AM", "PM",  "dB",  "Hz",  "eV",  "kW",  "ms", "ns"};
 
+// Words that multiply the number before them.
+const std::unordered_map<std::string_view, std::string_view> kScales = {
+    {"dozen", "12"},        {"hundred", "100"},        {"thousand", "1000"},
+    {"million", "1000000"}, {"billion", "1000000000"}, {"trillion", "1000000000000"}};
+
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '~'; }
@@ -304,8 +309,7 @@ class Lexer {
     while (end < text_.size() && is_letter(text_[end])) ++end;
     const std::string run = text_.substr(at_, end - at_);
     at_ = end;
-    const bool behind_value = !tokens_.empty() && (tokens_.back().kind == TokenKind::kNumber ||
-                                                   tokens_.back().text == "}" || tokens_.back().text == ")");
+    const bool behind_value = this->behind_value();
     const std::string lower = lower_case(run);
     if (run.size() == 1 && behind_words()) {
       add(TokenKind::kText, run);
@@ -330,6 +334,11 @@ class Lexer {
     }
   }
 
+  bool behind_value() const {
+    return !tokens_.empty() && (tokens_.back().kind == TokenKind::kNumber || tokens_.back().text == "}" ||
+                                tokens_.back().text == ")");
+  }
+
   // Where words go on: behind a word and a space, or behind km/.
   bool behind_words() const {
     const size_t n = tokens_.size();
@@ -341,8 +350,14 @@ class Lexer {
   void words(std::string_view content) {
     const std::string text(trimmed(content));
     const std::string lower = lower_case(text);
+    const size_t first = std::min(lower.find(' '), lower.size());
+    const auto scale = kScales.find(std::string_view(lower).substr(0, first));
     if (text.empty()) {
       spaced_ = true;
+    } else if (scale != kScales.end() && behind_value()) {
+      mark("*");
+      add(TokenKind::kNumber, std::string(scale->second));
+      words(std::string_view(text).substr(first));
     } else if (lower == "and" || lower == "or" || lower == "," || lower == ", and" || lower == ", or") {
       mark(",");
     } else if (lower == "percent" || lower == "percentage" || lower == "pct" || text == "\\%" ||

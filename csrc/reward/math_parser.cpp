@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "reward/math_lexer.h"
+#include "reward/math_units.h"
 
 namespace contender {
 namespace {
@@ -130,6 +131,7 @@ class Parser {
       }
       take("*");
     }
+    if (changes_value(value.unit)) throw Unreadable("words that change the value: " + value.unit);
     return value;
   }
 

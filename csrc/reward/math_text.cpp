@@ -32,6 +32,14 @@ bool is_text(std::string_view command) {
   return is_layout(command);
 }
 
+// Whether an exclamation mark behind it is one: 5!, 5!!, (n)! and n!, not yes!
+bool may_be_factorial(std::string_view before) {
+  if (before.empty()) return false;
+  const char last = before.back();
+  const bool letter = is_letter(last) && (before.size() == 1 || !is_letter(before[before.size() - 2]));
+  return letter || is_digit(last) || last == ')' || last == '!';
+}
+
 }  // namespace
 
 std::string_view without_ends(std::string_view text) {
@@ -108,6 +116,10 @@ bool same_words(std::string_view a, std::string_view b) {
       const char c = words[i];
       // A point or comma between digits is part of a number.
       const bool inside = i > 0 && is_digit(words[i - 1]) && i + 1 < words.size() && is_digit(words[i + 1]);
+      if (c == '!' && may_be_factorial(kept)) {
+        kept += c;
+        continue;
+      }
       if ((c == '.' || c == ',' || c == '\'' || c == '!' || c == '?') && !inside) continue;
       kept += is_letter(c) ? static_cast<char>(c | 0x20) : c;
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "reward/completion.h"
@@ -27,6 +28,9 @@ const std::unordered_map<std::string_view, std::string_view> kUnits = {
     {"radian", "radian"}, {"rad", "radian"},    {"mph", "mi/h"},      {"kmh", "km/h"},
     {"kph", "km/h"},      {"am", "am"},         {"pm", "pm"}};
 
+const std::unordered_set<std::string_view> kScales = {"dozen",   "hundred", "thousand",
+                                                      "million", "billion", "trillion"};
+
 // Words, and the marks / and ^2, in lower case.
 std::vector<std::string> split(std::string_view text) {
   std::vector<std::string> words;
@@ -46,6 +50,24 @@ std::vector<std::string> split(std::string_view text) {
 }
 
 }  // namespace
+
+bool changes_value(std::string_view unit) {
+  const std::vector<std::string> words = split(unit);
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    const bool first = i == 0, last = i + 1 == words.size();
+    if (word == "squared" || word == "cubed") {
+      if (first && (last || known_unit(unit).empty())) return true;
+    } else if (word == "below") {
+      if (first || (!last && words[i + 1] == "zero")) return true;
+    } else if (word == "negative") {
+      if (last) return true;
+    } else if (kScales.contains(word)) {
+      if (first || (words[i - 1] != "per" && words[i - 1] != "/")) return true;
+    }
+  }
+  return false;
+}
 
 std::string known_unit(std::string_view text) {
   std::string name, power;

@@ -10,4 +10,8 @@ namespace contender {
 // words that are none.
 std::string known_unit(std::string_view words);
 
+// Whether words behind a number say another number rather than what is counted: squared, below zero, and a
+// half million. Inches squared, parts per million and negative roots are units.
+bool changes_value(std::string_view unit);
+
 }  // namespace contender

@@ -109,6 +109,43 @@ TEST(MathCompare, MarksAndUnits) {
                     {"52_8", "42"}});
 }
 
+TEST(MathCompare, NumberWordsAreNoUnits) {
+  expect_same({{"3 million", "3,000,000"},
+               {"2.5\\text{ Million dollars}", "2500000"},
+               {"\\frac{1}{2}\\text{ dozen}", "6"},
+               {"3 hundred thousand people", "300000"},
+               {"5 parts per million", "5"},
+               {"5 negative integers", "5"},
+               {"5 inches squared", "5 in^2"}});
+  expect_different({{"5 billion", "5 million"},
+                    {"5", "5\\text{ million}"},
+                    {"5", "5\\text{ and a half million}"},
+                    {"5 hundred", "5"},
+                    {"5\\text{ dozen}", "5"},
+                    {"5 squared", "5"},
+                    {"5 cubed", "5"},
+                    {"5 below zero", "5"},
+                    {"5\\text{ degrees below zero}", "5"},
+                    {"5 negative", "5"}});
+}
+
+TEST(MathCompare, NumbersTooLargeToCompareAreNoWords) {
+  expect_different({{"2023", "2023!"},
+                    {"2023", "2023!!"},
+                    {"10001!", "10001"},
+                    {"2024-1", "2024!-1"},
+                    {"\\text{the 5! of them}", "\\text{the 5 of them}"},
+                    {"n!", "n"}});
+}
+
+TEST(MathCompare, SmallDecimalsAreNotWhatRoundsToZero) {
+  expect_different({{"0.000000", "\\frac{1}{2598960}"},
+                    {"0.0000004", "0.000000"},
+                    {"0.000001", "\\frac{1}{900000}"},
+                    {"0.00000000000000000000", "10^{-30}"}});
+  expect_same({{"0.000000384769", "\\frac{1}{2598960}"}, {"0.000000", "0"}, {"-0.333333", "-1/3"}});
+}
+
 TEST(MathCompare, ExpressionsAreFunctionsOfTheirSymbols) {
   expect_same({{"(x+1)^2", "x^2+2x+1"},
                {"\\frac{x^2-1}{x-1}", "x+1"},
@@ -185,6 +222,7 @@ TEST(MathCompare, LettersAndWords) {
   expect_same({{"\\text{Evelyn}", "evelyn"},
                {"\\text{(C)}", "C"},
                {"Yes", "\\textbf{yes}"},
+               {"yes!", "Yes"},
                {"2:30 p.m.", "2:30 PM"},
                {"\\text{May 5, 2020}", "May 5 2020"}});
   EXPECT_TRUE(same_answer("C) $\\frac12$", "C"));
