@@ -200,7 +200,7 @@ fi
 # At most; most families need a few seconds.
 for family in $("${run[@]}" "$bin/cuda_bench" --families); do
   case $family in
-    attention | linear | head | bf16_gemm | fp8_gemm | tiles) seconds=45 ;;
+    attention | head | bf16_gemm | fp8_gemm | tiles) seconds=45 ;;
     *) seconds=15 ;;
   esac
   phase "bench-$family" $((seconds + 10)) "${run[@]}" "$bin/cuda_bench" "--family=$family" "--seconds=$seconds" "--json=$rows" "${small[@]}"

@@ -1,4 +1,4 @@
-// Block-scaled FP8 products on wgmma: dense, per expert, weight gradients (exact: by leaves; fast: without).
+// Block-scaled FP8 products on wgmma: dense, per expert, weight gradients, of one leaf and of several.
 // Baseline of the dense ones: cuBLASLt on the same codes and scales; by expert it has none.
 #include <cmath>
 
@@ -206,10 +206,10 @@ const Family family("fp8_gemm", [] {
   gemm_rows("fp8_grouped_gemm", kExpertsForward, forward, explain);
   constexpr int32_t kDenseLeaves = 4, kExpertLeaves = 8;  // data slots of a tp group, and of an ep group
   const auto with = [](int32_t leaves) { return [leaves](const GemmRow& r) { wgrad(r, leaves); }; };
-  gemm_rows("fp8_wgrad", kDenseTraining, with(kDenseLeaves));
-  gemm_rows("fp8_wgrad", kDenseTraining, with(1), {}, "fast");
-  gemm_rows("fp8_grouped_wgrad", kExpertsTraining, with(kExpertLeaves));
-  gemm_rows("fp8_grouped_wgrad", kExpertsTraining, with(1), {}, "fast");
+  gemm_rows(fmt::format("fp8_wgrad_{}_leaves", kDenseLeaves), kDenseTraining, with(kDenseLeaves));
+  gemm_rows("fp8_wgrad", kDenseTraining, with(1));
+  gemm_rows(fmt::format("fp8_grouped_wgrad_{}_leaves", kExpertLeaves), kExpertsTraining, with(kExpertLeaves));
+  gemm_rows("fp8_grouped_wgrad", kExpertsTraining, with(1));
 });
 
 }  // namespace

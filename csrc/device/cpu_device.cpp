@@ -1,3 +1,4 @@
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,19 @@ struct Stream {};  // the CPU runs its work at once
 namespace {
 
 constexpr int64_t kAlignment = 64;
+
+// Buffers of several huge pages lie in such: the kernel fills one at a time, and the processor's tables of
+// addresses cover the weights.
+constexpr int64_t kHugePage = int64_t{2} << 20;
+
+void* allocate(int64_t bytes) {
+  const bool huge = bytes >= 2 * kHugePage;
+  void* p = nullptr;
+  if (posix_memalign(&p, static_cast<size_t>(huge ? kHugePage : kAlignment), static_cast<size_t>(bytes)))
+    return nullptr;
+  if (huge) ::madvise(p, static_cast<size_t>(bytes) / kHugePage * kHugePage, MADV_HUGEPAGE);
+  return p;
+}
 
 std::string cpu_model_name() {
   std::ifstream cpuinfo("/proc/cpuinfo");
@@ -43,9 +57,7 @@ class CpuDevice final : public Device {
   int64_t memory_bytes() const override { return ledger_.capacity(); }
 
   void* alloc(int64_t bytes, const char* what) override {
-    return ledger_.alloc(bytes, kAlignment, what, [](int64_t size) {
-      return std::aligned_alloc(kAlignment, static_cast<size_t>(size));
-    });
+    return ledger_.alloc(bytes, kAlignment, what, allocate);
   }
 
   void free(void* p) override {

@@ -7,6 +7,9 @@
 namespace contender {
 namespace {
 
+// Asked of the disk before they are needed: enough for it to stay busy while values are packed.
+constexpr int64_t kReadAheadBytes = 64 << 20;
+
 // One rectangle to fetch.
 struct Item {
   int param;
@@ -17,6 +20,7 @@ struct Item {
   bool flat() const { return piece->hf_cols == 1 && stored->cols() != 1; }
   int64_t row() const { return flat() ? 0 : piece->hf_row; }
   int64_t rows() const { return flat() ? 1 : piece->rows; }
+  int64_t bytes() const { return rows() * stored->row_bytes; }
 };
 
 void read(const ModelFiles& files, const std::string& name, const ParamPiece& p, std::vector<float>& values) {
@@ -46,12 +50,16 @@ void load_weights(const ModelFiles& files, const ModelConfig& model, WeightStore
   std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.order() < b.order(); });
   std::map<std::string, std::vector<std::string>> copies = copies_in(files, model);
   std::vector<float> values, other;  // one buffer: fresh pages for every tensor take longer than its values
-  for (size_t i = 0; i < items.size(); ++i) {
-    if (i + 1 < items.size()) {
-      const Item& next = items[i + 1];
-      next.stored->will_need(next.row(), next.rows());
+  std::vector<int> missing(w.specs().size());  // pieces of a parameter
+  for (const Item& i : items) ++missing[i.param];
+  size_t asked = 0;
+  int64_t ahead = 0;  // bytes asked for, behind the item
+  for (const Item& item : items) {
+    ahead -= item.bytes();
+    for (; asked < items.size() && ahead < kReadAheadBytes; ++asked) {
+      items[asked].stored->will_need(items[asked].row(), items[asked].rows());
+      ahead += items[asked].bytes();
     }
-    const Item& item = items[i];
     CHECK(item.piece->cols == w.specs()[item.param].k, "{}", item.piece->hf_name);
     read(files, item.piece->hf_name, *item.piece, values);
     for (const std::string& copy : copies[item.piece->hf_name]) {
@@ -64,8 +72,8 @@ void load_weights(const ModelFiles& files, const ModelConfig& model, WeightStore
     }
     w.set_master(item.param, item.piece->local_row, values);
     item.stored->done_with(item.row(), item.rows());
+    if (--missing[item.param] == 0) w.repack(item.param);
   }
-  w.repack();
 }
 
 }  // namespace contender

@@ -127,6 +127,7 @@ void fp8_product(const Pass& p, const QTensor& a, const QTensor& b, const Tensor
 Tensor linear(const Pass& p, const Tensor& y, const Activation& x, int param, int32_t slices,
               const float* bias) {
   if (p.w.fp8(param)) {
+    CHECK(bias == nullptr, "{} has a bias, FP8 products have none", p.w.specs()[param].name);
     const ArenaScope scope(p.temp());
     fp8_product(p, quantized(p, x), p.w.fp8_forms(param).forward, y, slices);
   } else {

@@ -53,8 +53,7 @@ int64_t scale_elements(int64_t groups, int64_t n, int64_t k) {
   return groups * ceil_div(n, kQuantizeBlock) * ceil_div(k, kQuantizeBlock);
 }
 int64_t fp8_bytes(const ParamSpec& s, StoreRole role) {
-  const int64_t forms = role == StoreRole::kTrain ? 2 : 1;
-  return forms * (round_up(s.numel(), 64) + round_up(4 * scale_elements(s.groups, s.n, s.k), 64));
+  return (role == StoreRole::kTrain ? 2 : 1) * fp8_form_bytes(s);
 }
 int64_t form_bytes(const ParamSpec& s, StoreRole role, const WeightFormat& f, bool fp8) {
   return fp8 && s.fp8 ? fp8_bytes(s, role) : packed_bytes(s, role, f);
@@ -77,6 +76,18 @@ void check_fp8_shape(const ParamSpec& s, int tp) {
         tp, s.name, cut, kQuantizeBlock);
 }
 
+// Of the sums over tokens that a rank makes for one weight.
+void check_fp8_leaves(const RunConfig& config, const MeshShape& mesh) {
+  const int64_t sharers = config.model.n_routed_experts > 0 ? std::min(mesh.dp, mesh.edp) : mesh.dp;
+  const int64_t leaves = config.mesh.data_slots / sharers;
+  if (leaves > kMaxFp8Leaves)
+    fail(ExitCode::kConfig,
+         "train.precision = \"fp8\" with mesh.data_slots = {}: {} ranks share a weight, each makes its "
+         "gradient "
+         "in {} sums, FP8 has {} at most",
+         config.mesh.data_slots, sharers, leaves, kMaxFp8Leaves);
+}
+
 // Scalars of the optimizer in device memory.
 struct Scalars {
   ExactSum square_sum;
@@ -97,6 +108,7 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   specs_ = param_specs(config.model, place_of(*mesh));
   moment_dtype_ = config.train.moment_dtype == "bf16" ? DType::kBF16 : DType::kF32;
   fp8_ = config.train.precision == "fp8";
+  if (fp8_) check_fp8_leaves(config, mesh->shape());
   layout_buckets();
   int64_t packed = 0;
   for (const ParamSpec& s : specs_) {
@@ -420,6 +432,10 @@ uint64_t WeightStore::fingerprint() const {
   int64_t total = static_cast<int64_t>(sum);  // wraps, as it should
   mesh_->world().all_reduce_sum("fingerprint", &total, 1);
   return static_cast<uint64_t>(total);
+}
+
+int64_t fp8_form_bytes(const ParamSpec& s) {
+  return round_up(s.numel(), 64) + round_up(4 * scale_elements(s.groups, s.n, s.k), 64);
 }
 
 int64_t WeightStore::bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role,

@@ -37,6 +37,9 @@ struct Fp8Forms {
   QTensor forward, backward;  // backward is empty in a reference
 };
 
+// Bytes of one of them, codes and scales.
+int64_t fp8_form_bytes(const ParamSpec& spec);
+
 // Virtual slices of a contracted dimension that FP8 products make apart, of `wanted`: whole blocks of 128.
 constexpr int64_t fp8_slices(int64_t k, int64_t wanted) {
   while (wanted > 1 && k % (wanted * kQuantizeBlock) != 0) wanted /= 2;
@@ -63,6 +66,7 @@ class WeightStore {
 
   void initialize(uint64_t seed);  // layout-independent random weights
   void repack();                   // packed forms from the masters; every change of a master ends with it
+  void repack(int param);
   void copy_from(const WeightStore& other);  // masters, then repack (reference := policy)
   int64_t version() const { return version_; }
   void set_version(int64_t v) { version_ = v; }
@@ -108,7 +112,6 @@ class WeightStore {
   void layout_buckets();
   void place_fp8_forms();
   WeightCopies copies(int param) const;  // the forms that products read
-  void repack(int param);
   void reduce_bucket(int bucket);
   const RunConfig* config_;
   Device* device_;

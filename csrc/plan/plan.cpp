@@ -29,7 +29,10 @@ void weight_items(const RunConfig& c, const MeshShape& mesh, std::vector<MemoryI
   int64_t masters = 0, forward = 0, backward = 0, optimizer = 0;
   for (const ParamSpec& s : specs) {
     masters += 4 * s.numel();
-    if (s.packed) {
+    if (s.fp8 && c.train.precision == "fp8") {
+      forward += fp8_form_bytes(s);
+      backward += fp8_form_bytes(s);
+    } else if (s.packed) {
       forward += s.groups * packed_forward_bytes(s.n, s.k, weight_format(c));
       backward += s.groups * packed_backward_bytes(s.n, s.k, weight_format(c));
     }

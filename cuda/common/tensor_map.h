@@ -64,8 +64,9 @@ inline CUtensorMap make_tensor_map_3d(const TensorMapArgs& a) {
 // Two dimensions: column, row.
 inline CUtensorMap make_tensor_map_2d(const TensorMapArgs& a) {
   const cuuint64_t size[2] = {static_cast<cuuint64_t>(a.cols), static_cast<cuuint64_t>(a.rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(a.row_stride) *
-                                 static_cast<cuuint64_t>(a.element_bytes)};
+  // One row may be any distance from the next.
+  const int64_t stride = a.row_stride * a.element_bytes;
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(a.rows > 1 ? stride : round_up(stride, 16))};
   const cuuint32_t box[2] = {static_cast<cuuint32_t>(a.box_cols), static_cast<cuuint32_t>(a.box_rows)};
   const cuuint32_t step[2] = {1, 1};
   CUtensorMap map{};

@@ -259,6 +259,8 @@ __device__ __forceinline__ void multiply_slices(float (&chain)[1][T::kAccumulato
       }
       return;
     }
+    // The unit before may still leave from there, rows of all four warps together.
+    if constexpr (T::kSwapped) named_barrier_sync(1 + warpgroup, 128);
 #pragma unroll
     for (int i = 0; i < T::kAccumulators; i += 4)
       asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(half + i * 128), "f"(acc[i]),

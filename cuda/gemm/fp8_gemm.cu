@@ -381,14 +381,12 @@ void launch(const Exec& exec, const Fp8GroupedGemmArgs& a, bool accumulate, cons
 }
 
 Fp8Tile best_tile(const Fp8GroupedGemmArgs& a) {
-  return score_fp8_tiles({.m = a.a.data.rows,
-                          .n = a.b.data.rows / a.num_groups,
-                          .k = a.a.data.cols,
-                          .num_groups = a.num_groups,
-                          .quantised = a.q.data.data != nullptr,
-                          .num_sms = sm_count()})
-      .front()
-      .tile;
+  return best_fp8_tile({.m = a.a.data.rows,
+                        .n = a.b.data.rows / a.num_groups,
+                        .k = a.a.data.cols,
+                        .num_groups = a.num_groups,
+                        .quantised = a.q.data.data != nullptr,
+                        .num_sms = sm_count()});
 }
 
 Fp8GroupedGemmArgs one_group(const Fp8GemmArgs& a) { return {.a = a.a, .b = a.b, .d = a.d, .q = a.q}; }

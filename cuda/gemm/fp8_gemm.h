@@ -38,6 +38,8 @@ struct Fp8TileScore {
 };
 // All tiles, the best first. The counts of groups are not known to the host: rows count as spread evenly.
 std::vector<Fp8TileScore> score_fp8_tiles(const Fp8Problem& problem);
+// Its first, as every launch asks for it: nothing is sorted or said.
+Fp8Tile best_fp8_tile(const Fp8Problem& problem);
 // The table of it, a line per tile.
 std::string explain_fp8_gemm(const Fp8Problem& problem);
 

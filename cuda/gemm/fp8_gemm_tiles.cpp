@@ -21,8 +21,14 @@ double wgmma_cycles(const Fp8Tile& t) {
   return 4 * std::max(t.block_n / 2.0, (64 + t.block_n) * 32 / kSharedBytes);
 }
 
-Fp8TileScore score(const Fp8Problem& p, const Fp8Tile& t) {
-  if (p.quantised && t.block_n != kFp8Block) return {t, 0, "q needs its block of 128 columns in one tile"};
+struct Estimate {
+  double cycles = 0;  // 0: not possible
+  int64_t tiles = 0, waves = 0;
+  const char* bound = "";
+};
+
+Estimate estimate(const Fp8Problem& p, const Fp8Tile& t) {
+  if (p.quantised && t.block_n != kFp8Block) return {};
   const int64_t group_rows = ceil_div(p.m, p.num_groups), row_tiles = ceil_div(group_rows, t.block_m());
   const int64_t tiles = p.num_groups * row_tiles * ceil_div(p.n, t.block_n * t.cluster) * t.cluster;
   const int64_t waves = ceil_div(tiles, p.num_sms), blocks = ceil_div(p.k, kFp8Block);
@@ -40,11 +46,16 @@ Fp8TileScore score(const Fp8Problem& p, const Fp8Tile& t) {
   const double memory = fp8_gemm_cost(p.m, p.n, p.k, DType::kBF16, p.num_groups).bytes /
                         (kMemoryBytes * static_cast<double>(p.num_sms));
   const char* bound = memory > run ? "HBM" : fetch > math ? "L2" : "tensor cores";
-  return {t, std::max(run, memory) + kTileCycles * (t.block_n / 160.0 + 0.25),
-          fmt::format(
-              "{} tiles in {} waves, {:.0f}% of the last full, bound by {}", tiles, waves,
-              100.0 * static_cast<double>(tiles - (waves - 1) * p.num_sms) / static_cast<double>(p.num_sms),
-              bound)};
+  return {std::max(run, memory) + kTileCycles * (t.block_n / 160.0 + 0.25), tiles, waves, bound};
+}
+
+Fp8TileScore score(const Fp8Problem& p, const Fp8Tile& t) {
+  const Estimate e = estimate(p, t);
+  if (e.cycles == 0) return {t, 0, "q needs its block of 128 columns in one tile"};
+  const double last = static_cast<double>(e.tiles - (e.waves - 1) * p.num_sms);
+  return {t, e.cycles,
+          fmt::format("{} tiles in {} waves, {:.0f}% of the last full, bound by {}", e.tiles, e.waves,
+                      100 * last / static_cast<double>(p.num_sms), e.bound)};
 }
 
 }  // namespace
@@ -56,6 +67,18 @@ std::vector<Fp8TileScore> score_fp8_tiles(const Fp8Problem& problem) {
     return a.cycles != 0 && (b.cycles == 0 || a.cycles < b.cycles);
   });
   return scores;
+}
+
+Fp8Tile best_fp8_tile(const Fp8Problem& problem) {
+  Fp8Tile best;
+  double least = 0;
+  for (const Fp8Tile& t : kFp8Tiles) {
+    const double cycles = estimate(problem, t).cycles;
+    if (cycles == 0 || (least != 0 && cycles >= least)) continue;
+    least = cycles;
+    best = t;
+  }
+  return best;
 }
 
 std::string explain_fp8_gemm(const Fp8Problem& p) {

@@ -31,7 +31,7 @@ TEST(CpuOps, EveryEntryIsFilled) {
                   o.router_bwd, o.send_plan, o.arrival_plan, o.gather_rows, o.scatter_rows, o.combine,
                   o.combine_bwd, o.copy_heads, o.add, o.column_sum, o.embedding, o.embedding_bwd,
                   o.head_partial, o.head_finish, o.head_bwd, o.token_loss, o.sample, o.adamw, o.square_sum,
-                  o.quantize, o.dequantize, o.quantize_transposed, o.quantize_weight);
+                  o.quantize, o.dequantize, o.quantize_transposed, o.quantize_weight, o.row_places);
 }
 
 }  // namespace

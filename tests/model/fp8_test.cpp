@@ -137,6 +137,20 @@ TEST(Fp8Sft, LossStaysByThatOfFp32) {
   EXPECT_NE(sum[1], sum[0]);
 }
 
+TEST(Fp8Leaves, MoreThanItsProductSumsAreRefused) {
+  RunConfig c = nano("nano", "fp8");
+  c.mesh.data_slots = kMaxFp8Leaves;
+  EXPECT_NO_THROW(TinyModel(c, cpu_ops()));
+  c.mesh.data_slots = 2 * kMaxFp8Leaves;
+  try {
+    TinyModel(c, cpu_ops());
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ExitCode::kConfig);
+    EXPECT_NE(std::string(e.what()).find("mesh.data_slots = 128"), std::string::npos) << e.what();
+  }
+}
+
 // Slices that FP8 makes apart are whole blocks.
 TEST(Fp8Slices, AreWholeBlocks) {
   EXPECT_EQ(fp8_slices(512, 4), 4);

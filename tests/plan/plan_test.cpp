@@ -115,9 +115,12 @@ TEST(Plan, WorkOfABlockIsTwoFlopsPerWeight) {
   EXPECT_EQ(work.attention_backward_flops(3), 2.0 * 4 * 4 * (3 * 48 + 2 * 32) * 6);
 }
 
-TEST(Plan, MemoryIsWhatTheRunAllocates) {
+class PlanMemory : public testing::TestWithParam<const char*> {};
+
+TEST_P(PlanMemory, IsWhatTheRunAllocates) {
   for (const int np : {1, 2, 4}) {
     RunConfig c = small_run();
+    c.train.precision = GetParam();
     c.mesh.tp = np > 1 ? 2 : 1;
     c.mesh.ep = np;
     const MeshShape mesh = mesh_shape(c, np);
@@ -135,6 +138,9 @@ TEST(Plan, MemoryIsWhatTheRunAllocates) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Precisions, PlanMemory, testing::Values("bf16", "fp8"),
+                         [](const auto& info) { return info.param; });
 
 TEST(Plan, SettingsThatPromiseLessMemoryGiveIt) {
   const auto total = [](auto change) {

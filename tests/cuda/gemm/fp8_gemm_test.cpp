@@ -186,7 +186,9 @@ TEST(CudaFp8GemmErrors, NameTheNumbers) {
 TEST(CudaFp8GemmChoice, FollowsTheShape) {
   const auto best = [](cuda::Fp8Problem p) {
     p.num_sms = 132;
-    return cuda::score_fp8_tiles(p).front().tile;
+    const cuda::Fp8Tile tile = cuda::best_fp8_tile(p);
+    EXPECT_EQ(tile, cuda::score_fp8_tiles(p).front().tile);
+    return tile;
   };
   EXPECT_EQ(best({.m = 1, .n = 4096, .k = 7168}), (cuda::Fp8Tile{1, 32}));
   EXPECT_EQ(best({.m = 64, .n = 2112, .k = 7168}), (cuda::Fp8Tile{1, 16, 2}));

@@ -22,10 +22,10 @@ for file in "$@"; do
   kernels=$(grep -c 'Compiling entry function' "$log")
   registers=$(sed -nE 's/.*Used ([0-9]+) registers.*/\1/p' "$log" | sort -n | uniq | paste -sd' ')
   products="not counted, no cuobjdump"
-  if [ -x "$cuda/bin/cuobjdump" ]; then
-    products=$("$cuda/bin/cuobjdump" -sass "$cubin" | awk '/Function :/ { kernel = $3; count[kernel] += 0 }
+  if cuobjdump=$(PATH=$cuda/bin:$PATH command -v cuobjdump); then
+    products=$("$cuobjdump" -sass "$cubin" | awk '/Function :/ { kernel = $3; count[kernel] += 0 }
       /[HQ]GMMA/ { ++count[kernel] }
-      END { for (k in count) { sum += count[k]; if (!count[k] && k !~ /sum_splits|combine|finish/) print "none in " k > "/dev/stderr" }; print sum }')
+      END { for (k in count) { sum += count[k]; if (!count[k] && k !~ /sum_splits|combine|finish/) { print "none in " k > "/dev/stderr"; none = 1 } }; print sum + 0; exit none }') || failed=1
   fi
   echo "$file: $kernels kernels, registers $registers, HGMMA and QGMMA: $products"
 done
