@@ -207,6 +207,12 @@ for family in $("${run[@]}" "$bin/cuda_bench" --families); do
   [ ! -e "$work/bench-$family.log" ] || note "$(grep -c '^| [a-z_0-9]*/' "$work/bench-$family.log") rows, $(grep -cE '^\| [a-z_0-9]*/[^|]*\| - ' "$work/bench-$family.log") of them without a time"
 done
 
+if [ -z "$sim" ] && python3 -c 'import deep_gemm' 2>/dev/null; then
+  phase bench-deepgemm 60 python3 tools/deepgemm_bench.py "$rows"
+else
+  skip bench-deepgemm "no DeepGEMM in PYTHONPATH"
+fi
+
 if [ -n "$sim" ] || command -v compute-sanitizer >/dev/null; then
   checker() { # TOOL
     if [ -n "$sim" ]; then echo tools/sim --check; else echo compute-sanitizer --tool "$1" --target-processes all --error-exitcode 9; fi
