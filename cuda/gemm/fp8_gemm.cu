@@ -4,7 +4,8 @@
 // Shapes: any M; N and K multiples of 16; up to kMaxFp8Groups experts, of any sizes.
 // Layouts: A, B row-major (K innermost); scales of A [M, K/128], of B [N/128, K/128], row-major; D BF16, F32.
 // Precision: exact mode: an element is one chain over K whatever the tile, M or the row's place, so that all
-//   tiles of the table have the same bits. part_b is a chain of four wgmma.
+//   tiles of the table have the same bits. part_b is a chain of four wgmma. Mode fast may cut the chain into
+//   2 to 32 parts of whole blocks, as M and N suggest, summed in FP32 in a fixed tree.
 // Schedule: persistent. One thread of the producer warpgroup fills a ring of stages (A 64 or 128 rows, B kN
 //   rows, 128 bytes of K each) by TMA, under the 128-byte swizzle. Each of one or two consumer warpgroups
 //   multiplies 64 rows, four wgmma m64nNk32 a block, releases the stage, and promotes the block into FP32
@@ -16,6 +17,9 @@
 // Small M: tiles of 64 x 16 to 64 x 64 spread the weights over all SMs, with up to 16 stages in flight each:
 //   rows that do not exist are not fetched, and the weights are read once. Their one consumer starts a block
 //   before it promotes the last.
+// Mode fast, where tiles are few: blocks of threads share K. Its parts take the place of groups, over the
+// same
+//   rows and weights, their products are matrices in the workspace one below the other, and split.cu sums.
 // Clusters of two make neighbouring columns: each block fetches half of the rows of A for both.
 // Budget: two consumers of 232 registers (128 x 160: 160 of them sums and a block), producer 40; one consumer
 //   has up to 255. Stages: 5 (128 x 160, 128 x 128), 8 (128 x 64, 64 x 128), 13 (64 x 64), 16.
@@ -24,6 +28,8 @@
 // Limits: addresses and strides of codes and D in multiples of 16 bytes. A size of a group that breaks the
 //   contract ends the job with its numbers.
 // Source: DeepSeek-V3, arXiv 2412.19437, sections 3.3.2 and 3.5.2.
+#include <bit>
+
 #include "cuda/common/dispatch.h"
 #include "cuda/common/grid.h"
 #include "cuda/common/shared_memory.h"
@@ -32,6 +38,7 @@
 #include "cuda/gemm/fp8_gemm_pipe.cuh"
 #include "cuda/gemm/fp8_gemm_store.cuh"
 #include "cuda/gemm/fp8_grouped.cuh"
+#include "cuda/gemm/split.h"
 
 namespace contender::cuda {
 namespace {
@@ -51,7 +58,8 @@ struct Params {
   Tensor d, q, sfq;    // data null: not asked for
   bool accumulate;
   int n, k_blocks;
-  int tiles_n;  // columns of tiles, as many as a cluster has at once
+  int tiles_n;    // columns of tiles, as many as a cluster has at once
+  int part_bits;  // of K there are 2^part_bits parts, which stand in the place of groups; 0: it is whole
   GroupRows groups;
   StallRecord* stall;
 };
@@ -80,9 +88,12 @@ struct Fp8Layout {
   static_assert(sizeof(Smem) <= kMaxSharedMemory);
 };
 
-// Rows [row, row_end) of which this tile has the first kM, columns from `column` on, weights of `group`.
+// Rows [row, row_end) of which this tile has the first kM, columns from `column` on, weights of `group`; of K
+// the blocks [k_begin, k_begin + k_blocks). Row r of a has its results in row first_out + r of d.
 struct Place {
   int row, row_end, column, group;
+  int k_begin, k_blocks;
+  int first_out;
 };
 
 // The tiles of a block, in order; a cluster walks together, its blocks side by side. Columns may lie behind
@@ -101,9 +112,14 @@ class TileWalk {
     const int band = next_ / (kBand * p_.tiles_n), rest = next_ - band * kBand * p_.tiles_n;
     const int height = min(kBand, tiles_m_ - band * kBand);
     const int tile_n = rest / height, tile_m = band * kBand + rest - tile_n * height;
-    place.group = p_.groups.num_groups == 1 ? 0 : table_.group_of(tile_m, p_.groups.num_groups);
-    place.row = p_.groups.begin(place.group) + (tile_m - table_.first[place.group]) * kM;
-    place.row_end = p_.groups.end(place.group);
+    const int group = p_.groups.num_groups == 1 ? 0 : table_.group_of(tile_m, p_.groups.num_groups);
+    const int part = p_.part_bits == 0 ? 0 : group;
+    place.group = group - part;
+    place.row = p_.groups.begin(group) + (tile_m - table_.first[group]) * kM;
+    place.row_end = p_.groups.end(group);
+    place.k_begin = (part * p_.k_blocks) >> p_.part_bits;
+    place.k_blocks = (((part + 1) * p_.k_blocks) >> p_.part_bits) - place.k_begin;
+    place.first_out = part * p_.groups.rows;
     place.column = (tile_n * kCluster + static_cast<int>(blockIdx.x) % kCluster) * kN;
     next_ += static_cast<int>(gridDim.x) / kCluster;
     return true;
@@ -125,12 +141,13 @@ __device__ void produce(const Params& p, typename Fp8Layout<kConsumers, kN, kClu
   Place place;
   while (walk.next(place)) {
     const int b_row = place.group * p.n + place.column;
-    for (int k = 0; k < p.k_blocks; ++k, at.advance()) {
+    for (int k = 0; k < place.k_blocks; ++k, at.advance()) {
       mbarrier_wait(&smem.empty[at.stage], at.parity ^ 1, {p.stall, kName, stall_word("empty")});
       Mbarrier* full = &smem.full[at.stage];
       mbarrier_arrive_expect_tx(full, L::kStageBytes);
-      load_shared_rows<kCluster, L::kM>(smem.stage[at.stage].a, &p.a, full, k * kRowBytes, place.row);
-      tma_load_2d(smem.stage[at.stage].b, &p.b, full, k * kRowBytes, b_row);
+      const int column = (place.k_begin + k) * kRowBytes;
+      load_shared_rows<kCluster, L::kM>(smem.stage[at.stage].a, &p.a, full, column, place.row);
+      tma_load_2d(smem.stage[at.stage].b, &p.b, full, column, b_row);
     }
   }
 }
@@ -145,10 +162,10 @@ class TileScales {
   static constexpr bool kTwo = kQuantizeBlock % kN != 0;
   TileScales() = default;
   __device__ TileScales(const Params& p, const Place& place, int row0, const Fragment& f)
-      : row_{{row(p, place, row0 + f.row[0]), p.k_blocks, p.sfa_vector},
-             {row(p, place, row0 + f.row[1]), p.k_blocks, p.sfa_vector}},
-        low_(column(p, place, 0), p.k_blocks, p.sfb_vector),
-        high_(kTwo ? column(p, place, 1) : nullptr, p.k_blocks, p.sfb_vector),
+      : row_{{row(p, place, row0 + f.row[0]), place.k_blocks, vector(p.sfa_vector, place)},
+             {row(p, place, row0 + f.row[1]), place.k_blocks, vector(p.sfa_vector, place)}},
+        low_(column(p, place, 0), place.k_blocks, vector(p.sfb_vector, place)),
+        high_(kTwo ? column(p, place, 1) : nullptr, place.k_blocks, vector(p.sfb_vector, place)),
         split_(kQuantizeBlock - place.column % kQuantizeBlock) {}
   // Before block k.
   __device__ void refill(int k) {
@@ -173,13 +190,14 @@ class TileScales {
   }
 
  private:
+  __device__ static bool vector(bool whole, const Place& place) { return whole && place.k_begin % 4 == 0; }
   __device__ static const float* row(const Params& p, const Place& place, int row) {
-    return row < place.row_end ? p.sfa + row * p.sfa_ld : nullptr;
+    return row < place.row_end ? p.sfa + row * p.sfa_ld + place.k_begin : nullptr;
   }
   __device__ static const float* column(const Params& p, const Place& place, int i) {
     const int block = place.column / kQuantizeBlock + i;
     if (block >= p.sfb_group_rows) return nullptr;
-    return p.sfb + (int64_t{place.group} * p.sfb_group_rows + block) * p.sfb_ld;
+    return p.sfb + (int64_t{place.group} * p.sfb_group_rows + block) * p.sfb_ld + place.k_begin;
   }
 
   ScaleStream row_[2], low_, high_;
@@ -204,9 +222,9 @@ class Consumer {
     while (more) {
       float d[kN / 2] = {}, part[kN / 2];
       if constexpr (kAhead) {
-        run_ahead(part, scales, d);
+        run_ahead(place.k_blocks, part, scales, d);
       } else {
-        for (int k = 0; k < p_.k_blocks; ++k) {
+        for (int k = 0; k < place.k_blocks; ++k) {
           start(part);
           scales.refill(k);
           finish<0>(part, scales, d);
@@ -245,19 +263,19 @@ class Consumer {
     scales.promote(part, d);
   }
   // Two blocks at a time, without a branch around a product: ptxas would wait behind each of them.
-  __device__ __forceinline__ void run_ahead(float (&even)[kN / 2], TileScales<kN>& scales,
+  __device__ __forceinline__ void run_ahead(int k_blocks, float (&even)[kN / 2], TileScales<kN>& scales,
                                             float (&d)[kN / 2]) {
     float odd[kN / 2];
     int k = 0;
     start(even);
-    for (; k + 2 < p_.k_blocks; k += 2) {
+    for (; k + 2 < k_blocks; k += 2) {
       start(odd);
       scales.refill(k);
       finish<1>(even, scales, d);
       start(even);
       finish<1>(odd, scales, d);
     }
-    if (k + 1 < p_.k_blocks) {
+    if (k + 1 < k_blocks) {
       start(odd);
       scales.refill(k);
       finish<1>(even, scales, d);
@@ -268,7 +286,8 @@ class Consumer {
     }
   }
   __device__ void store(const Place& place, float (&d)[kN / 2], float (&scratch)[kN / 2]) {
-    const OutPlace to = {place.row + me_ * 64, place.row_end, place.column, p_.n};
+    const OutPlace to = {place.first_out + place.row + me_ * 64, place.first_out + place.row_end,
+                         place.column, p_.n};
     uint8_t* out = smem_.out[me_];
     const int barrier = kOutBarrier + me_;
     if constexpr (kN == kQuantizeBlock) {
@@ -330,8 +349,9 @@ void with_tile(const Fp8Tile& tile, const F& f, std::index_sequence<kIndex...>) 
   CHECK(found, "no tile of {} x {} in clusters of {}", tile.block_m(), tile.block_n, tile.cluster);
 }
 
+// With parts > 1, which are a power of two, d has [parts * M, N], a product of each.
 void launch(const Exec& exec, const Fp8GroupedGemmArgs& a, bool accumulate, const Fp8Tile& tile,
-            int64_t blocks) {
+            int64_t blocks, int parts = 1) {
   for (const auto& [tensor, name] :
        {std::pair{&a.a.data, "a"}, {&a.b.data, "b"}, {&a.d, "d"}, {&a.q.data, "q"}})
     check_aligned(*tensor, name);
@@ -357,14 +377,15 @@ void launch(const Exec& exec, const Fp8GroupedGemmArgs& a, bool accumulate, cons
               .n = narrow<int>(n),
               .k_blocks = narrow<int>(k_blocks),
               .tiles_n = narrow<int>(ceil_div(n, tile.block_n * tile.cluster)),
+              .part_bits = std::countr_zero(static_cast<unsigned>(parts)),
               .groups = {.offsets = a.offsets,
                          .counts = a.counts,
-                         .num_groups = narrow<int>(a.num_groups),
+                         .num_groups = narrow<int>(a.num_groups * parts),
                          .rows = narrow<int>(m),
-                         .capacity = narrow<int>(m / a.num_groups)},
+                         .capacity = a.counts ? narrow<int>(m / a.num_groups) : 0},
               .stall = stall_record()};
   const int64_t tiles_m =
-      a.offsets || a.counts ? m / tile.block_m() + a.num_groups : ceil_div(m, tile.block_m());
+      a.offsets || a.counts ? m / tile.block_m() + a.num_groups : ceil_div(m, tile.block_m()) * parts;
   const int64_t tiles = narrow<int32_t>(tiles_m * p.tiles_n);
   const int64_t clusters = std::min(tiles, std::max<int64_t>(blocks / tile.cluster, 1));
   with_tile(
@@ -380,27 +401,47 @@ void launch(const Exec& exec, const Fp8GroupedGemmArgs& a, bool accumulate, cons
       std::make_index_sequence<std::size(kFp8Tiles)>());
 }
 
-Fp8Tile best_tile(const Fp8GroupedGemmArgs& a) {
-  return best_fp8_tile({.m = a.a.data.rows,
-                        .n = a.b.data.rows / a.num_groups,
-                        .k = a.a.data.cols,
-                        .num_groups = a.num_groups,
-                        .quantised = a.q.data.data != nullptr,
-                        .num_sms = sm_count()});
+Fp8Problem problem_of(const Exec& exec, const Fp8GroupedGemmArgs& a, Mode mode) {
+  return {.m = a.a.data.rows,
+          .n = a.b.data.rows / a.num_groups,
+          .k = a.a.data.cols,
+          .num_groups = a.num_groups,
+          .quantised = a.q.data.data != nullptr,
+          .num_sms = sm_count(),
+          .mode = mode,
+          .out_bytes = dtype_size(a.d.dtype),
+          .workspace_bytes = exec.workspace_bytes};
 }
 
 Fp8GroupedGemmArgs one_group(const Fp8GemmArgs& a) { return {.a = a.a, .b = a.b, .d = a.d, .q = a.q}; }
 
+// The parts of K, and their sum.
+void launch_split(const Exec& exec, const Fp8GemmArgs& args, const Fp8Tile& tile, int64_t blocks,
+                  int splits) {
+  const Fp8Problem problem = problem_of(exec, one_group(args), Mode::kFast);
+  const std::string reason = fp8_split_refusal(problem, splits);
+  CHECK(reason.empty(), "fp8_gemm in {} parts: {}", splits, reason);
+  check_aligned(args.d, "d");
+  Fp8GroupedGemmArgs parts = one_group(args);
+  parts.d = {exec.workspace, DType::kF32, narrow<int32_t>(splits * problem.m), split_row(problem.n)};
+  launch(exec, parts, false, tile, blocks, splits);
+  sum_splits(exec, {.partials = parts.d.f32(), .splits = splits, .y = args.d, .accumulate = args.accumulate});
+}
+
 }  // namespace
 
-void fp8_gemm(const Exec& exec, const Fp8GemmArgs& args, const Fp8Tile& tile, int64_t blocks) {
+void fp8_gemm(const Exec& exec, const Fp8GemmArgs& args, const Fp8Tile& tile, int64_t blocks, int splits) {
   check_fp8_gemm(args);
-  if (args.a.data.rows > 0) launch(exec, one_group(args), args.accumulate, tile, blocks);
+  if (args.a.data.rows == 0) return;
+  if (splits != 1) return launch_split(exec, args, tile, blocks, splits);
+  launch(exec, one_group(args), args.accumulate, tile, blocks);
 }
-void fp8_gemm(const Exec& exec, const Fp8GemmArgs& args) {
+void fp8_gemm(const Exec& exec, const Fp8GemmArgs& args, Mode mode) {
   check_fp8_gemm(args);
-  fp8_gemm(exec, args, best_tile(one_group(args)), sm_count());
+  const Fp8TileScore best = best_fp8_tile(problem_of(exec, one_group(args), mode));
+  fp8_gemm(exec, args, best.tile, sm_count(), best.splits);
 }
+void fp8_gemm(const Exec& exec, const Fp8GemmArgs& args) { fp8_gemm(exec, args, Mode::kExact); }
 
 void fp8_grouped_gemm(const Exec& exec, const Fp8GroupedGemmArgs& args, const Fp8Tile& tile, int64_t blocks) {
   check_fp8_grouped_gemm(args);
@@ -408,7 +449,7 @@ void fp8_grouped_gemm(const Exec& exec, const Fp8GroupedGemmArgs& args, const Fp
 }
 void fp8_grouped_gemm(const Exec& exec, const Fp8GroupedGemmArgs& args) {
   check_fp8_grouped_gemm(args);
-  fp8_grouped_gemm(exec, args, best_tile(args), sm_count());
+  fp8_grouped_gemm(exec, args, best_fp8_tile(problem_of(exec, args, Mode::kExact)).tile, sm_count());
 }
 
 }  // namespace contender::cuda

@@ -30,7 +30,7 @@ double wgmma_cycles(const TileShape& t, double k) {
 TileScore score(const TileShape& t, ProductShape s, int splits, int64_t sms) {
   TileScore r = {.splits = splits};
   const double m = static_cast<double>(s.m), n = static_cast<double>(s.n);
-  const double out_of_sum = m * n * static_cast<double>(s.out_bytes);
+  if (splits > 1) r.sum = split_sum_cycles(splits, s.m, s.n, s.out_bytes, sms);
   if (splits > 1 || s.mode == Mode::kFast) s.slices = 1;
   if (splits > 1) s.layers = splits, s.k /= splits, s.out_bytes = 4;
   const int64_t rows_of_layer =
@@ -54,10 +54,6 @@ TileScore score(const TileShape& t, ProductShape s, int splits, int64_t sms) {
   r.load = std::max(waves * tile_bytes / kL2Bytes,
                     unique / (kMemoryBytes * static_cast<double>(sms) * std::min(1.0, 2 * busy)));
   r.store = (hidden ? 1 : waves) * tile_out / kEpilogueBytes / 2;
-  if (splits > 1) {
-    const double all = static_cast<double>(sms);
-    r.sum = kSumCycles + (rows * n * 4) / (kL2Bytes * all) + out_of_sum / (kMemoryBytes * all);
-  }
   r.total = std::max(r.multiply, r.load) + r.store + r.sum;
   return r;
 }
@@ -101,6 +97,12 @@ bool may_split(const ProductShape& s, int splits) {
   if (splits == 1) return true;
   if (s.layers > 1 || s.grouped || splits < 2 || splits > kMaxSplits || s.k % (8 * splits) != 0) return false;
   return s.mode == Mode::kExact ? splits == s.slices : (splits & (splits - 1)) == 0;
+}
+
+double split_sum_cycles(int64_t splits, int64_t m, int64_t n, int64_t out_bytes, int64_t sms) {
+  const double elements = static_cast<double>(m * n), all = static_cast<double>(sms);
+  return kSumCycles + elements * static_cast<double>(splits * 4) / (kL2Bytes * all) +
+         elements * static_cast<double>(out_bytes) / (kMemoryBytes * all);
 }
 
 std::vector<TileScore> score_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms) {

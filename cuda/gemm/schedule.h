@@ -62,6 +62,8 @@ std::vector<TileScore> score_tiles(std::span<const TileShape> table, const Produ
 TileScore choose_tile(std::span<const TileShape> table, const ProductShape& shape, int64_t sms);
 // Whether partial products of so many parts are what the mode allows, and equal multiples of 8 long.
 bool may_split(const ProductShape& shape, int splits);
+// Cycles of one SM, of so many, that the launch takes which sums partial products (split.h).
+double split_sum_cycles(int64_t splits, int64_t m, int64_t n, int64_t out_bytes, int64_t sms);
 // A line per candidate, the best first: what bench --explain prints.
 std::string explain_tiles(std::span<const TileShape> table, const ProductShape& shape, int64_t sms);
 

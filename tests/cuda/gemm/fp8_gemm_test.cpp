@@ -186,7 +186,7 @@ TEST(CudaFp8GemmErrors, NameTheNumbers) {
 TEST(CudaFp8GemmChoice, FollowsTheShape) {
   const auto best = [](cuda::Fp8Problem p) {
     p.num_sms = 132;
-    const cuda::Fp8Tile tile = cuda::best_fp8_tile(p);
+    const cuda::Fp8Tile tile = cuda::best_fp8_tile(p).tile;
     EXPECT_EQ(tile, cuda::score_fp8_tiles(p).front().tile);
     return tile;
   };
