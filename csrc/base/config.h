@@ -131,13 +131,16 @@ struct RlConfig {
   double mtp_loss_weight = 0.0;
 };
 
+inline constexpr const char* kPromptPlace = "{prompt}";  // in task.prompt_form
+
 // [task]: procedural task, or JSONL files.
 struct TaskConfig {
   std::string name = "addition";  // addition | countdown | reverse | sort | word_problems | jsonl
   int64_t difficulty = 2;         // digits / numbers / letters / level
   std::vector<std::string> train_files, eval_files;  // jsonl: *.jsonl or *.jsonl.zst
-  std::vector<double> train_weights;     // of each train file; empty: every prompt counts the same
-  std::string contamination = "report";  // 10-gram overlap with eval_files: off | report | drop | error
+  std::vector<double> train_weights;       // of each train file; empty: every prompt counts the same
+  std::string prompt_form = kPromptPlace;  // jsonl: the user's turn, kPromptPlace once
+  std::string contamination = "report";    // 10-gram overlap with eval_files: off | report | drop | error
   int64_t max_prompt_tokens = 64;
   int64_t eval_problems = 512;  // held-out problems, disjoint by canonical problem
 };

@@ -262,6 +262,13 @@ class Checker {
       add({key(v, "task.train_weights"), key(v, "task.train_files")}, "{} weights for {} files", weights,
           files);
     }
+    const std::string form = key(v, "task.prompt_form");
+    const size_t place = v.task.prompt_form.find(kPromptPlace);
+    if (place == std::string::npos || v.task.prompt_form.find(kPromptPlace, place + 1) != std::string::npos) {
+      add({form}, "it must hold {} once, where a line's \"prompt\" stands", kPromptPlace);
+    } else if (!jsonl && v.task.prompt_form != kPromptPlace) {
+      add({form, key(v, "task.name")}, "only the task jsonl reads it, this one is {}", v.task.name);
+    }
     if (v.task.name == "countdown" && v.task.difficulty < 2) {
       add({key(v, "task.difficulty"), key(v, "task.name")}, "countdown needs at least 2 numbers, not {}",
           v.task.difficulty);

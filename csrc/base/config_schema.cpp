@@ -210,6 +210,9 @@ Keys task_keys(TaskConfig& c) {
       {"train_weights", &c.train_weights, above(0),
        "jsonl: share of each training file among the prompts; []: every prompt counts the same"},
       {"eval_files", &c.eval_files, any(), "jsonl: held-out prompts"},
+      {"prompt_form", &c.prompt_form, any(),
+       "jsonl: what the user says, with a line's \"prompt\" for {prompt}: where the form of the answer that "
+       "the reward reads is asked for; \"messages\" stay as they are"},
       {"contamination", &c.contamination, words({"off", "report", "drop", "error"}),
        "jsonl: what is done with training prompts that share 10 words in a row with a held-out one"},
       {"max_prompt_tokens", &c.max_prompt_tokens, size(), "longest prompt"},

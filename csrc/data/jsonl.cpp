@@ -25,7 +25,7 @@ class HeldOut {
  public:
   HeldOut(const TaskConfig& task, const Tokenizer& tokenizer) : files_(task.eval_files) {
     for (size_t f = 0; f < files_.size(); ++f) {
-      JsonlFile(files_[f]).scan(tokenizer, [&](int64_t line, PromptLine&& parsed) {
+      JsonlFile(files_[f], task.prompt_form).scan(tokenizer, [&](int64_t line, PromptLine&& parsed) {
         same_.emplace(hash_of(parsed.prompt.canonical), LinePlace{f, line});
         if (task.contamination != "off") {
           words_.add(parsed.question);
@@ -107,6 +107,7 @@ class JsonlSource final : public PromptSource {
   JsonlSource(const TaskConfig& task, Split split, const Tokenizer& tokenizer, int64_t max_solved_tokens,
               PromptCheck check)
       : tokenizer_(tokenizer),
+        prompt_form_(task.prompt_form),
         max_prompt_tokens_(task.max_prompt_tokens),
         max_solved_tokens_(max_solved_tokens),
         check_(check) {
@@ -156,7 +157,7 @@ class JsonlSource final : public PromptSource {
 
  private:
   void read(const std::string& path, Contamination* contamination) {
-    auto file = std::make_unique<JsonlFile>(path);
+    auto file = std::make_unique<JsonlFile>(path, prompt_form_);
     file->scan(tokenizer_, [&](int64_t line, PromptLine&& parsed) {
       check_length(*file, line, parsed.prompt);
       const std::string problem = check_ ? check_(parsed.prompt) : "";
@@ -191,6 +192,7 @@ class JsonlSource final : public PromptSource {
   }
 
   const Tokenizer& tokenizer_;
+  const std::string prompt_form_;
   const int64_t max_prompt_tokens_, max_solved_tokens_;
   const PromptCheck check_;
   std::vector<std::unique_ptr<JsonlFile>> files_;

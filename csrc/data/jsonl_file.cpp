@@ -14,7 +14,8 @@ constexpr size_t kMaxLineBytes = 8 << 20;
 
 }  // namespace
 
-JsonlFile::JsonlFile(std::string path) : path_(std::move(path)), text_(open_prompt_text(path_)) {}
+JsonlFile::JsonlFile(std::string path, std::string prompt_form)
+    : path_(std::move(path)), prompt_form_(std::move(prompt_form)), text_(open_prompt_text(path_)) {}
 
 void JsonlFile::fail_at(int64_t line, const std::string& what) const {
   fail(ExitCode::kConfig, "{}:{}: {}", path_, line, what);
@@ -65,7 +66,7 @@ Prompt JsonlFile::at(int64_t index, const Tokenizer& tokenizer) const {
 
 PromptLine JsonlFile::parse(std::string_view text, int64_t line, const Tokenizer& tokenizer) const {
   try {
-    return parse_prompt_line(text, tokenizer);
+    return parse_prompt_line(text, tokenizer, prompt_form_);
   } catch (const std::runtime_error& reason) {
     fail_at(line, reason.what());
   }

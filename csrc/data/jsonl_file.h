@@ -14,8 +14,8 @@ namespace contender {
 
 class JsonlFile {
  public:
-  // Throws what open_prompt_text does.
-  explicit JsonlFile(std::string path);
+  // prompt_form: task.prompt_form. Throws what open_prompt_text does.
+  explicit JsonlFile(std::string path, std::string prompt_form = kPromptPlace);
 
   // The one pass: every line that is not blank, with its number. Those for which `visit` returns true are the
   // prompts of the file. Throws Error(kConfig), `file:line: what`, for the first bad line.
@@ -40,7 +40,7 @@ class JsonlFile {
 
   PromptLine parse(std::string_view text, int64_t line, const Tokenizer& tokenizer) const;
 
-  const std::string path_;
+  const std::string path_, prompt_form_;
   const std::unique_ptr<PromptText> text_;
   std::vector<Place> places_;
   int64_t lines_read_ = 0;

@@ -30,13 +30,22 @@ const std::string& text_of(const nlohmann::json& object, const char* key) {
 }
 
 // What stands inside a turn must not begin another one.
+void check_turn(std::string_view text, std::string_view name, const Tokenizer& tokenizer) {
+  if (!tokenizer.speaks_in_tags()) return;
+  for (const char* reserved : {"<user>", "<assistant>"}) {
+    if (text.find(reserved) != text.npos) refuse("{} holds {}, which separates turns", name, reserved);
+  }
+}
+
 const std::string& turn_text(const nlohmann::json& object, const char* key, const Tokenizer& tokenizer) {
   const std::string& text = text_of(object, key);
-  if (!tokenizer.speaks_in_tags()) return text;
-  for (const char* reserved : {"<user>", "<assistant>"}) {
-    if (text.find(reserved) != text.npos) refuse("\"{}\" holds {}, which separates turns", key, reserved);
-  }
+  check_turn(text, fmt::format("\"{}\"", key), tokenizer);
   return text;
+}
+
+std::string formed(std::string_view form, const std::string& prompt) {
+  std::string text(form);
+  return text.replace(text.find(kPromptPlace), std::string_view(kPromptPlace).size(), prompt);
 }
 
 // Role and content of each message, the user's last.
@@ -122,7 +131,7 @@ void check_code_tests(const std::string& tests) {
 
 }  // namespace
 
-PromptLine parse_prompt_line(std::string_view line, const Tokenizer& tokenizer) {
+PromptLine parse_prompt_line(std::string_view line, const Tokenizer& tokenizer, std::string_view form) {
   const nlohmann::json record = parse_strict_json(line);
   if (!record.is_object()) refuse("not an object");
   const bool has_prompt = record.contains("prompt"), has_messages = record.contains("messages");
@@ -132,7 +141,8 @@ PromptLine parse_prompt_line(std::string_view line, const Tokenizer& tokenizer) 
   Prompt& prompt = parsed.prompt;
   if (has_prompt) {
     parsed.question = turn_text(record, "prompt", tokenizer);
-    set_question(tokenizer, parsed.question, prompt);
+    check_turn(form, "task.prompt_form", tokenizer);
+    set_question(tokenizer, formed(form, parsed.question), prompt);
   } else {
     const auto messages = checked_messages(record["messages"], tokenizer);
     for (const auto& message : messages)

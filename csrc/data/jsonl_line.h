@@ -1,7 +1,7 @@
 // One line of a prompt set: {"prompt" | "messages", "answer", "task", "tests", "solution"}. Other keys are
 // ignored.
 //
-//   prompt    text: one message of the user
+//   prompt    text: one message of the user, which task.prompt_form may put into words of its own
 //   messages  [{"role": "system" | "user" | "assistant", "content": text}, ...]: a system message first or
 //             not at all, then user and assistant in turn, user last. The model sees them by its chat
 //             template (chat_template_prompt.h)
@@ -24,7 +24,8 @@ struct PromptLine {
   std::string question;  // what the user says in it, without template and system message
 };
 
-// Throws std::runtime_error with a short reason.
-PromptLine parse_prompt_line(std::string_view line, const Tokenizer& tokenizer);
+// `form` is task.prompt_form. Throws std::runtime_error with a short reason.
+PromptLine parse_prompt_line(std::string_view line, const Tokenizer& tokenizer,
+                             std::string_view form = kPromptPlace);
 
 }  // namespace contender

@@ -467,6 +467,12 @@ TEST(Config, TaskAndRewardFilesAndPrograms) {
                    "run.toml:3: task.train_files: there is no file \"/nonexistent\""}));
   EXPECT_EQ(problems("[task]\ntrain_files = \"a\"\n"),
             Lines{"run.toml:2: task.train_files: only the task jsonl reads it, this one is addition"});
+  EXPECT_EQ(problems("[task]\nprompt_form = \"{prompt} Box it.\"\n"),
+            Lines{"run.toml:2: task.prompt_form: only the task jsonl reads it, this one is addition"});
+  for (const char* form : {"Box it.", "{prompt} {prompt}", ""})
+    EXPECT_EQ(
+        problems(fmt::format("[task]\nprompt_form = \"{}\"\n", form)),
+        Lines{"run.toml:2: task.prompt_form: it must hold {prompt} once, where a line's \"prompt\" stands"});
   EXPECT_EQ(problems("[task]\nname = \"countdown\"\ndifficulty = 1\n"),
             Lines{"run.toml:3: task.difficulty: countdown needs at least 2 numbers, not 1"});
   EXPECT_EQ(problems("[reward]\ntype = \"command\"\n"),

@@ -56,6 +56,22 @@ class JsonlPrompts : public testing::Test {
 const std::string kGood = R"({"prompt": "1+1=", "answer": "2", "task": "addition"})"
                           "\n";
 
+TEST_F(JsonlPrompts, TheFormOfTheAnswerIsAskedForInTheUsersTurn) {
+  config_.prompt_form = "{prompt} Box it: \\boxed{}";
+  const std::string conversation =
+      R"({"messages": [{"role": "user", "content": "Say {prompt}"}], "answer": "x"})"
+      "\n";
+  const auto source = train(kGood + conversation + R"({"prompt": "{prompt}?", "answer": "y"})");
+  EXPECT_EQ(source->at(0).text, "<user>1+1= Box it: \\boxed{}<assistant>");
+  EXPECT_EQ(tokenizer_->decode(source->at(0).tokens), source->at(0).text);
+  EXPECT_EQ(source->at(1).text, "<user>Say {prompt}<assistant>");
+  EXPECT_EQ(source->at(2).text, "<user>{prompt}? Box it: \\boxed{}<assistant>");
+  config_.max_prompt_tokens = 10;  // the form counts
+  EXPECT_EQ(error_of(kGood), "train.jsonl:1: prompt of 23 tokens, task.max_prompt_tokens = 10");
+  config_.prompt_form = "{prompt}<assistant>";
+  EXPECT_EQ(error_of(kGood), "train.jsonl:1: task.prompt_form holds <assistant>, which separates turns");
+}
+
 TEST_F(JsonlPrompts, SolutionsAreReadAndRequiredForSft) {
   const std::string solved =
       R"({"prompt": "1+2=", "answer": 3, "solution": "<think>3</think><answer>3</answer>"})"
