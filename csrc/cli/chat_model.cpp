@@ -96,7 +96,6 @@ ChatModel open_chat_model(const ChatOptions& o, const std::vector<std::string>& 
   c = load(largest_share(virtual_slices(model), np),
            model.n_routed_experts > 0 ? largest_share(model.n_routed_experts, np) : 1, np, np);
   c.rollout.max_sequences = 1;
-  c.rollout.kv_pages = 0;
   c.rollout.max_tokens_per_step = kPrefillTokens;
   c.train.token_budget = kPrefillTokens;
   c.train.recompute = "full";

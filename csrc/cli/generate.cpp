@@ -43,16 +43,22 @@ std::string memory_text(int64_t bytes) {
   return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.1f} GiB", mib / 1024);
 }
 
+// Positions, and a KV cache of one sequence.
+void set_context(RunConfig& c, int64_t tokens) {
+  c.model.max_position_embeddings = tokens;
+  c.rollout.kv_pages = ceil_div(tokens, c.rollout.page_size) + 1;
+}
+
 // Halves the context until a rank's part fits into what is free. Returns "" or why it is not the model's own.
 std::string fit_context(const ChatOptions& o, const MeshShape& mesh, int64_t available, RunConfig& c) {
   const int64_t of_model = c.model.max_position_embeddings;
   if (o.context > of_model)
     fail(ExitCode::kConfig, "--context: {} is more than the model's {}", o.context, of_model);
-  int64_t& context = c.model.max_position_embeddings;
-  context = std::min(of_model, o.context > 0 ? o.context : kUsualContext);
-  const int64_t wanted = context;
+  const int64_t wanted = std::min(of_model, o.context > 0 ? o.context : kUsualContext);
+  int64_t context = wanted;
+  set_context(c, context);
   while (bytes_needed(c, mesh) > available && context > kSmallestContext)
-    context = std::max(kSmallestContext, context / 2);
+    set_context(c, context = std::max(kSmallestContext, context / 2));
   if (const int64_t needed = bytes_needed(c, mesh); needed > available)
     fail(
         ExitCode::kOutOfMemory,
@@ -164,7 +170,7 @@ Chat::Chat(const ChatModel& chat, const ChatOptions& options, const Backend& bac
     const Mesh mesh(shape);
     int64_t context = fitted.model.max_position_embeddings;
     mesh.world().broadcast("chat", &context, sizeof context);
-    config_.model.max_position_embeddings = context;
+    set_context(config_, context);
   }
   const double start = now_seconds();
   machine_ = std::make_unique<Machine>(config_, *backend.ops, std::move(device));

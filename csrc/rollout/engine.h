@@ -49,7 +49,8 @@ struct RolloutStats {
   int64_t tokens_generated = 0, tokens_prefilled = 0, forwards = 0, preemptions = 0, peak_pages = 0;
 };
 
-// Pages of one rank's KV cache: rollout.kv_pages, or enough for max_sequences of full length.
+// Pages of one rank's KV cache: rollout.kv_pages, or enough for max_sequences of the longest prompt and
+// completion of any stage.
 int64_t rollout_kv_pages(const RunConfig& config);
 
 class RolloutEngine {

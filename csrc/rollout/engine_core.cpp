@@ -18,14 +18,23 @@ SchedulerLimits limits_of(const RunConfig& config) {
           .max_positions = config.model.max_position_embeddings};
 }
 
+// Tokens of a prompt and its completion at their longest, in any stage; what the model could hold is often
+// far more.
+int64_t longest_sequence(const RunConfig& c) {
+  const auto of = [](const TaskConfig& task, const RlConfig& rl) {
+    return task.max_prompt_tokens + rl.max_new_tokens;
+  };
+  int64_t longest = c.stages.empty() ? of(c.task, c.rl) : 0;
+  for (const StageConfig& s : c.stages) longest = std::max(longest, of(s.task, s.rl));
+  return std::min(longest, c.model.max_position_embeddings);
+}
+
 }  // namespace
 
 // One page more than the sequences need: a prompt's partial page waits while some of its samples run.
-int64_t rollout_kv_pages(const RunConfig& config) {
-  if (config.rollout.kv_pages > 0) return config.rollout.kv_pages;
-  return config.rollout.max_sequences *
-             ceil_div(config.model.max_position_embeddings, config.rollout.page_size) +
-         1;
+int64_t rollout_kv_pages(const RunConfig& c) {
+  if (c.rollout.kv_pages > 0) return c.rollout.kv_pages;
+  return c.rollout.max_sequences * ceil_div(longest_sequence(c), c.rollout.page_size) + 1;
 }
 
 EngineCore::EngineCore(const RunConfig& config, int tp, const Runtime& runtime, RolloutPolicy* policy,

@@ -156,6 +156,20 @@ TEST(Plan, SettingsThatPromiseLessMemoryGiveIt) {
   EXPECT_LT(total([](RunConfig& c) { c.stages[0].rl.kl_beta = 0; }), base);
 }
 
+TEST(Plan, CacheIsOfWhatTheRunMayWriteNotOfWhatTheModelCouldRead) {
+  const auto cache = [](auto change) {
+    RunConfig c = small_run();
+    change(c);
+    for (const MemoryItem& i : plan_of(c, 1).memory)
+      if (i.name == "KV cache") return i.bytes;
+    return int64_t{0};
+  };
+  const int64_t base = cache([](RunConfig&) {});
+  EXPECT_GT(base, 0);
+  EXPECT_EQ(cache([](RunConfig& c) { c.model.max_position_embeddings = 131072; }), base);
+  EXPECT_GT(cache([](RunConfig& c) { c.stages[0].rl.max_new_tokens += 64; }), base);
+}
+
 TEST(Plan, OneRankSendsNothing) {
   const Plan plan = plan_of(small_run(), 1);
   ASSERT_EQ(plan.stages.size(), 1u);

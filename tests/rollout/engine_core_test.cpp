@@ -123,6 +123,31 @@ TEST(RolloutEngineCore, EverySequenceAsIfAloneWhateverTheLimits) {
   EXPECT_GT(preemptions, 100);
 }
 
+TEST(RolloutEngineCore, CacheIsOfTheLongestStageNotOfTheModel) {
+  RunConfig c;
+  c.model.max_position_embeddings = 131072;
+  c.rollout = {.max_sequences = 8, .page_size = 16};
+  c.task.max_prompt_tokens = 100;
+  c.rl.max_new_tokens = 60;
+  EXPECT_EQ(rollout_kv_pages(c), 8 * 10 + 1);
+  c.stages = {{"rl", "short", c.sft, c.rl, c.task, c.reward}, {"rl", "long", c.sft, c.rl, c.task, c.reward}};
+  c.stages[1].rl.max_new_tokens = 301;  // 401 tokens: 26 pages
+  EXPECT_EQ(rollout_kv_pages(c), 8 * 26 + 1);
+  c.model.max_position_embeddings = 400;
+  EXPECT_EQ(rollout_kv_pages(c), 8 * 25 + 1);
+  c.rollout.kv_pages = 7;
+  EXPECT_EQ(rollout_kv_pages(c), 7);
+}
+
+// Eight sequences of full length at once, of one prompt whose last page is partial: none loses its pages.
+TEST(RolloutEngineCore, CacheHoldsEverySequenceAtItsLongest) {
+  FakeEngine engine({.max_sequences = 8});
+  engine.scheduler().submit(
+      {.id = 1, .prompt = std::vector<int32_t>(99, 3), .num_samples = 8, .max_new_tokens = 61});
+  EXPECT_EQ(engine.run().size(), 8u);
+  EXPECT_EQ(engine.scheduler().take_stats().preemptions, 0);
+}
+
 TEST(RolloutEngineCore, SeedReachesTheKeys) {
   const auto requests = make_requests(4);
   FakeEngine engine({.max_sequences = 8}, 6);

@@ -119,6 +119,8 @@ struct FakeEngine {
     config.model.vocab_size = kVocab;
     config.model.num_hidden_layers = 2;
     config.model.max_position_embeddings = 160;
+    config.task.max_prompt_tokens = 100;
+    config.rl.max_new_tokens = 60;
     config.rollout = rollout;
     ops.gather_rows = cpu::gather_rows;
     ops.sample = fake_sample;
