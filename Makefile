@@ -127,7 +127,7 @@ $(L)/sim.members: FORCE
 	$(call stamp,$(SIM_SRCS))
 
 compile = $(Q)mkdir -p $(@D); t=$@.$$$$; trap 'rm -f '$$t' '$$t'.*' EXIT; touch $$t.start; \
-	CCACHE_NAMESPACE=$(ARCH_ID) $(CCACHE) $1 -MMD -MP -MF $$t.d -MT $@ -c $< -o $$t && \
+	CCACHE_NAMESPACE=$(ARCH_ID) $(CCACHE) $1 -MMD -MP -MF $$t.d -MT $@ -c $< -o $$t $2 && \
 	touch -r $$t.start $$t && mv $$t.d $(@:.o=.d) && mv $$t $@
 $(B)/%.o: %.cpp $(B)/flags
 	$(call say,CXX,$<)
@@ -138,9 +138,11 @@ $(B)/tools/ptxsim/%.o: tools/ptxsim/%.cpp $(B)/sim.flags
 $(B)/tests/ptxsim/%.o: tests/ptxsim/%.cpp $(B)/sim.flags
 	$(call say,CXX,$<)
 	$(call compile,$(CXX) -I. $(SIM_CPPFLAGS) $(SIM_CXXFLAGS) $(NO_FALSE_ALARM))
+# ptxas only mentions it when it makes the products of a warpgroup wait for each other.
+no_serial_wgmma = 2>$$t.said; s=$$?; cat $$t.said >&2; [ $$s -eq 0 ] && ! grep -q 'Potential Performance Loss' $$t.said
 $(B)/%.cu.o: %.cu $(B)/cuda.flags
 	$(call say,NVCC,$<)
-	$(call compile,$(NVCC) $(NVCCFLAGS))
+	$(call compile,$(NVCC) $(NVCCFLAGS),$(no_serial_wgmma))
 
 # NVTX is a header of the CUDA toolkit; without it the ranges are left out.
 NVTX = $(patsubst %/nvtx3/nvToolsExt.h,-isystem %,$(wildcard $(or $(CUDA_HOME),/usr/local/cuda)/include/nvtx3/nvToolsExt.h))
