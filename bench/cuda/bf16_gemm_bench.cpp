@@ -7,18 +7,12 @@
 #include "bench/cuda/gemm_rows.h"
 #include "bench/cuda/weight.h"
 #include "cuda/gemm/bf16_gemm.h"
-#include "cuda/gemm/split.h"
 #include "ops/linear.h"
 
 namespace contender::bench {
 namespace {
 
 using cuda::Mode;
-
-// For partial products; what needs more is not split.
-int64_t split_space(Mode mode, int64_t m, int64_t n) {
-  return mode == Mode::kExact ? 0 : std::min<int64_t>(cuda::split_bytes(cuda::kMaxSplits, m, n), 256 << 20);
-}
 
 // Terms below 1, summed with signs.
 void expect(Check& check, DType dtype, double got, double want, int64_t terms) {
@@ -287,7 +281,7 @@ std::string explain(const GemmRow& r, bool back, Mode mode) {
 void product_rows(const std::string& name, const GemmSweep& sweep, bool back, Mode mode = Mode::kExact) {
   gemm_rows(
       name, sweep, [=](const GemmRow& r) { forward(r, back, mode); },
-      [=](const GemmRow& r) { return explain(r, back, mode); }, mode == Mode::kExact ? "exact" : "fast");
+      [=](const GemmRow& r) { return explain(r, back, mode); }, mode);
 }
 
 void wgrad_rows(int32_t leaves) {

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "bench/cuda/gpu_bench.h"
+#include "cuda/gemm/schedule.h"
 #include "cuda/gemm/shapes.h"
+#include "cuda/gemm/split.h"
 
 namespace contender::bench {
 
@@ -54,19 +56,30 @@ struct GemmSweep {
 inline const GemmSweep kDenseForward = {false, {64, 4096}}, kExpertsForward = {true, {128, 4096, 16384}},
                        kDenseTraining = {false, {4096}, 512}, kExpertsTraining = {true, {16384}, 512};
 
-// Rows NAME/MODE/SHAPE.
-inline void gemm_rows(const std::string& name, const GemmSweep& sweep,
-                      const std::function<void(const GemmRow&)>& run,
-                      const std::function<std::string(const GemmRow&)>& explain = {},
-                      const std::string& mode = "exact") {
+inline const char* name_of(cuda::Mode mode) { return mode == cuda::Mode::kExact ? "exact" : "fast"; }
+
+// Workspace for partial products; what needs more is not split.
+inline int64_t split_space(cuda::Mode mode, int64_t m, int64_t n) {
+  return mode == cuda::Mode::kExact ? 0
+                                    : std::min<int64_t>(cuda::split_bytes(cuda::kMaxSplits, m, n), 256 << 20);
+}
+
+using RunRow = std::function<void(const GemmRow&)>;
+using ExplainRow = std::function<std::string(const GemmRow&)>;
+
+// A row NAME/MODE/SHAPE.
+inline void gemm_row(const std::string& name, const GemmRow& row, const RunRow& run,
+                     const ExplainRow& explain = {}, cuda::Mode mode = cuda::Mode::kExact) {
+  register_row(
+      fmt::format("{}/{}/{}", name, name_of(mode), row.text()), [run, row] { run(row); },
+      explain ? [explain, row] { return explain(row); } : std::function<std::string()>());
+}
+
+inline void gemm_rows(const std::string& name, const GemmSweep& sweep, const RunRow& run,
+                      const ExplainRow& explain = {}, cuda::Mode mode = cuda::Mode::kExact) {
   const auto add = [&](const cuda::GemmShape& shape, int64_t m) {
-    for (const bool skewed : {false, true}) {
-      if (skewed && shape.groups == 1) continue;
-      const GemmRow row(shape, m, skewed);
-      register_row(
-          name + "/" + mode + "/" + row.text(), [run, row] { run(row); },
-          explain ? [explain, row] { return explain(row); } : std::function<std::string()>());
-    }
+    gemm_row(name, {shape, m, false}, run, explain, mode);
+    if (shape.groups > 1) gemm_row(name, {shape, m, true}, run, explain, mode);
   };
   if (small_shapes()) return add({"small", 144, 208, sweep.experts ? 3 : 1}, 96);
   for (const cuda::GemmShape& shape : cuda::kModelShapes) {
