@@ -231,7 +231,7 @@ Keys reward_keys(RewardConfig& c) {
       {"command", &c.command, any(), "command: program and arguments, speaks JSONL on stdin and stdout"},
       {"timeout_seconds", &c.timeout_seconds, above(0), "command: longest wait for a score", "", kNoNumerics},
       {"workers", &c.workers, between(1, 1024), "command: worker processes per rank", "", kNoNumerics},
-      {"math_seconds", &c.math_seconds, above(0), "longest check of a mathematical answer"},
+      {"math_seconds", &c.math_seconds, above(0), "processor time of one mathematical answer"},
       {"code_seconds", &c.code_seconds, above(0), "wall clock of a program on one test"},
       {"code_memory_mib", &c.code_memory_mib, between(16, 1 << 20), "memory of a program"},
       {"max_infra_errors", &c.max_infra_errors, between(0, 1),

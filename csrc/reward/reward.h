@@ -29,7 +29,7 @@ struct Score {
   float language = 0;         // share of words of the target language in the thought
   float overlong = 0;         // soft penalty, <= 0
   bool valid = true;          // false: infrastructure error, the sample leaves the batch
-  std::string status = "ok";  // ok; of workers: timeout, died, garbage, unavailable, or their own word
+  std::string status = "ok";  // ok; of workers: timeout, died, garbage, unavailable, or another word
 };
 
 // Exact verifiers, one per task (addition, countdown, reverse, sort; exact: the same text; math and code have

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/timer.h"
 #include "data/strict_json.h"
+#include "reward/math_worker.h"
 
 namespace contender {
 namespace {
@@ -62,19 +63,14 @@ bool flag_or_true(const nlohmann::json& reply, const char* key) {
   return found->get<bool>();
 }
 
-// The verifier of programs keeps each test's time itself; this is for one that hangs. Every test is an
-// object.
+// Our verifiers keep the time of an answer themselves; this is for one that hangs. Every test of a program is
+// an object.
 double longest_seconds(WorkerKind kind, const RewardConfig& config, const Prompt& prompt) {
   if (kind == WorkerKind::kCommand) return config.timeout_seconds;
-  if (kind == WorkerKind::kMath) return config.math_seconds;
+  if (kind == WorkerKind::kMath) return math_wall_seconds(config.math_seconds);
   const auto tests = std::count(prompt.tests.begin(), prompt.tests.end(), '{');
   constexpr double kCompileSeconds = 40;
   return kCompileSeconds + (config.code_seconds + 2) * static_cast<double>(tests);
-}
-
-// An answer that exhausts the verifier of maths is a wrong one; any other failure is not the model's.
-bool scores_zero(WorkerKind kind, std::string_view status) {
-  return kind == WorkerKind::kMath && (status == "died" || status == "timeout");
 }
 
 }  // namespace
@@ -128,13 +124,14 @@ std::optional<Score> RewardWorker::advance(int64_t now_ns) {
     failure = Failure{"timeout", fmt::format("no reply in {} s", job_->seconds)};
   }
   if (!failure) return finished;
-  if (busy()) {
-    finished = std::move(job_->score);
-    finished->valid = scores_zero(kind_, failure->status);
-    finished->status = failure->status;
-    job_.reset();
-  }
-  stop(fmt::format("{}: {}", failure->status, failure->why));
+  const bool was_busy = busy();
+  if (was_busy) finished = std::move(job_->score);
+  job_.reset();
+  const int signal = stop(fmt::format("{}: {}", failure->status, failure->why));
+  if (!was_busy) return finished;
+  const char* const exhausted = kind_ == WorkerKind::kMath ? how_maths_ended(signal) : nullptr;
+  finished->valid = exhausted != nullptr;
+  finished->status = exhausted ? exhausted : failure->status;
   return finished;
 }
 
@@ -221,14 +218,15 @@ std::string RewardWorker::name() const {
   return fmt::format("{} worker {}", kNames[static_cast<int>(kind_)], index_);
 }
 
-void RewardWorker::stop(const std::string& why) {
+int RewardWorker::stop(const std::string& why) {
   read_errors();  // its last words
   log_errors(true);
-  const std::string end = stop_worker(&process_);
+  const WorkerEnd end = stop_worker(&process_);
   unsent_.clear();
   received_.clear();
-  if (++stops_ <= kMaxStopsLogged) log_warn("{} stopped ({}; {})", name(), why, end);
+  if (++stops_ <= kMaxStopsLogged) log_warn("{} stopped ({}; {})", name(), why, end.text);
   if (stops_ == kMaxStopsLogged) log_warn("{}: its further stops are not shown", name());
+  return end.signal;
 }
 
 }  // namespace contender

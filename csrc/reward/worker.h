@@ -47,7 +47,7 @@ class RewardWorker {
   void read_errors();
   void log_errors(bool all);
   std::string name() const;
-  void stop(const std::string& why);
+  int stop(const std::string& why);  // the signal that ended it, or 0
 
   const WorkerKind kind_;
   const int index_;

@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <string_view>
 #include <vector>
@@ -33,7 +34,7 @@ constexpr char kSpawn = 'S', kVerify = 'V', kStop = 'K';
 // What a verifier needs to know.
 struct Verifier {
   WorkerKind kind;
-  double code_seconds;
+  double math_seconds, code_seconds;
   int64_t code_memory_mib;
 };
 
@@ -94,7 +95,12 @@ void become_worker(pid_t server, const Pipe& in, const Pipe& out, const Pipe& er
   config.code_memory_mib = verifier.code_memory_mib;
   const bool maths = verifier.kind == WorkerKind::kMath;
   ::prctl(PR_SET_NAME, maths ? "math-worker" : "code-worker");
-  ::_exit(maths ? run_math_worker() : run_code_worker(config));
+  try {
+    ::_exit(maths ? run_math_worker(verifier.math_seconds) : run_code_worker(config));
+  } catch (const std::exception& error) {  // of the rank, whose copy this is, nothing may go on
+    std::fprintf(stderr, "%s\n", error.what());
+    ::_exit(1);
+  }
 }
 
 class Server {
@@ -345,7 +351,7 @@ int spawn_worker(WorkerKind kind, const RewardConfig& config, WorkerProcess* wor
     if (request.size() > kMaxMessageBytes) return E2BIG;
   } else {
     request = kVerify;
-    const Verifier verifier = {kind, config.code_seconds, config.code_memory_mib};
+    const Verifier verifier = {kind, config.math_seconds, config.code_seconds, config.code_memory_mib};
     request.append(reinterpret_cast<const char*>(&verifier), sizeof verifier);
   }
   Reply reply;
@@ -354,7 +360,7 @@ int spawn_worker(WorkerKind kind, const RewardConfig& config, WorkerProcess* wor
   return error;
 }
 
-std::string stop_worker(WorkerProcess* worker) {
+WorkerEnd stop_worker(WorkerProcess* worker) {
   std::string request(1, kStop);
   const int32_t pid = worker->pid;
   request.append(reinterpret_cast<const char*>(&pid), sizeof pid);
@@ -362,10 +368,10 @@ std::string stop_worker(WorkerProcess* worker) {
   const int error = call_server(request, &reply, nullptr);
   close_all({&worker->in, &worker->out, &worker->err});
   worker->pid = -1;
-  if (error != 0) return "its server process is gone";
-  if (WIFEXITED(reply.wait_status)) return fmt::format("exit status {}", WEXITSTATUS(reply.wait_status));
+  if (error != 0) return {0, "its server process is gone"};
+  if (WIFEXITED(reply.wait_status)) return {0, fmt::format("exit status {}", WEXITSTATUS(reply.wait_status))};
   const int signal = WTERMSIG(reply.wait_status);
-  return fmt::format("signal {} ({})", signal, ::strsignal(signal));
+  return {signal, fmt::format("signal {} ({})", signal, ::strsignal(signal))};
 }
 
 }  // namespace contender

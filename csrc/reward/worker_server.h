@@ -25,12 +25,15 @@ struct WorkerProcess {
 };
 
 // Returns 0, or the errno that says why there is no worker; ECONNRESET when the server is gone, EMFILE when
-// this process has too many open files for the pipes. Command: config.command[0] is looked up in PATH. Code:
-// gets code_seconds and code_memory_mib, and nothing else of the configuration.
+// this process has too many open files for the pipes. Command: config.command[0] is looked up in PATH. The
+// verifiers get math_seconds, code_seconds and code_memory_mib, and nothing else of the configuration.
 int spawn_worker(WorkerKind kind, const RewardConfig& config, WorkerProcess* worker);
 
-// Kills the worker and all that descends from it, closes the pipes, and says how it ended: "exit status 3",
-// "signal 9 (Killed)".
-std::string stop_worker(WorkerProcess* worker);
+struct WorkerEnd {
+  int signal = 0;    // that ended it; 0: none, or nobody knows
+  std::string text;  // "exit status 3", "signal 9 (Killed)"
+};
+// Kills the worker, if it has not ended by itself, and all that descends from it, and closes the pipes.
+WorkerEnd stop_worker(WorkerProcess* worker);
 
 }  // namespace contender

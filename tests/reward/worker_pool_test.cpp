@@ -5,12 +5,14 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <thread>
 
-#include "base/error.h"
+#include "base/timer.h"
 
 namespace contender {
 namespace {
@@ -49,23 +51,90 @@ TEST(WorkerPool, RuleRewarderSendsMathsToItsWorkersAndScoresTheRestAtOnce) {
   EXPECT_EQ(scores.at(300).accuracy, 0);
 }
 
-// Whatever ends the verifier of maths, or keeps it busy, is the answer's fault: 0, and the next one is
-// scored.
-TEST(WorkerPool, AnAnswerThatStopsTheVerifierIsWrongAndCostsItselfOnly) {
-  testing::internal::CaptureStderr();
-  RewardConfig config;
-  config.math_seconds = 1e-9;
-  {
-    WorkerPool pool(WorkerKind::kMath, config);
-    pool.submit({.id = 1, .prompt = &kProblem, .completion = boxed("1")}, {.id = 1, .reward = 0.5f});
-    const std::vector<Score> scores = pool.drain();
-    EXPECT_EQ(scores.at(0).status, "timeout");
-    EXPECT_TRUE(scores.at(0).valid);
-    EXPECT_EQ(scores.at(0).accuracy, 0);
-    EXPECT_EQ(scores.at(0).reward, 0.5f);
+// The process named `name` whose parent is `parent`, from /proc/<pid>/stat: `pid (name) state ppid ...`.
+pid_t child_of(pid_t parent, const std::string& name) {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    std::ifstream stat(entry.path() / "stat");
+    pid_t pid = -1, ppid = -1;
+    std::string comm, state;
+    if (stat >> pid >> comm >> state >> ppid && comm == "(" + name + ")" && ppid == parent) return pid;
   }
-  const std::string log = testing::internal::GetCapturedStderr();
-  EXPECT_NE(log.find("math worker 0 stopped (timeout"), log.npos) << log;
+  return -1;
+}
+
+// A worker of maths, and a question that it cannot answer: it is stopped.
+class StarvedMathWorker : public testing::Test {
+ protected:
+  StarvedMathWorker() : worker_(WorkerKind::kMath, 0, config_) {
+    testing::internal::CaptureStderr();
+    start_worker_server();
+    EXPECT_EQ(worker_.start(), 0);
+    pid_ = child_of(child_of(::getpid(), "reward-server"), "math-worker");
+    EXPECT_GT(pid_, 0);
+    ::kill(pid_, SIGSTOP);
+    job_ = make_job(WorkerKind::kMath, config_, {.id = 1, .prompt = &kProblem, .completion = boxed("0.75")},
+                    {.id = 1, .reward = 0.5f});
+  }
+  ~StarvedMathWorker() override {
+    if (!logged_) testing::internal::GetCapturedStderr();
+  }
+
+  Score end() {
+    std::optional<Score> score;
+    while (!(score = worker_.advance(now_ns()))) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return *score;
+  }
+  std::string log() {
+    logged_ = true;
+    return testing::internal::GetCapturedStderr();
+  }
+
+  RewardConfig config_;
+  RewardWorker worker_;
+  RewardJob job_;
+  pid_t pid_ = -1;
+  bool logged_ = false;
+};
+
+// On a machine that has no time for it, nobody knows whether the answer is right.
+TEST_F(StarvedMathWorker, WallClockIsNoVerdict) {
+  EXPECT_GE(job_.seconds, 30);  // not the answer's own time
+  job_.seconds = 0.01;
+  worker_.begin(std::move(job_));
+  const Score score = end();
+  EXPECT_FALSE(score.valid);
+  EXPECT_EQ(score.status, "timeout");
+  const std::string said = log();
+  EXPECT_NE(said.find("math worker 0 stopped (timeout: no reply in 0.01 s; signal 9 (Killed))"), said.npos)
+      << said;
+}
+
+TEST_F(StarvedMathWorker, KilledByTheKernelIsNoVerdict) {
+  worker_.begin(std::move(job_));
+  ::kill(pid_, SIGKILL);
+  const Score score = end();
+  EXPECT_FALSE(score.valid);
+  EXPECT_EQ(score.status, "died");
+  const std::string said = log();
+  EXPECT_NE(said.find("signal 9 (Killed))"), said.npos) << said;
+}
+
+// What the evaluation of an answer brings upon itself is the answer's fault.
+TEST_F(StarvedMathWorker, LimitsOfTheAnswerAreAWrongOne) {
+  for (const auto& [signal, status] : {std::pair{SIGPROF, "too_long"}, std::pair{SIGABRT, "aborted"}}) {
+    RewardJob job = job_;
+    worker_.begin(std::move(job));
+    ::kill(pid_, signal);
+    ::kill(pid_, SIGCONT);
+    const Score score = end();
+    EXPECT_TRUE(score.valid);
+    EXPECT_EQ(score.status, status);
+    EXPECT_EQ(score.accuracy, 0);
+    EXPECT_EQ(score.reward, 0.5f);
+    ASSERT_EQ(worker_.start(), 0);
+    pid_ = child_of(child_of(::getpid(), "reward-server"), "math-worker");
+    ::kill(pid_, SIGSTOP);
+  }
 }
 
 // A worker's stdout speaks to the rank: nothing that the rank had buffered when its server was forked.
@@ -97,7 +166,7 @@ TEST(WorkerPool, TheVerifierOfMathsHas512MiB) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   EXPECT_TRUE(limited);
-  EXPECT_EQ(stop_worker(&worker), "signal 9 (Killed)");
+  EXPECT_EQ(stop_worker(&worker).text, "signal 9 (Killed)");
 }
 #endif
 

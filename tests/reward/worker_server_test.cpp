@@ -59,7 +59,7 @@ TEST(WorkerServer, TooManyOpenFilesAreAnErrorAndNothingIsLeftOpen) {
   WorkerProcess worker;
   FewDescriptors few(3);
   ASSERT_EQ(spawn_worker(WorkerKind::kMath, config, &worker), 0);
-  EXPECT_EQ(stop_worker(&worker), "signal 9 (Killed)");
+  EXPECT_EQ(stop_worker(&worker).text, "signal 9 (Killed)");
   EXPECT_EQ(few.fill(), 3u);
 }
 
