@@ -82,13 +82,15 @@ void Trainer::collect_rejection_set() {
   const RlConfig& rl = stage_.rl;
   const SampleParams params{static_cast<float>(rl.temperature), static_cast<int32_t>(rl.top_k),
                             static_cast<float>(rl.top_p), static_cast<float>(rl.min_p)};
+  const float format = stage_.reward.format_weight > 0 ? 1 : 0;  // what is not paid for is not asked for
   const int64_t prompts = std::min(stage_.sft.num_prompts, train_prompts_->size());
   rejection_set_.clear();
   for (const SampleGroup& g : generate_all(*train_prompts_, prompts, stage_.sft.samples_per_prompt, params,
                                            uint64_t{1} << 30, static_cast<uint32_t>(state_.stage))) {
     for (const Sample& s : g.samples) {
       state_.tokens_generated += static_cast<int64_t>(s.completion.tokens.size());
-      if (!s.score.valid || s.score.accuracy < 1 || s.score.format < 1 || !s.completion.finished) continue;
+      if (!s.score.valid || s.score.accuracy < 1 || s.score.format < format || !s.completion.finished)
+        continue;
       TrainSequence seq{.tokens = g.prompt.tokens,
                         .first_target = static_cast<int32_t>(g.prompt.tokens.size())};
       seq.tokens.insert(seq.tokens.end(), s.completion.tokens.begin(), s.completion.tokens.end());
