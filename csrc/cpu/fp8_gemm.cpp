@@ -189,8 +189,8 @@ class TileTree {
   }
 
  private:
-  static_assert(kMaxFp8Leaves == 1 << 6);
-  Tile waiting_[7];
+  static_assert(kMaxLeaves == 1 << 9);
+  Tile waiting_[10];
   int64_t terms_ = 0;
 };
 

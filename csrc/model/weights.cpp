@@ -77,15 +77,14 @@ void check_fp8_shape(const ParamSpec& s, int tp) {
 }
 
 // Of the sums over tokens that a rank makes for one weight.
-void check_fp8_leaves(const RunConfig& config, const MeshShape& mesh) {
+void check_leaves(const RunConfig& config, const MeshShape& mesh) {
   const int64_t sharers = config.model.n_routed_experts > 0 ? std::min(mesh.dp, mesh.edp) : mesh.dp;
   const int64_t leaves = config.mesh.data_slots / sharers;
-  if (leaves > kMaxFp8Leaves)
+  if (leaves > kMaxLeaves)
     fail(ExitCode::kConfig,
-         "train.precision = \"fp8\" with mesh.data_slots = {}: {} ranks share a weight, each makes its "
-         "gradient "
-         "in {} sums, FP8 has {} at most",
-         config.mesh.data_slots, sharers, leaves, kMaxFp8Leaves);
+         "mesh.data_slots = {}: a rank would sum its gradients over {} slots, {} at most; lower "
+         "mesh.data_slots or use more ranks",
+         config.mesh.data_slots, leaves, kMaxLeaves);
 }
 
 // Scalars of the optimizer in device memory.
@@ -108,7 +107,7 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   specs_ = param_specs(config.model, place_of(*mesh));
   moment_dtype_ = config.train.moment_dtype == "bf16" ? DType::kBF16 : DType::kF32;
   fp8_ = config.train.precision == "fp8";
-  if (fp8_) check_fp8_leaves(config, mesh->shape());
+  check_leaves(config, mesh->shape());
   layout_buckets();
   int64_t packed = 0;
   for (const ParamSpec& s : specs_) {
@@ -440,6 +439,7 @@ int64_t fp8_form_bytes(const ParamSpec& s) {
 
 int64_t WeightStore::bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role,
                            const MeshShape& mesh) {
+  check_leaves(config, mesh);
   const int64_t moment = config.train.moment_dtype == "bf16" ? 2 : 4;
   int64_t total = 0;
   const bool fp8 = config.train.precision == "fp8";

@@ -44,6 +44,7 @@ struct RowSegment {
   int32_t group = 0;
   int32_t leaf = 0;
 };
+inline constexpr int32_t kMaxLeaves = 512;  // of a sum, on every backend
 // The rows of a (group, leaf) one after the other are its chain. FP8 lays the chains behind each other, in
 // the order of the table, and cuts each into blocks of 128 rows: where a chain begins.
 struct RowPlace {

@@ -84,7 +84,7 @@ void check_fp8_grouped_gemm(const Fp8GroupedGemmArgs& args) {
 void check_fp8_wgrad(const Fp8WgradArgs& args) {
   check_groups(args.num_groups);
   const int64_t leaves = check_chains(args.segments, args.offsets, args.num_groups);
-  CHECK(leaves <= kMaxFp8Leaves, "{} leaves, up to {} are possible", leaves, kMaxFp8Leaves);
+  CHECK(leaves <= kMaxLeaves, "{} leaves, up to {} are possible", leaves, kMaxLeaves);
   const int64_t m = args.dy.data.cols;
   check_transposed(args.dy, m, args.num_groups * leaves, "dy");
   check_transposed(args.x, m, args.num_groups * leaves, "x");

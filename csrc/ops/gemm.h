@@ -22,7 +22,6 @@ namespace contender {
 
 inline constexpr int64_t kFp8Block = 128;
 inline constexpr int64_t kMaxFp8Groups = 512;
-inline constexpr int64_t kMaxFp8Leaves = 64;
 
 struct Fp8GemmArgs {
   QTensor a;  // [M, K], k1x128

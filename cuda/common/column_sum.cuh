@@ -21,9 +21,9 @@
 
 namespace contender::cuda {
 
-inline constexpr int kMaxLeaves = 64;
 inline constexpr int kMaxLeafBlocks = 8;  // that share the leaves: a cluster
-inline constexpr int kLeavesPerBlock = kMaxLeaves / kMaxLeafBlocks;
+inline constexpr int kLeafLevels = 6;     // of the tree over those of a block
+static_assert(kMaxLeaves == kMaxLeafBlocks << kLeafLevels);
 
 // --- the table of a sum that has one group ---
 
@@ -120,24 +120,32 @@ void launch_leaf_clusters(void (*kernel)(Params), const Params& params, int64_t 
   CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
 }
 
-// The tree over the leaves of column threadIdx.x: `own` of them are in this block's leaf_sum, the same number
-// in the next block's, and so on. The result is the first block's. No block may end before the last has
+// The tree over the leaves of a block, which come in order: one sum waits for each set bit of their number so
+// far. Thread c has column c to itself.
+template <int kColumns>
+struct LeafTree {
+  float waiting[kLeafLevels + 1][kColumns];
+  __device__ void push(int leaf, float sum) {
+    const int c = threadIdx.x;
+    int level = 0;
+    for (; leaf >> level & 1; ++level) sum = waiting[level][c] + sum;
+    waiting[level][c] = sum;
+  }
+};
+
+// The tree over the leaves of column threadIdx.x: all `own` of them have been pushed in this block, the same
+// number in the next one, and so on. The result is the first block's. No block may end before the last has
 // come here: the caller ends with another cluster.sync().
 template <int kColumns>
-__device__ float sum_of_leaves(float (&leaf_sum)[kLeavesPerBlock][kColumns], int own) {
+__device__ float sum_of_leaves(LeafTree<kColumns>& tree, int own) {
   const auto cluster = cooperative_groups::this_cluster();
   const int c = threadIdx.x, blocks = static_cast<int>(cluster.num_blocks());
-  if (c < kColumns) {
-    for (int n = 1; n < own; n *= 2) {
-      for (int leaf = 0; leaf < own; leaf += 2 * n) leaf_sum[leaf][c] += leaf_sum[leaf + n][c];
-    }
-  }
   cluster.sync();
   if (cluster.block_rank() != 0 || c >= kColumns) return 0;
   float sum[kMaxLeafBlocks];
 #pragma unroll
   for (int b = 0; b < kMaxLeafBlocks; ++b)
-    sum[b] = b < blocks ? *cluster.map_shared_rank(&leaf_sum[0][c], b) : 0.0f;
+    sum[b] = b < blocks ? *cluster.map_shared_rank(&tree.waiting[31 - __clz(own)][c], b) : 0.0f;
 #pragma unroll
   for (int n = 1; n < kMaxLeafBlocks; n *= 2) {
 #pragma unroll
@@ -187,7 +195,7 @@ class ColumnTile {
   struct Smem {
     uint4 piece[kOperands][kRows * kPieces];
     float scale[kRows];
-    float leaf_sum[kLeavesPerBlock][kColumnSumWidth];
+    LeafTree<kColumnSumWidth> tree;
     int2 rows;
   };
   static_assert(kRows <= kColumnSumThreads);
@@ -261,9 +269,9 @@ __global__ void __launch_bounds__(kColumnSumThreads, kAccess == Access::kVector 
         __syncthreads();
       }
     }
-    if (c < kColumnSumWidth) smem.leaf_sum[leaf][c] = acc;
+    if (c < kColumnSumWidth) smem.tree.push(leaf, acc);
   }
-  const float sum = sum_of_leaves(smem.leaf_sum, leaves);
+  const float sum = sum_of_leaves(smem.tree, leaves);
   if (cluster.block_rank() == 0 && c < kColumnSumWidth && first_column + c < p.term.operand[0].cols)
     p.out[first_column + c] = sum;
   cluster.sync();

@@ -16,6 +16,9 @@
 //   the tokens once for each block, from L2: floor bytes / 4.3 TB/s on H200, / 3.0 TB/s on H800.
 // Limits: fewer than 2^31 pieces of y; 65,535 * 1024 columns; leaves as in column_sum.cuh.
 // Source: -
+#include <bit>
+#include <cstddef>
+
 #include "cuda/common/column_sum.cuh"
 #include "cuda/common/grid.h"
 #include "cuda/common/shared_memory.h"
@@ -32,17 +35,18 @@ constexpr int kTileRows = 256;  // of dtable
 constexpr int kTileColumns = 4 * kThreads;
 constexpr int kRounds = 4;      // tokens that a thread looks at between two barriers
 constexpr int kList = 4096;     // tokens of a list
-constexpr int kTreeLevels = 6;  // left siblings that wait for their right one
-static_assert(1 << kTreeLevels == kMaxLeaves && kMaxLeaves * kTileRows <= 1 << 16);
+constexpr int kTreeLevels = 9;  // left siblings that wait for their right one
+static_assert(1 << kTreeLevels == kMaxLeaves);
 static_assert(kRounds * kWarps == 32 && kList >= kRounds * kThreads);
 
 struct Smem {
-  float4 waiting[kTreeLevels][kThreads];
   int token[kList], sorted_token[kList];
-  uint16_t key[kList], sorted_leaf[kList];  // key: leaf * kTileRows + row of the tile
-  int hits[32];                             // [round][warp]
+  int key[kList];  // leaf * kTileRows + row of the tile
+  uint16_t sorted_leaf[kList];
+  int hits[32];  // [round][warp]
   int2 rows;
-  int end[kTileRows];  // of a row's tokens in sorted_*
+  int end[kTileRows];                     // of a row's tokens in sorted_*
+  float4 waiting[kTreeLevels][kThreads];  // the launch has as many levels as there are
 };
 
 // --- forward ---
@@ -112,7 +116,7 @@ __device__ bool collect(const BackwardParams& p, int64_t first_row, int rows, Cu
         if (row[k] < 0) continue;
         const int i = count + own_end - __popc(mask[k] >> lane);
         smem.token[i] = at.begin + k * kThreads + static_cast<int>(threadIdx.x);
-        smem.key[i] = static_cast<uint16_t>(at.leaf * kTileRows + row[k]);
+        smem.key[i] = at.leaf * kTileRows + row[k];
       }
       count += total;
       at.begin += kRounds * kThreads;
@@ -164,8 +168,8 @@ __device__ void sort_by_row(int count, Smem& smem) {
 
 __device__ float4 add4(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
-// One element group's sum: the chain of the current leaf, and the left siblings of it and of the trees above
-// that wait for their right ones. Absent leaves count as +0 and need nothing: no partial sum is -0.
+// One element group's sum: the chain of the current leaf, and at most one left sibling of each level of the
+// tree that waits for its right one. Absent leaves count as +0 and need nothing: no partial sum is -0.
 class TreeSum {
  public:
   __device__ void add(int leaf, float4 x, Smem& smem) {
@@ -177,25 +181,30 @@ class TreeSum {
     sum_ = add4(sum_, x);
   }
   __device__ float4 finish(Smem& smem) {
-    while (depth_ > 0) sum_ = add4(smem.waiting[--depth_][threadIdx.x], sum_);
+    merge(kTreeLevels, smem);
     return sum_;
   }
 
  private:
-  // The current leaf is complete, `next` follows: trees that `next` is not part of are complete too.
+  // The current leaf is complete, `next` follows: so are the trees that `next` is not part of, and what they
+  // make waits as the left one of those that first have both.
   __device__ void close(int next, Smem& smem) {
-    while (depth_ > 0 && (static_cast<int>(leaves_ & 0xff) ^ leaf_) < (leaf_ ^ next)) {
-      sum_ = add4(smem.waiting[--depth_][threadIdx.x], sum_);
-      leaves_ >>= 8;
+    const int level = 31 - __clz(leaf_ ^ next);
+    merge(level, smem);
+    smem.waiting[level][threadIdx.x] = sum_;
+    waiting_ |= 1u << level;
+  }
+  // With those that wait below `level`.
+  __device__ void merge(int level, Smem& smem) {
+    for (int first = __ffs(waiting_) - 1; first >= 0 && first < level; first = __ffs(waiting_) - 1) {
+      sum_ = add4(smem.waiting[first][threadIdx.x], sum_);
+      waiting_ &= waiting_ - 1;
     }
-    smem.waiting[depth_++][threadIdx.x] = sum_;
-    leaves_ = leaves_ << 8 | static_cast<unsigned>(leaf_);
   }
 
   float4 sum_ = {0, 0, 0, 0};
   int leaf_ = -1;
-  int depth_ = 0;
-  uint64_t leaves_ = 0;  // a leaf of each tree that waits, the latest lowest
+  unsigned waiting_ = 0;  // a bit for each level
 };
 
 // Tokens [begin, end) of the sorted list, four rows of dy in flight.
@@ -272,7 +281,9 @@ void launch_backward(const Exec& exec, const BackwardParams& params) {
   CHECK(column_blocks <= 65535, "{} columns", dtable.cols);
   const dim3 grid(grid_size(dtable.rows, kTileRows), static_cast<unsigned>(column_blocks));
   allow_shared_memory<kernel>();
-  kernel<<<grid, kThreads, sizeof(Smem), stream_of(exec)>>>(params);
+  const size_t levels = std::bit_width(static_cast<unsigned>(params.segments.num_leaves)) - 1;
+  kernel<<<grid, kThreads, offsetof(Smem, waiting) + levels * sizeof(Smem::waiting[0]), stream_of(exec)>>>(
+      params);
   CUDA_CHECK_LAUNCH();
 }
 

@@ -36,9 +36,9 @@ void bf16_gemm(const Exec& exec, const Args& args, Bf16Choice choice = {}) {
 // Weight gradients (bf16_wgrad.cu): rows and bases of dy and x in pieces of 16 bytes. The chains go over the
 // rows of a leaf in any mode: exact is the only one.
 std::string bf16_wgrad_refuses(const WgradProduct& product);
-// `tile`: 0 (128 x 256, one leaf), 1 (128 x 128, up to 4), 2 (128 x 128, up to 8), 3 (64 x 128, up to 64), or
-// -1: the first that can.
-inline constexpr int kBf16WgradTiles = 4;
+// `tile`: 0 (128 x 256, one leaf), 1 (128 x 128, up to 4), 2 (128 x 128, up to 8), 3 (64 x 128, up to 64),
+// 4 (64 x 64, any number), or -1: the first that can.
+inline constexpr int kBf16WgradTiles = 5;
 void bf16_wgrad(const Exec& exec, const WgradProduct& product, int tile = -1);
 template <class Args>
 std::string bf16_wgrad_refuses(const Args& args) {

@@ -39,7 +39,6 @@ struct WgradProduct {
   // Segments of a leaf.
   int64_t parts() const { return segments.count / ((shared_rows ? 1 : groups) * segments.num_leaves); }
 };
-inline constexpr int32_t kMaxLeaves = 64;
 WgradProduct product_of(const LinearWgradArgs& args);
 WgradProduct product_of(const HeadsWgradArgs& args);
 

@@ -1,21 +1,22 @@
 // What: dw[g] = sum over the rows r of group g of dy[r]^T x[r] in BF16 on wgmma, and one such sum per head on
-// strided columns (ops/linear.h).
+//   strided columns (ops/linear.h).
+// Math: dw[g] = the sum over leaves, in the tree of ops/exec.h, of one chain over the rows of each.
 // Shapes: any M, N, K, groups, segments. Groups without rows get 0.
 // Layouts: dy [M, N], x [M, K] BF16, row-major; dw [groups * N, K] F32. The table of segments
-// [groups][leaves][parts] lies on the device and is checked there.
+//   [groups][leaves][parts] lies on the device and is checked there.
 // Precision: the chain of a (group, leaf) counts its rows one after the other over all its segments, in steps
-// of 16, zeros behind the last: it does not see how the rows are cut or where they lie. Leaves are summed in
-// FP32 in the fixed tree; an absent one is +0. All tiles give the same bits.
+//   of 16, zeros behind the last: it does not see how the rows are cut or where they lie. Leaves are summed
+//   in FP32 in the fixed tree; an absent one is +0. All tiles give the same bits.
 // Schedule: one block per tile of dw and group or head, which goes through all its rows. A warpgroup gathers:
-// rows of a chain may lie anywhere, so it copies them by cp.async into the layout that TMA would write, the
-// contracted index across rows, and wgmma reads both operands MN-major. Two consumers (one for many leaves)
-// multiply; sums of the tree wait in shared memory.
-// Registers: 56 for the gatherers and 224 for each of two consumers. Shared memory: 2 to 5 stages of 24 to 48
-// KB, up to 160 KB of sums.
+//   rows of a chain may lie anywhere, so it copies them by cp.async into the layout that TMA would write, the
+//   contracted index across rows, and wgmma reads both operands MN-major. Two consumers (one for many leaves)
+//   multiply; sums of the tree wait in shared memory.
+// Registers: 56 for the gatherers and 224 for each of two consumers.
+// Shared memory: 2 to 5 stages of 16 to 48 KB, up to 160 KB of sums.
 // Roofline: 2 M N K flops; 2 (M N + M K) + 4 N K groups bytes. Memory-bound below 410 (H200) and 590 (H800)
-// rows of a group.
-// Limits: 64 leaves; rows and bases of dy and x in pieces of 16 bytes; 65,535 groups or heads and tiles of
-// columns.
+//   rows of a group.
+// Limits: kMaxLeaves leaves; rows and bases of dy and x in pieces of 16 bytes; 65,535 groups or heads and
+//   tiles of columns.
 // Source: PTX ISA 9.0: wgmma (matrix-descriptor, MN-major), cp.async, mbarrier.
 #include "cuda/common/row_cursor.cuh"
 #include "cuda/gemm/bf16_gemm.h"
@@ -56,6 +57,8 @@ using LargeWgrad = WgradTile<2, 256, 4, -1>;
 using FewLeavesWgrad = WgradTile<2, 128, 5, 1>;
 using LeavesWgrad = WgradTile<2, 128, 3, 2>;
 using ManyLeavesWgrad = WgradTile<1, 128, 2, 5>;
+using MostLeavesWgrad = WgradTile<1, 64, 5, 8>;
+static_assert(kMaxLeaves == 2 << MostLeavesWgrad::kLevels);
 
 template <class T>
 struct WgradSmem {
@@ -70,7 +73,7 @@ struct WgradSmem {
 // Rows of each leaf of `group`, whose part of the table is given. Says whether there are any.
 __device__ __forceinline__ bool count_rows(int* leaf_rows, const WgradParams& p, const RowSegment* segments,
                                            int group) {
-  if (threadIdx.x < p.num_leaves) leaf_rows[threadIdx.x] = 0;
+  for (int leaf = threadIdx.x; leaf < p.num_leaves; leaf += blockDim.x) leaf_rows[leaf] = 0;
   __syncthreads();
   bool any = false;
   for (int i = threadIdx.x; i < p.num_leaves * p.parts; i += blockDim.x) {
@@ -303,13 +306,14 @@ void bf16_wgrad(const Exec& exec, const WgradProduct& w, int tile) {
       .num_leaves = leaves,
       .parts = narrow<int>(w.parts())};
   // The largest that keeps the sums of so many leaves.
-  const int largest = leaves == 1 ? 0 : leaves <= 4 ? 1 : leaves <= 8 ? 2 : 3;
+  const int largest = leaves == 1 ? 0 : leaves <= 4 ? 1 : leaves <= 8 ? 2 : leaves <= 64 ? 3 : 4;
   if (tile < 0) tile = largest == 0 && w.x.cols <= FewLeavesWgrad::kQ ? 1 : largest;
   CHECK(largest <= tile && tile < kBf16WgradTiles, "tile {} does not sum {} leaves", tile, leaves);
   if (tile == 0) return launch<LargeWgrad>(exec, p, w.groups);
   if (tile == 1) return launch<FewLeavesWgrad>(exec, p, w.groups);
   if (tile == 2) return launch<LeavesWgrad>(exec, p, w.groups);
-  launch<ManyLeavesWgrad>(exec, p, w.groups);
+  if (tile == 3) return launch<ManyLeavesWgrad>(exec, p, w.groups);
+  launch<MostLeavesWgrad>(exec, p, w.groups);
 }
 
 }  // namespace contender::cuda

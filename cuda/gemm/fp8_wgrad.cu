@@ -1,25 +1,29 @@
-// What: weight gradients of block-scaled FP8 products, dw[g] (+)= sum over the tokens t of group g of
-//   dy[:, t] x[:, t]^T; dense, or grouped by expert, a chain for each group or for each of its leaves;
-//   offsets and places are in device memory.
+// What: weight gradients of block-scaled FP8 products, dw[g] (+)= sum over the tokens t of group g of dy[:,
+//   t] x[:, t]^T; dense, or grouped by expert, a chain for each group or for each of its leaves; offsets and
+//   places are in device memory.
 // Math: d = fma(part_b, sdy_b * sx_b, d) over the blocks b of 128 tokens of a chain, from +0; leaves summed
-// in
-//   the fixed tree; then dw = d or dw + d, one rounding (ops/gemm.h).
+//   in the fixed tree; then dw = d or dw + d, one rounding (ops/gemm.h).
 // Shapes: N and K multiples of 16; any number of tokens, chains of any lengths (a block may be short, chains
-//   begin anywhere); up to kMaxFp8Groups groups of kMaxFp8Leaves leaves.
+//   begin anywhere); up to kMaxFp8Groups groups of kMaxLeaves leaves.
 // Layouts: dy^T [N, M], x^T [K, M]: tokens innermost. Scales [blocks, N] and [blocks, K]. dw [G * N, K] F32.
 // Precision: one chain per element and leaf, deterministic; part_b is a chain of four wgmma.
 // Schedule: persistent, as in fp8_gemm.cu: a producer thread, a ring of stages (rows of each operand, 128
 //   tokens, and the scales of each, all by TMA), two consumer warpgroups out of step with 64 x 128 of dw
 //   each. Where there are columns enough, clusters of two make neighbouring ones, and each block fetches half
 //   of the rows of dy^T for both. The scales of a block are in registers before its wgmma end. A chain's last
-//   block is short: the consumers clear what lies behind it, tokens of the next chain, in shared memory. With
-//   leaves tiles are smaller: sums of the tree wait in shared memory, one for each set bit of the leaves so
-//   far.
-// Budget: consumers 232 registers (64 sums, 64 of the block, 34 scales), producer 40; six stages of 33 KB.
-// Two
-//   to four leaves: stages of 25 KB, sums 64 KB; more: one consumer, stages of 17 KB, sums 96 KB.
-// Roofline: 2 M N K flops, (N + K) M + 8 G N K bytes: with N = K = 4096 memory-bound below M = 2100
-//   (H200), 3200 (H800).
+//   block is short: the consumers clear what lies behind it, tokens of the next chain, in shared memory.
+// Leaves: the sum of a pair waits in registers for its second leaf; those of pairs in shared memory, one for
+//   each set bit of the pairs so far. That takes 64 x 64 x 4 bytes a level and consumer, and so tiles are
+//   narrower, from 17 leaves on also lower.
+// Budget: consumers 232 registers (64 sums, 64 of the block, 34 scales; with leaves 32, 32, 32 and 18),
+//   producer 40; a lone consumer has 161. Stages and sums, in KB:
+//     one leaf  128 x 128   6 x 33            198
+//     to 8      128 x 64    6 x 24.75 + 64    212.5
+//     to 16     128 x 64    5 x 24.75 + 96    219.75
+//     to 64      64 x 64    8 x 16.5 + 80     212
+//     to 512     64 x 64    5 x 16.5 + 128    210.5
+// Roofline: 2 M N K flops, (N + K) M + 8 G N K bytes: with N = K = 4096 memory-bound below M = 2100 (H200),
+//   3200 (H800).
 // Limits: codes and rows of scales and dw at multiples of 16 bytes. Sizes of groups and places that break the
 //   contract end the job with their numbers.
 // Source: DeepSeek-V3, arXiv 2412.19437, sections 3.3.2 and 3.5.2.
@@ -33,20 +37,27 @@ namespace contender::cuda {
 namespace {
 
 constexpr uint64_t kName = stall_word("fp8wgrad");
-constexpr int kStages = 6, kBand = 16;  // tiles of rows in a band of the raster
+constexpr int kBand = 16;  // tiles of rows in a band of the raster
 constexpr int kTurnBarrier = 1, kTailBarrier = 2;
 
-// [64 * consumers, n] of dw, of up to 2^levels leaves.
-template <int kConsumers_, int kN_, int kLevels_, int kCluster_ = 1>
+// [64 * consumers, n] of dw, of up to 2^(levels + 1) leaves, or one if levels < 0.
+template <int kConsumers_, int kN_, int kLevels_, int kStages_, int kCluster_>
 struct Tile {
-  static constexpr int kConsumers = kConsumers_, kN = kN_, kLevels = kLevels_, kCluster = kCluster_;
+  static constexpr int kConsumers = kConsumers_, kN = kN_, kLevels = kLevels_, kStages = kStages_,
+                       kCluster = kCluster_;
   static constexpr int kM = 64 * kConsumers, kSums = kN / 2, kThreads = kWarpgroup * (kConsumers + 1);
 };
 template <int kCluster>
-using OneLeaf = Tile<2, 128, 0, kCluster>;
-using FewLeaves = Tile<2, 64, 2>;
-using ManyLeaves = Tile<1, 64, 6>;
-static_assert(kMaxFp8Leaves == 1 << ManyLeaves::kLevels);
+using OneLeaf = Tile<2, 128, -1, 6, kCluster>;
+template <int kCluster>
+using FewLeaves = Tile<2, 64, 2, 6, kCluster>;
+template <int kCluster>
+using SomeLeaves = Tile<2, 64, 3, 5, kCluster>;
+template <int kCluster>
+using ManyLeaves = Tile<1, 64, 5, 8, kCluster>;
+template <int kCluster>
+using MostLeaves = Tile<1, 64, 8, 5, kCluster>;
+static_assert(kMaxLeaves == 2 << MostLeaves<1>::kLevels);
 
 struct Params {
   CUtensorMap dy, x, sdy, sx;
@@ -71,16 +82,16 @@ struct Scales {
 };
 template <class T>
 struct alignas(1024) Smem {
-  Stage<T> stage[kStages];
-  float4 sums[T::kConsumers][T::kLevels == 0 ? 1 : T::kLevels][T::kSums / 4]
-             [T::kLevels == 0 ? 1 : kWarpgroup];
-  alignas(128) Scales<T> scales[kStages];
-  Mbarrier full[kStages], empty[kStages];
+  Stage<T> stage[T::kStages];
+  float4 sums[T::kConsumers][T::kLevels < 0 ? 1 : T::kLevels][T::kSums / 4][T::kLevels < 0 ? 1 : kWarpgroup];
+  alignas(128) Scales<T> scales[T::kStages];
+  Mbarrier full[T::kStages], empty[T::kStages];
   GroupTable table;  // of blocks
 };
 template <class T>
 constexpr bool kFits = sizeof(Smem<T>) <= kMaxSharedMemory && sizeof(Scales<T>) % 128 == 0;
-static_assert(kFits<OneLeaf<2>> && kFits<FewLeaves> && kFits<ManyLeaves>);
+static_assert(kFits<OneLeaf<2>> && kFits<FewLeaves<2>> && kFits<SomeLeaves<2>> && kFits<ManyLeaves<2>> &&
+              kFits<MostLeaves<2>>);
 
 // [row, row + kM) x [column, column + kN) of dw[group].
 struct Place {
@@ -134,7 +145,7 @@ __device__ inline void check_places(const Params& p) {
 
 template <class T>
 __device__ void produce(const Params& p, Smem<T>& smem) {
-  RingPlace<kStages> at;
+  RingPlace<T::kStages> at;
   Place place;
   for (int next = static_cast<int>(blockIdx.x) / T::kCluster; next_tile<T>(p, next, place);) {
     for (int leaf = 0; leaf < p.leaves; ++leaf) {
@@ -191,7 +202,7 @@ __device__ void clear_tails(Stage<T>& stage, int me, int thread, int count) {
 // d = a chain, part by part.
 template <class T>
 __device__ __forceinline__ void chain_sum(float (&d)[T::kSums], const Params& p, Smem<T>& smem,
-                                          RingPlace<kStages>& at, bool& first, int tokens, int me) {
+                                          RingPlace<T::kStages>& at, bool& first, int tokens, int me) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   const Fragment f(thread);
   float part[T::kSums];
@@ -226,12 +237,12 @@ __device__ __forceinline__ void chain_sum(float (&d)[T::kSums], const Params& p,
   }
 }
 
-// d = the sum of leaves [0, leaf] that end with this one, whose chain it is; it waits if others are to come.
+// d = the sum of all pairs of leaves that end with this one, whose sum it is; it waits if others are to come.
 template <class T>
-__device__ __forceinline__ void tree_push(float (&d)[T::kSums], Smem<T>& smem, int leaf, int leaves, int me) {
+__device__ __forceinline__ void tree_push(float (&d)[T::kSums], Smem<T>& smem, int pair, int pairs, int me) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
   int level = 0;
-  for (int rest = leaf; rest & 1; rest >>= 1, ++level) {
+  for (int rest = pair; rest & 1; rest >>= 1, ++level) {
 #pragma unroll
     for (int i = 0; i < T::kSums; i += 4) {
       const float4 left = smem.sums[me][level][i / 4][thread];
@@ -241,7 +252,7 @@ __device__ __forceinline__ void tree_push(float (&d)[T::kSums], Smem<T>& smem, i
       d[i + 3] = left.w + d[i + 3];
     }
   }
-  if (leaf + 1 == leaves) return;
+  if (pair + 1 == pairs) return;
 #pragma unroll
   for (int i = 0; i < T::kSums; i += 4)
     smem.sums[me][level][i / 4][thread] = make_float4(d[i], d[i + 1], d[i + 2], d[i + 3]);
@@ -250,14 +261,22 @@ __device__ __forceinline__ void tree_push(float (&d)[T::kSums], Smem<T>& smem, i
 template <class T>
 __device__ void consume(const Params& p, Smem<T>& smem, int me) {
   const int thread = static_cast<int>(threadIdx.x) % kWarpgroup;
-  RingPlace<kStages> at;
+  RingPlace<T::kStages> at;
   Place place;
   bool first = true;
   for (int next = static_cast<int>(blockIdx.x) / T::kCluster; next_tile<T>(p, next, place);) {
     float d[T::kSums];
-    for (int leaf = 0; leaf < p.leaves; ++leaf) {
-      chain_sum<T>(d, p, smem, at, first, chain_of(p, smem.table, place.group, leaf).tokens, me);
-      if constexpr (T::kLevels > 0) tree_push<T>(d, smem, leaf, p.leaves, me);
+    if constexpr (T::kLevels < 0) {
+      chain_sum<T>(d, p, smem, at, first, chain_of(p, smem.table, place.group, 0).tokens, me);
+    } else {
+      for (int leaf = 0; leaf < p.leaves; leaf += 2) {
+        float left[T::kSums];
+        chain_sum<T>(left, p, smem, at, first, chain_of(p, smem.table, place.group, leaf).tokens, me);
+        chain_sum<T>(d, p, smem, at, first, chain_of(p, smem.table, place.group, leaf + 1).tokens, me);
+#pragma unroll
+        for (int i = 0; i < T::kSums; ++i) d[i] = left[i] + d[i];
+        tree_push<T>(d, smem, leaf / 2, p.leaves / 2, me);
+      }
     }
     if (p.accumulate && no_tokens(p, place.group)) continue;
     const int64_t above = int64_t{place.group} * p.n;
@@ -277,7 +296,7 @@ __global__ void __launch_bounds__(T::kThreads, 1) fp8_wgrad_kernel(const __grid_
     prefetch_tensor_map(&p.x);
     prefetch_tensor_map(&p.sdy);
     prefetch_tensor_map(&p.sx);
-    for (int s = 0; s < kStages; ++s) {
+    for (int s = 0; s < T::kStages; ++s) {
       mbarrier_init(&smem.full[s], 1);
       mbarrier_init(&smem.empty[s], T::kConsumers * 4 * T::kCluster);
     }
@@ -342,6 +361,14 @@ void launch(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
                    stream_of(exec));
 }
 
+// A cluster whose second block has nothing to do costs more than shared rows save.
+template <template <int> class T>
+void launch_clusters(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
+  const int64_t columns = ceil_div(args.x.data.rows, T<1>::kN);
+  if (columns % 2 == 0 || columns > 8) return launch<T<2>>(exec, args, blocks);
+  launch<T<1>>(exec, args, blocks);
+}
+
 }  // namespace
 
 void fp8_wgrad(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
@@ -352,15 +379,13 @@ void fp8_wgrad(const Exec& exec, const Fp8WgradArgs& args, int64_t blocks) {
   check_aligned(args.x.scale, "scales of x");
   check_aligned(args.dw, "dw");
   if (args.dy.data.cols > 0) {
+    // The largest that keeps the sums of so many leaves.
     const int32_t leaves = args.segments.data ? args.segments.num_leaves : 1;
-    if (leaves > 1 << FewLeaves::kLevels) return launch<ManyLeaves>(exec, args, blocks);
-    if (leaves > 1) return launch<FewLeaves>(exec, args, blocks);
-    // A cluster whose second block has nothing to do costs more than shared rows save.
-    if (const int64_t columns = ceil_div(args.x.data.rows, OneLeaf<1>::kN); columns % 2 == 0 || columns > 8) {
-      launch<OneLeaf<2>>(exec, args, blocks);
-    } else {
-      launch<OneLeaf<1>>(exec, args, blocks);
-    }
+    if (leaves == 1) return launch_clusters<OneLeaf>(exec, args, blocks);
+    if (leaves <= 8) return launch_clusters<FewLeaves>(exec, args, blocks);
+    if (leaves <= 16) return launch_clusters<SomeLeaves>(exec, args, blocks);
+    if (leaves <= 64) return launch_clusters<ManyLeaves>(exec, args, blocks);
+    launch_clusters<MostLeaves>(exec, args, blocks);
   } else if (!args.accumulate) {
     CUDA_CHECK(cudaMemset2DAsync(args.dw.data, static_cast<size_t>(args.dw.ld) * 4, 0,
                                  static_cast<size_t>(args.dw.cols) * 4, static_cast<size_t>(args.dw.rows),

@@ -1,12 +1,14 @@
 // What: the products of ops/linear.h with operands that TMA cannot read: rows that are not in pieces of 16
-// bytes, K or a slice of it no multiple of 8, more than 4 slices. No released model has any.
+//   bytes, K or a slice of it no multiple of 8, more than 4 slices. No released model has any.
 // Math: C = A B^T on rows of contracted values; dw = dy^T x over the rows of leaves.
-// Shapes: any M, N, K, also 0; slices and leaves up to 64.
+// Shapes: any M, N, K, also 0; slices and leaves up to kMaxLeaves.
 // Layouts: BF16 operands, row-major, any stride; results BF16 or F32, weight gradients F32.
 // Precision: as bf16_gemm and bf16_wgrad: BF16 operands, FP32 accumulators, chains in steps of 16, zeros
-// behind their end, summed in the fixed tree; bias and old value added in FP32; one rounding. Schedule: a
-// block of four warps makes 64 x 64 results, 64 contracted values at a time, read one by one. Roofline: none
-// aimed at. Limits: 65,535 tiles of columns, and groups or heads. Source: PTX ISA, mma.m16n8k16.
+//   behind their end, summed in the fixed tree; bias and old value added in FP32; one rounding.
+// Schedule: a block of four warps makes 64 x 64 results, 64 contracted values at a time, read one by one.
+// Roofline: none aimed at.
+// Limits: 65,535 tiles of columns, and groups or heads.
+// Source: PTX ISA, mma.m16n8k16.
 #include "cuda/common/device_check.cuh"
 #include "cuda/common/row_cursor.cuh"
 #include "cuda/common/rows.cuh"
@@ -21,7 +23,8 @@ using Bf16 = __nv_bfloat16;
 constexpr int kSide = 64, kThreads = 128;
 constexpr int kDepth = 64;        // contracted values at a time
 constexpr int kRow = kDepth + 8;  // rows of shared memory that meet in no bank
-constexpr int kLevels = 7;        // of the tree: up to 64 chains
+constexpr int kLevels = 9;        // of the tree over chains
+static_assert(kMaxLeaves == 1 << kLevels);
 
 struct Tiles {
   Bf16 a[kSide][kRow], b[kSide][kRow];
@@ -148,7 +151,7 @@ struct WgradParams {
 // Rows of each leaf of `group`, whose part of the table is given.
 __device__ void count_rows(int* leaf_rows, const WgradParams& g, const RowSegment* segments, int group) {
   const int leaves = g.p.segments.num_leaves;
-  if (threadIdx.x < leaves) leaf_rows[threadIdx.x] = 0;
+  for (int leaf = threadIdx.x; leaf < leaves; leaf += kThreads) leaf_rows[leaf] = 0;
   __syncthreads();
   for (int i = threadIdx.x; i < leaves * g.parts; i += kThreads) {
     const RowSegment s = segments[i];

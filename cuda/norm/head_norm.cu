@@ -105,7 +105,7 @@ template <class T>
 struct Smem {
   uint4 x[kTileElems / kVec<T>], dy[kTileElems / kVec<T>];  // [row of the tile][pieces of a head]
   float rstd[kThreads * kRows];                             // of those rows
-  float leaf_sum[kLeavesPerBlock][kMaxHead];
+  LeafTree<kMaxHead> tree;
   int2 rows;
   unsigned covered[kThreads / 32];  // a bit for each row that a segment has
 };
@@ -241,8 +241,8 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocksPerSm)
   const HeadBackward<T, kAccess> head(p, h);
   const int leaves = p.segments.num_leaves / blocks, c = threadIdx.x;
   for (int leaf = 0; leaf < leaves; ++leaf)
-    smem.leaf_sum[leaf][c] = head.leaf(p.segments, rank * leaves + leaf, smem);
-  const float sum = sum_of_leaves(smem.leaf_sum, leaves);
+    smem.tree.push(leaf, head.leaf(p.segments, rank * leaves + leaf, smem));
+  const float sum = sum_of_leaves(smem.tree, leaves);
   if (rank == 0 && c < head.d) row_of<float>(p.args.dgamma, h)[c] = sum;
   for (int tile = rank * kThreads; tile < p.segments.rows; tile += blocks * kThreads)
     head.rest(p.segments, tile, smem);

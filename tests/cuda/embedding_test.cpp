@@ -108,6 +108,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaEmbeddingBwd,
                                                           BackwardShape{50, 17, 1, 12, 6, 4, 1},
                                                           BackwardShape{900, 16, 0, 700, 600, 50, 8},
                                                           BackwardShape{3000, 8, 8, 300, 290, 5, 64},
+                                                          BackwardShape{1500, 8, 0, 30, 29, 1, 512},
                                                           BackwardShape{40, 1060, 4, 12, 6, 4, 2},
                                                           BackwardShape{9000, 4, 0, 6, 6, 0, 4},
                                                           BackwardShape{9000, 4, 0, 1, 2, 0, 16})));
@@ -162,7 +163,7 @@ TEST(CudaEmbeddingErrors, AreClear) {
   EXPECT_THROW(cuda::embedding_bwd({}, {.tokens = tokens.data(),
                                         .dy = y8.tensor(),
                                         .dtable = table.tensor(),
-                                        .segments = {nullptr, 0, 128}}),
+                                        .segments = {nullptr, 0, 1024}}),
                Error);
 }
 

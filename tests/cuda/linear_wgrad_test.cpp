@@ -78,7 +78,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaLinearWgrad,
                          testing::Values(std::tuple{0, 8, 8, 1}, std::tuple{1, 1, 1, 2},
                                          std::tuple{3, 64, 64, 1}, std::tuple{40, 65, 17, 1},
                                          std::tuple{150, 72, 136, 1}, std::tuple{200, 24, 40, 8},
-                                         std::tuple{60, 13, 70, 4}, std::tuple{90, 8, 8, 64}));
+                                         std::tuple{60, 13, 70, 4}, std::tuple{90, 8, 8, 64},
+                                         std::tuple{1300, 9, 37, 512}));
 
 // However a leaf's rows are cut into segments, and wherever they lie, their chain has the same bits; leaves
 // are added in the tree; an absent leaf or group counts as +0.
@@ -246,7 +247,7 @@ TEST(CudaLinearWgradErrors, SayWhatIsWrong) {
   args.x = x.tensor();
   args.segments = three.view;
   EXPECT_THROW(cuda::linear_wgrad({}, args), Error);  // three segments are no table of two leaves
-  for (const int32_t leaves : {0, 3, 128}) {
+  for (const int32_t leaves : {0, 3, 1024}) {
     args.segments = {.num_leaves = leaves};
     EXPECT_THROW(cuda::linear_wgrad({}, args), Error);
   }

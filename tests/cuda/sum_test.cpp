@@ -58,7 +58,7 @@ TEST_P(CudaSum, ColumnSum) {
   const auto [m, n, padding] = shape();
   Matrix dy = random(3);
   const DeviceTensor device(dtype(), dy), sum(DType::kF32, 1, n), again(DType::kF32, 1, n);
-  for (const int leaves : {1, 2, 8, 64}) {
+  for (const int leaves : {1, 2, 8, 64, 512}) {
     const SegmentTable segments(m, leaves);
     Matrix want = Matrix::poisoned(1, n);
     test::Workspace host(column_sum_workspace_bytes(n, leaves));
@@ -80,7 +80,7 @@ TEST(CudaSumSegments, ManyOfAnyLength) {
   constexpr int64_t kRows = 3000, kCols = 8;
   Matrix dy = Matrix::random(kRows, kCols, 4);
   const DeviceTensor device(DType::kF32, dy), sum(DType::kF32, 1, kCols);
-  for (const auto& [leaves, parts] : {std::pair{1, 1}, {64, 33}, {8, 500}, {2, 0}}) {
+  for (const auto& [leaves, parts] : {std::pair{1, 1}, {64, 33}, {512, 3}, {8, 500}, {2, 0}}) {
     std::vector<RowSegment> list;
     int32_t row = 0;
     for (int32_t i = 0; i < leaves * parts; ++i) {
@@ -125,7 +125,7 @@ TEST(CudaSumErrors, ShapesAreChecked) {
   EXPECT_THROW(cuda::add({}, {.a = a.tensor(), .b = c.tensor(), .y = a.tensor()}), Error);
   EXPECT_THROW(cuda::column_sum({}, {.dy = a.tensor(), .sum = b.tensor(), .segments = {nullptr, 0, 1}}),
                Error);
-  for (const RowSegments& wrong : {RowSegments{nullptr, 0, 3}, {nullptr, 0, 128}, {nullptr, 3, 2}})
+  for (const RowSegments& wrong : {RowSegments{nullptr, 0, 3}, {nullptr, 0, 1024}, {nullptr, 3, 2}})
     EXPECT_THROW(
         cuda::column_sum({}, {.dy = a.tensor(), .sum = a.tensor().row_range(0, 1), .segments = wrong}),
         Error);

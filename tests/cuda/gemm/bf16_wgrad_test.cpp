@@ -31,7 +31,7 @@ Matrix run_wgrad(const DeviceTensor& dy, const DeviceTensor& x, const SegmentTab
              tile);
   return dw.download();
 }
-bool can_sum(int tile, int leaves) { return leaves <= std::array{1, 4, 8, 64}[tile]; }
+bool can_sum(int tile, int leaves) { return leaves <= std::array{1, 4, 8, 64, 512}[tile]; }
 
 class Bf16Wgrad : public testing::TestWithParam<std::tuple<int, int, int, int>> {};
 
@@ -58,7 +58,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Bf16Wgrad,
                                          std::tuple{64, 64, 64, 1}, std::tuple{330, 136, 264, 1},
                                          std::tuple{150, 72, 136, 1}, std::tuple{300, 24, 40, 8},
                                          std::tuple{290, 136, 72, 4}, std::tuple{90, 8, 8, 64},
-                                         std::tuple{70, 9, 37, 2}));
+                                         std::tuple{70, 9, 37, 2}, std::tuple{1300, 72, 80, 512}));
 
 // However a leaf's rows are cut into segments, and wherever they lie, their chain has the same bits; leaves
 // are added in the tree; an absent leaf or group counts as +0.
@@ -86,7 +86,7 @@ TEST(Bf16WgradOrder, IsThatOfTheRowsOfALeaf) {
                           {0, 0, 0, 3},
                           {0, 0, 0, 3}},
                          4);
-  for (const int tile : {1, 2, 3}) expect_same(run_wgrad(d_dy, d_x, cut, 1, tile), want);
+  for (const int tile : {1, 2, 3, 4}) expect_same(run_wgrad(d_dy, d_x, cut, 1, tile), want);
 
   // The same rows elsewhere, with NaN rows of nobody in between, as group 2 of 3.
   const auto at = [](int32_t r) { return r < 50 ? r + 150 : 2 * (r - 50) % 150 + 2 * (r - 50) / 150; };
@@ -147,7 +147,7 @@ TEST(Bf16WgradErrors, SayWhatIsWrong) {
   EXPECT_THROW(bf16_wgrad({}, args), Error);
   args.dw = dw.tensor();
   EXPECT_EQ(cuda::bf16_wgrad_refuses(args), "");
-  for (const int32_t leaves : {0, 3, 128}) {
+  for (const int32_t leaves : {0, 3, 1024}) {
     args.segments.num_leaves = leaves;
     EXPECT_THROW(bf16_wgrad({}, args), Error);
   }

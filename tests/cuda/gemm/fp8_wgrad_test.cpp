@@ -79,14 +79,17 @@ TEST_P(CudaFp8Wgrad, EqualsTheCpuBackend) {
 }
 INSTANTIATE_TEST_SUITE_P(
     Shapes, CudaFp8Wgrad,
-    testing::Values(WgradCase{16, 32, 0, {}}, WgradCase{16, 16, 1, {}}, WgradCase{144, 272, 300, {}},
-                    WgradCase{48, 400, 128, {}}, WgradCase{16, 1040, 140, {0, 7, 140}},
-                    WgradCase{144, 48, 420, {0, 130, 130, 131, 400}},
-                    WgradCase{16, 144, 700, {0, 0, 0, 255, 511, 640, 640}}, WgradCase{32, 16, 50, {0, 0, 0}},
-                    WgradCase{144, 272, 300, {0, 290}, 1}, WgradCase{144, 80, 420, {0, 130, 131}, 2},
-                    WgradCase{208, 144, 700, {0, 0, 0, 255, 511, 640, 640, 640, 650}, 4},
-                    WgradCase{80, 144, 400, many_chains(32), 16},
-                    WgradCase{16, 32, 900, many_chains(128), 64}, WgradCase{32, 16, 50, {0, 0, 0, 0, 0}, 2}));
+    testing::Values(
+        WgradCase{16, 32, 0, {}}, WgradCase{16, 16, 1, {}}, WgradCase{144, 272, 300, {}},
+        WgradCase{48, 400, 128, {}}, WgradCase{16, 1040, 140, {0, 7, 140}},
+        WgradCase{144, 48, 420, {0, 130, 130, 131, 400}},
+        WgradCase{16, 144, 700, {0, 0, 0, 255, 511, 640, 640}}, WgradCase{32, 16, 50, {0, 0, 0}},
+        WgradCase{144, 272, 300, {0, 290}, 1}, WgradCase{144, 80, 420, {0, 130, 131}, 2},
+        WgradCase{208, 144, 700, {0, 0, 0, 255, 511, 640, 640, 640, 650}, 4},
+        WgradCase{144, 208, 300, many_chains(16), 8}, WgradCase{80, 144, 400, many_chains(32), 16},
+        WgradCase{16, 240, 400, many_chains(32), 16}, WgradCase{16, 32, 900, many_chains(128), 64},
+        WgradCase{80, 96, 900, many_chains(128), 64}, WgradCase{16, 32, 2900, many_chains(512), 512},
+        WgradCase{16, 112, 1600, many_chains(256), 256}, WgradCase{32, 16, 50, {0, 0, 0, 0, 0}, 2}));
 
 // The rules, at the M where they hold.
 TEST(CudaFp8WgradRules, DequantisedAndUnquantised) {
