@@ -1,23 +1,26 @@
 // What: y = x w^T and dx = dy w in BF16 on wgmma; plain, by expert, by head (ops/linear.h).
 // Math: both are C = A B^T on rows of contracted values: of w the forward form [N, K] for y, the backward
-// form [K, N] for dx.
+//   form [K, N] for dx.
 // Shapes: any M and N >= 0, any groups, empty ones too; K and a slice of it multiples of 8. Rows of x behind
-// the last group are not used, those of y not written. Layouts: x, dy BF16, row-major; y, dx BF16 or F32.
-// Packed forms as linear/pack.cu writes them. Precision: BF16 operands, FP32 accumulators: one chain per
-// slice in steps of 16 from the slice's start, zeros behind its end; slices summed in the fixed tree; bias
-// and old value added in FP32; one rounding. No tile, place, side or cluster enters, so all rows of the table
-// give the same bits, and M none. Mode fast splits the chain as M and N suggest, and has no slices. Schedule:
-// persistent; a warp feeds a ring of stages by TMA, one or two consumer warpgroups multiply and store: the
-// ring runs ahead into the next unit while results leave. Two consumers share a unit, or take turns: one
-// multiplies 128 rows while the other stores its own. Clusters of 2 fetch a tile of w once. Bands of the
-// raster keep what runs at once nearly square. Groups are found on the device. One group of wgmma is in
-// flight behind the one that is waited for. Small M: w takes the 64 rows of wgmma and x its N. Where tiles
-// are few, parts of K (mode fast), or its slices, are layers of a product into the workspace: split.cu sums.
+//   the last group are not used, those of y not written.
+// Layouts: x, dy BF16, row-major; y, dx BF16 or F32. Packed forms as linear/pack.cu writes them.
+// Precision: BF16 operands, FP32 accumulators: one chain per slice in steps of 16 from the slice's start,
+//   zeros behind its end; slices summed in the fixed tree; bias and old value added in FP32; one rounding. No
+//   tile, place, side or cluster enters, so all rows of the table give the same bits, and M none. Mode fast
+//   splits the chain as M and N suggest, and has no slices.
+// Schedule: persistent; a warp feeds a ring of stages by TMA, one or two consumer warpgroups multiply and
+//   store: the ring runs ahead into the next unit while results leave. Two consumers share a unit, or take
+//   turns: one multiplies 128 rows while the other stores its own. Clusters of 2 fetch a tile of w once.
+//   Bands of the raster keep what runs at once nearly square. Groups are found on the device. One group of
+//   wgmma is in flight behind the one that is waited for. Small M: w takes the 64 rows of wgmma and x its N.
+//   Where tiles are few, parts of K (mode fast), or its slices, are layers of a product into the workspace:
+//   split.cu sums.
 // Registers: 40 for the producer's warpgroup and 232 for each of two consumers; 52 to 161 with one consumer.
 // Shared memory: 4 to 20 stages and staging, 208 to 224 KB.
 // Roofline: 2 M N K flops; 2 (M K + N K + M N) bytes. Memory-bound below M = 206 (H200) and 295 (H800).
 // Limits: the multiples above, rows and bases of operands in pieces of 16 bytes, 4 slices, M and N below
-// 2^31. Source: PTX ISA 9.0: wgmma, cp.async.bulk.tensor, mbarrier, setmaxnreg.
+//   2^31.
+// Source: PTX ISA 9.0: wgmma, cp.async.bulk.tensor, mbarrier, setmaxnreg.
 #include <array>
 #include <utility>
 

@@ -3,23 +3,23 @@
 // Math: z = (h w^T) * inv_temperature; per block of 128 columns of a slice max z, sum e, sum e z with
 //   e = exp(z - max), and z[target]; blocks, then slices, in the tree of softmax_slice.cuh.
 //   lse = max + log sum e; logp = z[target] - lse; entropy = lse - (sum e z) / (sum e).
-// Shapes: h [M, H], w [V_local, H]; any M and V_local, also a slice that is no multiple of 128; H a
-//   multiple of 8. No rows are legal.
+// Shapes: h [M, H], w [V_local, H]; any M and V_local, also a slice that is no multiple of 128; H a multiple
+//   of 8. No rows are legal.
 // Layouts: h BF16, row-major; w the forward form of kCudaWeights.
 // Precision: a logit is the chain of bf16_gemm over H, unrounded FP32: the bits of linear with F32 output,
-// made
-//   by the same instructions. Statistics in FP32 in the order that the sampler has: its logp of those logits
-//   has the bits of this one. Nothing depends on M, the row's place, or the workspace.
+//   made by the same instructions. Statistics in FP32 in the order that the sampler has: its logp of those
+//   logits has the bits of this one. Nothing depends on M, the row's place, or the workspace.
 // Schedule: the pipeline of bf16_gemm: a producer warp, a ring of 4 stages, two consumers, clusters of two. A
 //   consumer has 64 rows of 256 logits, two softmax blocks, in registers: a row's in four lanes. They are
 //   reduced there, with two exchanges between the lanes, while the next operands arrive. A second launch
 //   combines the blocks of a slice, a warp for each row and slice; a slice of one block needs none. Rows are
 //   taken in as many as the workspace has partials for: 16 bytes per row and block, 4096 rows and more in the
 //   bytes that head_workspace_bytes asks for.
-// Registers: 40 and 232, as bf16_gemm. Shared memory: 4 stages of 48 KB, 208 KB in all.
+// Registers: 40 and 232, as bf16_gemm.
+// Shared memory: 4 stages of 48 KB, 208 KB in all.
 // Roofline: 2 M V H flops; 2 (M H + V H) bytes and 32 M V / 128 for the partials. Memory-bound below M = 206
-//   (H200) and 295 (H800) rows. Of a tile 16 H cycles are products, and some 5,500 statistics
-//   that nothing hides.
+//   (H200) and 295 (H800) rows. Of a tile 16 H cycles are products, and some 5,500 statistics that nothing
+//   hides.
 // Limits: F32 h; slices of 4,190,208 columns; 512 slices in all.
 // Source: ops/head.h; PTX ISA 9.0, wgmma.
 #include <bit>

@@ -14,10 +14,11 @@
 //   dlogits; dh, where a tile goes on with its chain from the last round; and the columns' rows of dw, which
 //   are complete with it. Chains and the tree's levels wait in the workspace, rows as those of dh. The first
 //   two are the pipeline of bf16_gemm; dh reads w with the contracted index across rows.
-// Registers: 40 and 232, as bf16_gemm. Shared memory: 4 stages of 48 KB, 208 KB in all.
+// Registers: 40 and 232, as bf16_gemm.
+// Shared memory: 4 stages of 48 KB, 208 KB in all.
 // Roofline: 6 M V H flops; 2 (2 M H + 2 V H) + 4 V H bytes, and each round 6 bytes a dlogit, written once and
 //   read twice, and 8 M H for the accumulators. Memory-bound below M = 275 (H200) and 394 (H800) rows.
-// Limits: F32 h; 64 leaves; 65,535 tiles of columns.
+// Limits: F32 h; kMaxLeaves leaves; 65,535 tiles of columns.
 // Source: ops/head.h; PTX ISA 9.0, wgmma.
 #include "cuda/common/exp.cuh"
 #include "cuda/gemm/bf16_gemm.h"

@@ -1,7 +1,7 @@
 // What: the forms of a weight that products read, from its FP32 master.
 // Layouts: kCudaWeights: of each group, forward [N, K] and backward [K, N], BF16, row-major, no padding
-// within; groups lie N * K * 2 bytes apart, rounded up to 64. A row is therefore aligned to 16 bytes when its
-// length is a multiple of 8.
+//   within; groups lie N * K * 2 bytes apart, rounded up to 64. A row is therefore aligned to 16 bytes when
+//   its length is a multiple of 8.
 // Precision: one rounding to nearest even.
 // Schedule: a block turns a square of 64 x 64 through shared memory and writes both forms of it.
 // Roofline: 8 bytes per weight (4 in, 2 + 2 out), no flops.

@@ -3,8 +3,7 @@
 // Math: place[c] = sums over the chains before c of their rows, and of ceil(rows / 128).
 // Shapes: table [groups][leaves][parts], places [groups * leaves + 1].
 // Schedule: one block; a thread adds up the parts of its chain, a scan over the block's threads, chains by
-// the
-//   number of threads at a time. Both sums travel in one word.
+//   the number of threads at a time. Both sums travel in one word.
 // Roofline: 16 bytes of each segment, 8 of each chain: a few KB, the time of one launch.
 // Limits: fewer than 2^31 rows. A table that breaks the rules ends the job with its numbers.
 // Source: -

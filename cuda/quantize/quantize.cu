@@ -3,17 +3,14 @@
 //   zero; code = rn(x / scale), saturating;  y = code * scale
 // Shapes: x, y [rows, cols] F32 or BF16 (y F32); data [rows, cols]; scale by layout (ops/quantize.h).
 // Layouts: row-major with any row stride. Rows that are whole 16-byte pieces at aligned addresses move in
-// such
-//   pieces, others element by element, with the same bits.
+//   such pieces, others element by element, with the same bits.
 // Precision: bit-equal to the CPU backend (a NaN's code loses its sign).
 // Schedule: 1x128: a thread for each 16-byte piece, the 128 / piece neighbouring lanes of a block find its
-// amax by
-//   a butterfly. 128x1 and 128x128: a block of threads keeps a tile of 128 x 128 in registers, amax of its
-//   columns, or of all, over shared memory; x is read once. Back: four codes to a thread, so that lanes read
-//   128 bytes and write 512 side by side.
+//   amax by a butterfly. 128x1 and 128x128: a block of threads keeps a tile of 128 x 128 in registers, amax
+//   of its columns, or of all, over shared memory; x is read once. Back: four codes to a thread, so that
+//   lanes read 128 bytes and write 512 side by side.
 // Roofline: a handful of flops for 5 bytes (BF16: 3): memory-bound, floor bytes / 4.3 TB/s on H200, / 3.0
-// TB/s
-//   on H800.
+//   TB/s on H800.
 // Limits: fewer than 2^31 pieces; 65,535 * 128 rows.
 // Source: DeepSeek-V3, arXiv 2412.19437, section 3.3.
 #include "cuda/common/e4m3.cuh"

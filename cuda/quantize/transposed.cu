@@ -14,9 +14,8 @@
 //   taken from. amax of columns over a shuffle and shared memory; of rows by a butterfly among 16 lanes.
 //   Every warp finds the rows of its block: by a scan of the groups, or among the places of chains, 32 at
 //   once.
-// Roofline: a handful of flops for 3 to 5 bytes (E4M3: 2): memory-bound, floor bytes / 4.3 TB/s on H200,
-// / 3.0
-//   TB/s on H800.
+// Roofline: a handful of flops for 3 to 5 bytes (E4M3: 2): memory-bound, floor bytes / 4.3 TB/s on H200, /
+//   3.0 TB/s on H800.
 // Limits: 65,535 blocks of rows; fewer than 2^31 rows and columns.
 // Source: DeepSeek-V3, arXiv 2412.19437, section 3.3.
 #include "cuda/common/device_check.cuh"

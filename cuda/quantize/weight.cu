@@ -1,8 +1,7 @@
 // What: weights in 128x128 blocks of E4M3, as they lie and transposed, from one read.
 // Math: scale = amax / 448 of each block, 1 where it is zero; code = rn(x / scale), saturating.
 // Shapes: x [G * N, K] F32; codes [G * N, K] and [G * K, N], a scale for each block of a group. Any of the
-// two
-//   may be absent.
+//   two may be absent.
 // Layouts: row-major with any row stride. Where x, K and N come in 16-byte pieces they move in such (codes as
 //   they lie in words of 4, a row of a block to a warp), others element by element, with the same bits.
 // Precision: bit-equal to the CPU backend (a NaN's code loses its sign).
