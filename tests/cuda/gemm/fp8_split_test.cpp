@@ -44,10 +44,10 @@ Matrix sum_of_parts(Fp8Matrix& a, Fp8Matrix& b, int splits) {
   return parts[0];
 }
 
-// Every tile: F32, F32 added to, BF16. 10 blocks, the last of 16: parts of unequal length that begin at
-// scales of any alignment.
+// Every tile: F32, F32 added to, BF16. 12 blocks, the last of 16: eight parts are not equal, the second of
+// two begins where no piece of four scales does.
 TEST(CudaFp8GemmSplit, IsTheSumOfItsParts) {
-  constexpr int64_t kM = 70, kN = 176, kK = 9 * 128 + 16;
+  constexpr int64_t kM = 70, kN = 176, kK = 11 * 128 + 16;
   DeviceFp8Matrix a(Fp8Matrix(kM, kK, QLayout::k1x128, 31)), b(Fp8Matrix(kN, kK, QLayout::k128x128, 32));
   const Matrix start = Matrix::random(kM, kN, 33, 4);
   for (const int splits : {2, 4, 8}) {
