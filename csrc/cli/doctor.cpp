@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "cli/backend.h"
 #include "cli/cli.h"
+#include "cli/cuda_limits.h"
 #include "cli/run_check.h"
 #include "cpu/machine_peak.h"
 #include "hub/model_config.h"
@@ -50,7 +51,9 @@ CheckedConfig load_for_plan(const Command& command) {
   c.config = load(command.plan.np);
   c.np = plan_ranks(c.config, command.plan);
   if (command.plan.np == 0) c.config = load(c.np);
-  c.config.device = command.plan.hardware == "cpu" ? "cpu" : "cuda";  // sizes follow from it
+  const bool gpu = command.plan.hardware != "cpu";
+  if (gpu || c.config.device == "cuda") require_cuda_takes(c.config);
+  c.config.device = gpu ? "cuda" : "cpu";  // sizes follow from it
   return c;
 }
 

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "cli/backend.h"
 #include "cli/cli.h"
+#include "cli/cuda_limits.h"
 #include "cli/models.h"
 #include "hub/model_config.h"
 #include "mpi/mesh.h"
@@ -33,9 +34,15 @@ std::string host_name() {
   return name;
 }
 
+// Behind all that was printed, where both go to one place.
+void complain(const std::string& line) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "%s\n", line.c_str());
+}
+
 // All ranks are here with the same news (a stop on request): one line, and an end in good order.
 [[noreturn]] void end_together(ExitCode code, const std::string& message) {
-  if (launcher_info().rank == 0) std::fprintf(stderr, "contender: %s\n", message.c_str());
+  if (launcher_info().rank == 0) complain("contender: " + message);
   finalize_mpi();
   std::fflush(nullptr);
   std::_Exit(static_cast<int>(code));
@@ -54,7 +61,7 @@ std::string name_of_this_rank() {
   const JobPosition& at = job_position();
   const bool in_step = std::string(at.phase) != JobPosition().phase;
   const std::string where = in_step ? fmt::format(" [{}, step {}, {}]", host_name(), at.step, at.phase) : "";
-  std::fprintf(stderr, "%s: %s%s\n", name_of_this_rank().c_str(), message.c_str(), where.c_str());
+  complain(name_of_this_rank() + ": " + message + where);
   abort_job(static_cast<int>(code));
 }
 
@@ -65,7 +72,7 @@ std::string name_of_this_rank() {
   if (speaks_before_start()) {
     const int rank = launcher_info().rank;
     const std::string who = rank == 0 ? "contender" : fmt::format("rank {} ({})", rank, host_name());
-    std::fprintf(stderr, "%s%s\n", lines ? "" : (who + ": ").c_str(), message.c_str());
+    complain(lines ? message : who + ": " + message);
   } else {
     std::this_thread::sleep_for(500ms);  // mpirun ends the others as soon as one has ended
   }
@@ -123,7 +130,7 @@ int run_application(const Command& command, const RunConfig& config) {
 }
 
 int run_on_ranks(Command command, int argc, char** argv) {
-  for (const std::string& fault : command.faults) add_fault(fault);
+  for (const std::string& fault : command.faults) add_fault(fault, launcher_info().size);
   const bool chats = !command.chat.model.empty();
   ChatModel chat;
   if (chats) chat = checked_chat_model(command);
@@ -131,6 +138,7 @@ int run_on_ranks(Command command, int argc, char** argv) {
   if (needs_reward_workers(config)) start_worker_server();  // its processes must know nothing of MPI and CUDA
   const std::string asked = config.device;
   const DeviceChoice choice = choose_device(asked);
+  if (choice.device == "cuda") require_cuda_takes(config);
   init_mpi(&argc, &argv);
   g_ranks_started = true;
   end_on_memory_errors(name_of_this_rank());
@@ -140,6 +148,7 @@ int run_on_ranks(Command command, int argc, char** argv) {
   const int code =
       chats ? run_chat(chat, command.chat, command.run.backend) : run_application(command, config);
   finalize_mpi();
+  g_ranks_started = false;
   return code;
 }
 
@@ -188,7 +197,10 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   using namespace contender;
   try {
-    return run(argc, argv);
+    const int code = run(argc, argv);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout))
+      fail(ExitCode::kStorage, "what was printed could not be written to stdout");
+    return code;
   } catch (const Error& e) {
     end_with(e.code(), e.what());
   } catch (const std::bad_alloc&) {
