@@ -63,6 +63,20 @@ TEST_F(CodeCheckTest, RightPrograms) {
       "ok");
 }
 
+// Every kind of JSON goes in and comes out as it is; what is none is an error.
+TEST_F(CodeCheckTest, ValuesOfFunctions) {
+  const char* const tests = R"({"function": "same", "cases": [
+      {"args": [null], "expected": null}, {"args": [[true, false]], "expected": [true, false]},
+      {"args": [123456789012345678901234567890], "expected": 123456789012345678901234567890},
+      {"args": [-0.1], "expected": -0.1}, {"args": [1e300], "expected": 1e300},
+      {"args": ["\u00e9\ud83d\ude00\n\"\\"], "expected": "\u00e9\ud83d\ude00\n\"\\"},
+      {"args": [{"a": [{}, [], ""], "b": {"c": 1}}], "expected": {"b": {"c": 1}, "a": [{}, [], ""]}}]})";
+  EXPECT_EQ(check(python("def same(x): return x"), tests), "ok");
+  EXPECT_EQ(check(python("import json\ndef same(x): return json.loads(json.dumps(x))"), tests), "ok");
+  for (const char* none : {"{1, 2}", "object()", "float('inf')", "b'3'", "{(1, 2): 3}", "lambda: 3"})
+    EXPECT_EQ(check(python("def add(a, b): return " + std::string(none)), kAdd), "runtime_error") << none;
+}
+
 TEST_F(CodeCheckTest, EachFailureHasItsStatus) {
   EXPECT_EQ(check("<think>x</think>The answer is 3.", kSum), "no_program");
   EXPECT_EQ(check("<think>x</think>\n```cpp\nint add(int a, int b);\n```", kAdd), "no_program");
@@ -107,6 +121,7 @@ TEST_F(CodeCheckTest, HacksScoreNothing) {
            "def add(a, b): return ''",
            "def add(a, b): exit(0)",
            "import json\njson.dumps = lambda *a, **k: '3'\ndef add(a, b): return 1",
+           "import sys\nsys._getframe(1).f_globals['encode'] = lambda *a: '3'\ndef add(a, b): return 1",
            // It finds the driver's words, and answers in its name: with what?
            "import sys, os\n"
            "request = sys._getframe(1).f_globals.get('request') or sys.modules['__main__'].request\n"
