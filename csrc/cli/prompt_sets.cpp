@@ -65,7 +65,12 @@ std::string prompt_sets_text(const DataOptions& options) {
                            .eval_files = options.eval_files,
                            .contamination = "drop",
                            .max_prompt_tokens = std::numeric_limits<int64_t>::max()};
-  const std::string note = make_prompt_source(task, Split::kTrain, 0, *tokenizer)->note();
+  std::string note;
+  try {
+    note = make_prompt_source(task, Split::kTrain, 0, *tokenizer)->note();
+  } catch (const Error& leaves_none) {  // the files themselves have been read above
+    note = leaves_none.what();
+  }
   return text + (note.empty() ? "no prompt shares 10 words in a row with a held-out one" : note) + "\n";
 }
 

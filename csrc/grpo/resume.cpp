@@ -227,7 +227,7 @@ void Run::tell_last_words(bool publishing) const {
     where =
         fmt::format("the last checkpoint, {}, is whole; the same command goes on from it", last_checkpoint_);
   }
-  set_last_words("contender: SIGTERM: " + where);
+  set_last_words("contender: SIGTERM (mpirun sends it too when a rank is gone): " + where);
 }
 
 void Run::begin() {

@@ -1,6 +1,8 @@
 #include "grpo/run.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -159,7 +161,16 @@ Run::Run(const RunConfig& config, const RunOptions& options, Purpose purpose)
   }
 }
 
-Run::~Run() = default;
+Run::~Run() {
+  if (lock_ >= 0) ::close(lock_);
+}
+
+// One job at a time writes here. The kernel takes the lock back when the process ends, however it ends; file
+// systems that cannot lock a directory are trusted.
+bool Run::another_job_writes() {
+  lock_ = ::open(config_.dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return ::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
 
 // The directory belongs to one configuration: its fingerprint is the file `config.fingerprint`.
 void Run::open_directory(ResumeMode resume) {
@@ -168,11 +179,17 @@ void Run::open_directory(ResumeMode resume) {
     std::error_code error;
     const fs::path dir = config_.dir, mark = dir / "config.fingerprint";
     const std::string fingerprint = config_fingerprint(config_);
-    if (resume == ResumeMode::kNever && fs::exists(mark)) remove_run(dir);
     fs::create_directories(dir, error);
-    if (error || ::access(config_.dir.c_str(), W_OK) != 0) {
+    const bool writable = !error && ::access(config_.dir.c_str(), W_OK) == 0;
+    const int reason = errno;
+    const bool taken = writable && another_job_writes();
+    if (!taken && resume == ResumeMode::kNever && fs::exists(mark)) remove_run(dir);
+    if (!writable) {
       problem = fmt::format("run.dir: cannot write to \"{}\": {}", config_.dir,
-                            error ? error.message() : std::strerror(errno));
+                            error ? error.message() : std::strerror(reason));
+    } else if (taken) {
+      problem =
+          fmt::format("run.dir: another job is writing to \"{}\": wait for its end, or end it", config_.dir);
     } else if (fs::exists(mark) && read_file(mark) != fingerprint) {
       problem = fmt::format(
           "run.dir: \"{}\" holds a run with another configuration ({}); choose another directory, or start "
