@@ -142,7 +142,7 @@ JobPosition& job_position() {
   return position;
 }
 
-void add_fault(const std::string& spec) {
+void add_fault(const std::string& spec, int ranks) {
   const std::string_view text = spec;
   const size_t at = text.find('@');
   const size_t colon = at == std::string_view::npos ? at : text.find(':', at);
@@ -159,7 +159,8 @@ void add_fault(const std::string& spec) {
   const std::optional<int64_t> step = parse_integer(text.substr(at + 1, colon - at - 1));
   if (!step) fail_spec(spec, "the step is not a number >= 0");
   const std::optional<int64_t> rank = rank_text == "*" ? kEveryRank : parse_integer(rank_text);
-  if (!rank || *rank > (1 << 24)) fail_spec(spec, "the rank is neither a number >= 0 nor *");
+  if (!rank) fail_spec(spec, "the rank is neither a number >= 0 nor *");
+  if (*rank >= ranks) fail_spec(spec, fmt::format("the job has {} rank{}", ranks, ranks == 1 ? "" : "s"));
 
   const std::optional<int64_t> delay_ns = parse_duration_ns(param);
   if (kind->param == Param::kNone && second != std::string_view::npos)

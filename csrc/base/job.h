@@ -23,8 +23,9 @@ JobPosition& job_position();
 //   crash_write             SIGKILL after the param-th write/rename/fsync of a save
 //   sigterm, sigusr1        the signal to this process
 //   memory_error            SIGBUS as the kernel sends it for memory whose contents are lost
-// Throws Error(kConfig) naming the bad spec and the known kinds.
-void add_fault(const std::string& spec);
+// Throws Error(kConfig) naming the bad spec and the known kinds, also for a rank that a job of `ranks` has
+// not.
+void add_fault(const std::string& spec, int ranks = 1 << 24);
 
 // True when `kind` is planned for (job_position().step, rank). One-shot kinds are consumed; `delay` is not.
 bool fault_fires(const char* kind, int rank);

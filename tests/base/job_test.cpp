@@ -79,7 +79,8 @@ TEST_F(JobTest, BadSpecsNameThemselvesAndTheKinds) {
                            "delay@1:0:99999999999999999999s",
                            "crash_write@1:0",
                            "crash_write@1:0:x",
-                           "kill@1:99999999999"}) {
+                           "kill@1:99999999999",
+                           "kill@1:16777216"}) {
     try {
       add_fault(spec);
       ADD_FAILURE() << spec;
