@@ -11,6 +11,7 @@
 #include "reward/math_sets.h"
 #include "reward/math_text.h"
 #include "reward/math_units.h"
+#include "reward/math_words.h"
 
 namespace contender {
 namespace {
@@ -57,10 +58,21 @@ Expr bare(const Expr& e) {
   return e.args[0];
 }
 
+// Words that count quarters, of which it takes four, or coins.
+bool counts_quarters(const Expr& e) {
+  const std::string_view first = std::string_view(e.unit).substr(0, e.unit.find(' '));
+  return first == "quarter" || first == "quarters";
+}
+Expr in_quarters(const Expr& e) { return binary(Op::kDivide, e, {Op::kNumber, "4", {}, ""}); }
+
 bool same_quantity(const Expr& a, const Expr& b) {
   if (!a.unit.empty() && !b.unit.empty()) {
     const std::string x = known_unit(a.unit), y = known_unit(b.unit);
     if (!x.empty() && !y.empty() && x != y) return false;
+  }
+  if (counts_quarters(a) != counts_quarters(b)) {
+    if (same_value(counts_quarters(a) ? in_quarters(a) : a, counts_quarters(b) ? in_quarters(b) : b))
+      return true;
   }
   for (const Op op : {Op::kPercent, Op::kDegree}) {
     const bool marked_a = is_sign_of(a, op), marked_b = is_sign_of(b, op);
@@ -272,10 +284,11 @@ bool same_answer(std::string_view given_text, std::string_view expected_text) {
   const std::string_view given = without_ends(given_text), expected = without_ends(expected_text);
   if (given.empty() || expected.empty()) return false;
   if (squeezed(given) == squeezed(expected)) return true;
-  if (const std::optional<char> letter = choice_of(expected)) return same_choice(given, *letter);
-  if (const std::optional<char> letter = choice_of(given)) return same_choice(expected, *letter);
+  const std::optional<char> x = choice_of(given), y = choice_of(expected);
+  if (x && y) return *x == *y;
+  if (x || y) return x ? same_choice(expected, *x) : same_choice(given, *y);
   if (is_word(given) && is_word(expected)) return same_words(given, expected);
-  const std::optional<Expr> a = parsed(given), b = parsed(expected);
+  const std::optional<Expr> a = parsed(in_digits(given)), b = parsed(in_digits(expected));
   try {
     if (a && b) return same(*a, *b);
   } catch (const Unreadable&) {  // values that are not compared: words may be, numbers too large are none

@@ -2,7 +2,8 @@
 //
 //   numbers       same value, however written; a decimal of six or more places and digits (leading zeros
 //                 do not count) is what rounds to it; 28% is 28 or 0.28; 90 degrees is 90 or pi/2;
-//                 3 million is 3,000,000; units are ignored unless both are known and differ
+//                 3 million is 3,000,000, "two and a half" 5/2, 3 quarters are 3/4 or 3 coins; units are
+//                 ignored unless both are known and differ
 //   expressions   same function of their symbols; 2+3 is 5, worked out or not
 //   sets, lists   same elements in any order; tuples in theirs; one element is itself
 //   intervals     same end points; unions, differences and inequalities as sets of real numbers

@@ -129,6 +129,36 @@ TEST(MathCompare, NumberWordsAreNoUnits) {
                     {"5 negative", "5"}});
 }
 
+TEST(MathCompare, NumbersInWordsAreNumbers) {
+  expect_same({{"5 halves", "\\frac{5}{2}"},
+               {"\\text{5 tenths}", "0.5"},
+               {"2 hundred fifty", "250"},
+               {"one and a half", "1.5"},
+               {"two", "\\text{2}"},
+               {"twenty-five percent", "0.25"},
+               {"half a dozen eggs", "6"},
+               {"two-thirds", "\\text{two thirds}"},
+               {"7 quarters", "7"},  // coins
+               {"7 quarters", "7/4"},
+               {"three quarters", "0.75"},
+               {"Zero", "0"}});
+  expect_different({{"5 halves", "5"},
+                    {"5 tenths", "5"},
+                    {"2 hundred fifty", "200"},
+                    {"2 hundred fifty", "2"},
+                    {"one", "eno"},
+                    {"five", "six"},
+                    {"one or two", "1"},
+                    {"7 quarters", "7 halves"},
+                    {"3 quarterbacks", "3/4"},
+                    {"the third", "1/3"}});
+}
+
+TEST(MathCompare, BrokenTextIsTheSameBothWays) {
+  expect_same({{"\\text{(C){", "C"}, {"\\text{(C){", "\\text{C"}});
+  expect_different({{"\\text{(C){", "D"}, {"\\text{(C){", "\\text{D"}});
+}
+
 TEST(MathCompare, NumbersTooLargeToCompareAreNoWords) {
   expect_different({{"2023", "2023!"},
                     {"2023", "2023!!"},
