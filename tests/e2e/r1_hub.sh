@@ -6,47 +6,10 @@ cd "$(dirname "$0")/../.." || exit
 # shellcheck source=tests/e2e/lib/runs.sh
 source tests/e2e/lib/runs.sh
 
-# ---- a model directory: random weights under a tokenizer of 563 tokens and a chat template ----
 hub=$work/hub
-mkdir "$work/tokenizer"
-cp tests/fixtures/tokenizer/smol/tokenizer.json "$work/tokenizer"
-cat >"$work/tokenizer/tokenizer_config.json" <<'END'
-{"eos_token": "<|im_end|>", "chat_template":
-  "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"}
-END
-cat >"$work/base.toml" <<END
-[model]
-family = "gqa"
-vocab_size = 576
-hidden_size = 32
-num_hidden_layers = 2
-num_attention_heads = 4
-num_key_value_heads = 2
-head_dim = 8
-intermediate_size = 64
-max_position_embeddings = 8192
-initializer_range = 0.1
-tie_word_embeddings = true
-[tokenizer]
-path = "$work/tokenizer"
-[task]
-difficulty = 1
-max_prompt_tokens = 128
-eval_problems = 4
-[sft]
-steps = 1
-batch_size = 2
-lr = 1e-30
-lr_min = 0.0
-[rl]
-steps = 0
-[eval]
-problems = 4
-END
-"$contender" train "$work/base.toml" --run-dir "$work/base" >"$work/log" 2>&1 ||
-  { complain "random weights" "$work/log"; finish "r1_hub: no model to begin with"; }
-"$contender" convert "$work/base" "$hub" --dtype f32 >"$work/log" 2>&1 || complain "export of random weights" "$work/log"
-cp "$work/tokenizer"/* "$hub"
+random_hub "$hub" 'family = "gqa"' 'vocab_size = 576' 'hidden_size = 32' 'num_hidden_layers = 2' 'num_attention_heads = 4' \
+  'num_key_value_heads = 2' 'head_dim = 8' 'intermediate_size = 64' 'max_position_embeddings = 8192' 'initializer_range = 0.1' \
+  'tie_word_embeddings = true'
 
 # ---- prompts ----
 for a in 1 2 3; do

@@ -75,6 +75,29 @@ tensorboard = false
 END
 }
 
+# A Hugging Face directory of random weights under a tokenizer of 563 tokens with a chat template.
+random_hub() { # directory keys_of_model...
+  local dir=$1 base=$work/random
+  shift
+  mkdir -p "$base"
+  cp tests/fixtures/tokenizer/smol/tokenizer.json "$base"
+  cat >"$base/tokenizer_config.json" <<'END'
+{"eos_token": "<|im_end|>", "chat_template":
+  "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"}
+END
+  {
+    printf '[model]\n' && printf '%s\n' "$@"
+    printf '[tokenizer]\npath = "%s"\n[task]\ndifficulty = 1\nmax_prompt_tokens = 128\neval_problems = 4\n' "$base"
+    printf '[sft]\nsteps = 1\nbatch_size = 2\nlr = 1e-30\nlr_min = 0.0\n[rl]\nsteps = 0\n[eval]\nproblems = 4\n'
+  } >"$base/run.toml"
+  if ! "$contender" train "$base/run.toml" --run-dir "$base/run" --set run.device=cpu >"$work/log" 2>&1 ||
+    ! "$contender" convert "$base/run" "$dir" --dtype f32 >>"$work/log" 2>&1; then
+    complain "no random model in $dir" "$work/log"
+    finish "nothing to begin with"
+  fi
+  cp "$base"/tokenizer*.json "$dir"
+}
+
 run() { # name ranks exit_code config arguments...: `contender demo`, its files in $work/name, its output in $work/name.log
   local name=$1 ranks=$2 code=$3 config=$4 got
   shift 4
