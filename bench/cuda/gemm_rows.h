@@ -53,7 +53,7 @@ struct GemmSweep {
   std::vector<int64_t> usual;
   int64_t least = 1;
 };
-inline const GemmSweep kDenseForward = {false, {64, 4096}}, kExpertsForward = {true, {128, 4096, 16384}},
+inline const GemmSweep kDenseForward = {false, {64, 128, 4096}}, kExpertsForward = {true, {128, 4096, 16384}},
                        kDenseTraining = {false, {4096}, 512}, kExpertsTraining = {true, {16384}, 512};
 
 inline const char* name_of(cuda::Mode mode) { return mode == cuda::Mode::kExact ? "exact" : "fast"; }
