@@ -80,7 +80,7 @@ const std::vector<Subcommand>& subcommands() {
       {CommandKind::kData,
        "data",
        "what prompt files hold: prompts, tasks, lengths, hash, overlap with held-out ones",
-       {"data train.jsonl",
+       {"data train.jsonl", "data run.toml",
         "data math.jsonl.zst code.jsonl --eval aime.jsonl --tokenizer Qwen2.5-0.5B-Instruct"},
        0},
       {CommandKind::kDemo,
@@ -236,7 +236,9 @@ class Parser {
   }
 
   void add_data(CLI::App* sub) {
-    sub->add_option("FILE", command_.data.files, "prompt files, *.jsonl or *.jsonl.zst")->required();
+    sub->add_option("FILE", command_.data.files,
+                    "prompt files, *.jsonl or *.jsonl.zst; or the config of a run, *.toml")
+        ->required();
     sub->add_option("--eval", command_.data.eval_files, "held-out prompt files, to compare with")
         ->take_all()
         ->allow_extra_args(false);

@@ -50,5 +50,46 @@ TEST_F(PromptSets, PromptsTasksLengthsAndOverlap) {
   }
 }
 
+// With a config, what its reward cannot score is an error, named; without one, it is said.
+TEST_F(PromptSets, LinesThatNoRuleScores) {
+  const std::string good = "{\"prompt\": \"x\", \"answer\": 1}\n";
+  const std::string train =
+      write("train.jsonl", good + "{\"prompt\": \"y\", \"answer\": 1, \"task\": \"chess\"}\n");
+  const std::string alone = prompt_sets_text({.files = {train}});
+  EXPECT_NE(alone.find("no rule scores 1 of 2 prompts: " + train + ":2: task \"chess\" has no rule"),
+            alone.npos)
+      << alone;
+  const auto config = [&](const std::string& files, const std::string& reward) {
+    return write("run.toml",
+                 fmt::format("[task]\nname = \"jsonl\"\ntrain_files = \"{}\"\neval_files = \"{}\"\n"
+                             "prompt_form = \"{{prompt}} Answer:\"\n[rl]\nsteps = 1\n{}",
+                             files, write("held_out.jsonl", "{\"prompt\": \"z\", \"answer\": 1}\n"), reward));
+  };
+  try {
+    prompt_sets_text({.files = {config(train, "")}});
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kConfig);
+    EXPECT_TRUE(std::string(error.what()).starts_with(train + ":2: task \"chess\" has no rule"))
+        << error.what();
+  }
+  const std::string command = "[reward]\ntype = \"command\"\ncommand = [\"score\"]\n";
+  const std::string text = prompt_sets_text({.files = {config(train, command)}});
+  EXPECT_NE(text.find("stage rl: 2 prompts, 1 held out; no prompt shares"), text.npos) << text;
+  EXPECT_NE(text.find(" 11 "), text.npos) << text;  // <user>x Answer:<assistant>
+  const std::string run = config(write("good.jsonl", good), "");
+  EXPECT_NE(prompt_sets_text({.files = {run}}).find("stage rl: 1 prompts, 1 held out"), std::string::npos);
+  EXPECT_THROW(prompt_sets_text({.files = {run, train}}), Error);
+  EXPECT_THROW(prompt_sets_text({.files = {run}, .eval_files = {train}}), Error);
+  std::filesystem::remove(train);
+  try {
+    prompt_sets_text({.files = {config(train, command)}});
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("train.jsonl\" is not here yet"), std::string::npos)
+        << error.what();
+  }
+}
+
 }  // namespace
 }  // namespace contender
