@@ -251,6 +251,7 @@ const std::vector<Known>& known_configs() {
                                           {"v2_lite", "64", "h800"},
                                           {"qwen2.5_0.5b_gsm8k", "8", "h100"},
                                           {"r1_distill_qwen_1.5b", "8", "h800"},
+                                          {"r1_qwen2.5_1.5b", "8", "h800"},
                                           {"moonlight_16b", "16", "h800"},
                                           {"r1_zero_671b", "512", "h800", false}};
   return list;
@@ -340,6 +341,12 @@ TEST(Cli, ConfigsSayWhoTheyAre) {
     EXPECT_EQ(config_fingerprint(load(copy, {}, std::stoi(k.np))), print) << k.name;
   }
   EXPECT_EQ(load_config("configs/r1_tiny.toml", {}, 2).stages.size(), 4u);
+  std::string kinds;
+  std::vector<MissingInput> missing;
+  for (const StageConfig& s :
+       load_config_before_files("configs/r1_qwen2.5_1.5b.toml", {}, 8, read_model_config, missing).stages)
+    kinds += s.kind + " ";
+  EXPECT_EQ(kinds, "sft rl rejection sft rl ");
 }
 
 // What its comment says would fit.
