@@ -1,6 +1,7 @@
 // BF16 products on wgmma: forward, dgrad, per expert, per head, weight gradients with one leaf and with the
 // eight of training; those that blocks may split in mode fast as well. Baseline: cuBLAS (per expert: one call
 // for each).
+#include <array>
 #include <cmath>
 
 #include "bench/cuda/cublas.h"
@@ -306,6 +307,12 @@ const Family family("bf16_gemm", [] {
   rows("bf16_heads_gemm_transposed/exact", shapes, {kSmall}, [](const HeadsShape& s) { heads(s, true); });
   rows("bf16_heads_wgrad/exact", shapes, {kSmall}, heads_wgrad);
   wgrad_rows(1);
+  if (!small_shapes()) return;
+  // One tile of each kind over 256 rows a leaf: tests/e2e/sim_cost.sh counts.
+  for (const auto& [leaves, n, k] :
+       {std::array<int64_t, 3>{1, 128, 256}, {4, 128, 128}, {8, 128, 128}, {64, 64, 128}, {512, 64, 64}})
+    gemm_row(fmt::format("bf16_wgrad_tile_{}_leaves", leaves), {{"tile", n, k}, 256 * leaves, false},
+             [leaves](const GemmRow& r) { wgrad(r, narrow<int32_t>(leaves)); });
 });
 
 }  // namespace

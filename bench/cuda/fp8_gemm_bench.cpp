@@ -1,6 +1,7 @@
 // Block-scaled FP8 products on wgmma: dense in both modes, added to a sum, quantised on their way out; per
 // expert, sorted and of fixed capacity; weight gradients, of one leaf and of several. Baseline of the dense
 // ones: cuBLASLt on the same codes and scales; by expert it has none; of quantised results: two launches.
+#include <array>
 #include <cmath>
 #include <numeric>
 
@@ -382,6 +383,12 @@ const Family family("fp8_gemm", [] {
   gemm_rows("fp8_wgrad", kDenseTraining, with(1));
   gemm_rows(fmt::format("fp8_grouped_wgrad_{}_leaves", kExpertLeaves), kExpertsTraining, with(kExpertLeaves));
   gemm_rows("fp8_grouped_wgrad", kExpertsTraining, with(1));
+  if (!small_shapes()) return;
+  // One tile of each kind, or of its cluster, over 256 tokens a leaf: tests/e2e/sim_cost.sh counts.
+  for (const auto& [leaves, n, k] :
+       {std::array<int64_t, 3>{1, 128, 256}, {8, 128, 128}, {16, 128, 128}, {64, 64, 128}, {512, 64, 128}})
+    gemm_row(fmt::format("fp8_wgrad_tile_{}_leaves", leaves),
+             {{"tile", n, k}, 256 * std::max<int64_t>(leaves, 4), false}, with(narrow<int32_t>(leaves)));
 });
 
 }  // namespace

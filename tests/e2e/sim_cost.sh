@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Kernels against cost(). The memory-bound ones: the bytes that the simulator counts are within 5% of the operands', no sector is
-# asked for twice, shared memory has no bank conflicts. Each operator runs once, alone, on a small shape of
-# bench/cuda. The simulator has no caches: what a GPU would find there counts here.
+# asked for twice, shared memory has no bank conflicts. Products, weight gradients, the head: within 3% of what their tiles ask for, or
+# the reason stands here. Each operator runs once, alone, on a small shape of bench/cuda. The simulator has no caches: what a GPU would
+# find there counts here.
 set -euo pipefail
 build=$(dirname "$CONTENDER")
 if [ ! -x "$build/cuda_bench" ]; then
@@ -63,15 +64,71 @@ growth column_sum 256x1024 2048x1024 "" 5 # without the table of segments, which
 growth head_norm 2112x4x128 4224x4x128 "" 7 # of the sector that a rstd is written to, other rows have the rest
 growth head_norm_bwd 2112x4x128 4224x4x128 head_norm_bwd 5
 
-# Products whose one tile covers them: operands once, result once.
-run bf16_tiles/small/96x144x208/128x192_c1 bf16_gemm
-judge bf16_gemm 3
-run bf16_tiles/small/96x144x208/256x256_c2 bf16_gemm
-judge bf16_gemm_cluster 3
-run fp8_tiles/small/96x144x208/128x160_c1 fp8_gemm
-judge fp8_gemm 3 4 # conflicts of lanes that go on in the next row where N ends inside the tile
-run fp8_tiles/small/96x144x208/128x160_c2 fp8_gemm
-judge fp8_gemm_cluster 6 4 # each block of the cluster reads the scales of its rows
+# Products of one wave: what each tile (or cluster) reads of its operands, and the result. M x N x K = 96 x 144 x 208.
+wave() { # ROW KERNEL LEAST [BYTES% [CONFLICTS%]]
+  run "$1" "$2"
+  counts[0]=$3
+  judge "$1 $2" "${4:-3}" "${5:-1}"
+}
+M=96 N=144 K=208
+tiles() { echo $((($1 + $2 - 1) / $2)); } # EXTENT TILE
+bf16_operands() { # TILE_M TILE_N
+  echo $((2 * K * (M * $(tiles $N $2) + N * $(tiles $M $1))))
+}
+fp8_operands() { # TILE_M TILE_N CLUSTER: of a block's rows with the scales, which each block of a cluster reads
+  local across=$(tiles $N $2) down=$(tiles $M $1)
+  echo $((M * (K * $(tiles $across $3) + 8 * across) + N * K * down + 16 * down * across))
+}
+bf16() { # TILE CLUSTERS' TILE_M TILE_N
+  wave bf16_tiles/small/96x144x208/$1 bf16_gemm $(($(bf16_operands $2 $3) + 2 * M * N))
+}
+fp8() { # TILE TILE_M TILE_N CLUSTER BYTES% CONFLICTS%
+  wave fp8_tiles/small/96x144x208/$1 fp8_gemm $(($(fp8_operands $2 $3 $4) + 2 * M * N)) $5 ${6:-1}
+}
+bf16 128x192_c1 128 192
+bf16 256x256_c2 256 256
+bf16 128x64_c1 128 64
+bf16 64x64_c1 64 64
+bf16 32x64_c1 32 64
+bf16 16x64_c1 16 64
+# Conflicts of lanes that go on in the next row where N ends inside the tile. Each of the two scales of a row is a load of its own, which
+# moves a sector; a block of a cluster that has no columns reads them too.
+fp8 128x160_c1 128 160 1 3 4
+fp8 128x160_c2 128 160 2 6 4
+fp8 128x64_c1 128 64 1 4 11
+fp8 64x128_c1 64 128 1 3 7
+fp8 64x64_c1 64 64 1 3 11
+fp8 64x32_c1 64 32 1 4 4
+fp8 64x32_c2 64 32 2 6 4
+fp8 64x16_c1 64 16 1 5
+fp8 64x16_c2 64 16 2 7
+# K in two parts: F32 products of each, then read and summed.
+wave bf16_fast_tiles/small/96x144x208/16x64_c1_split2 bf16_gemm $(($(bf16_operands 16 64) + 2 * 4 * M * N))
+wave fp8_fast_tiles/small/96x144x208/64x16_c2_split2 fp8_gemm $(($(fp8_operands 64 16 2) + 2 * 4 * M * N)) 5
+wave fp8_fast_tiles/small/96x144x208/64x16_c2_split2 sum_splits $((2 * 4 * M * N + 2 * M * N))
+# Weight gradients of one tile, or of its cluster's two, which read the scales of dy each; 256 rows of each leaf. Beyond that, the tables
+# that say where leaves begin.
+bf16_wgrad() { # LEAVES N K
+  wave bf16_wgrad_tile_$1_leaves bf16_wgrad $((2 * 256 * $1 * ($2 + $3) + 4 * $2 * $3))
+}
+fp8_wgrad() { # LEAVES N K TOKENS
+  wave fp8_wgrad_tile_$1_leaves fp8_wgrad $(($4 * ($2 + $3) + $4 / 128 * 4 * (2 * $2 + $3) + 4 * $2 * $3))
+}
+bf16_wgrad 1 128 256
+bf16_wgrad 4 128 128
+bf16_wgrad 8 128 128
+bf16_wgrad 64 64 128
+bf16_wgrad 512 64 64
+fp8_wgrad 1 128 256 1024
+fp8_wgrad 8 128 128 2048
+fp8_wgrad 16 128 128 4096
+fp8_wgrad 64 64 128 16384
+fp8_wgrad 512 64 128 131072
+# The head, M x H x V = 48 x 64 x 1024: the vocabulary once, h for each tile of 256 columns, targets, and statistics of 128 columns;
+# backward: statistics of a row in sectors; dlogits; four slices of dh, whose tree waits in memory.
+wave head partial_kernel $((2 * 64 * (1024 + 48 * 4) + 48 * 4 * 4 + 48 * 16 * 1024 / 128))
+wave head_bwd dlogits_kernel $((2 * 64 * (1024 + 48 * 4) + 2 * 48 * 1024))
+wave head_bwd dh_kernel $((2 * 1024 * (48 + 64) + 2 * 3 * 4 * 48 * 64 + 2 * 48 * 64))
 
 # Known to move more, and no more than this:
 run quantize_transposed # of the sector that a row's scale is written to, other blocks have the rest
