@@ -70,7 +70,7 @@ std::unique_ptr<Tokenizer> make_bpe_tokenizer(BpeSpec spec, BpeIdentity identity
 // chat_template.jinja. Empty path: the byte tokenizer. Throws Error(kConfig), `file: what`.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& path);
 // Of a run: tokenizer.path, else the one of model.path, else the byte tokenizer. Error(kConfig)
-// when the model has fewer ids.
+// when the model has fewer ids, or comes without its tokenizer and has other ids than the byte tokenizer.
 std::unique_ptr<Tokenizer> open_tokenizer(const RunConfig& config);
 
 // Text of tokens that come one by one: a character is shown when it is whole. What is shown together is

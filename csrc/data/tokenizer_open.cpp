@@ -225,6 +225,11 @@ std::unique_ptr<Tokenizer> open_tokenizer(const RunConfig& config) {
   if (tokenizer->vocab_size() > config.model.vocab_size)
     fail(ExitCode::kConfig, "model.vocab_size = {} is less than the {} tokens of {}", config.model.vocab_size,
          tokenizer->vocab_size(), path.empty() ? "the byte tokenizer" : path);
+  // A released model on bytes would train, and learn nothing.
+  if (path.empty() && !config.model.path.empty() && tokenizer->vocab_size() != config.model.vocab_size)
+    fail(ExitCode::kConfig,
+         "{}: no tokenizer for its {} tokens: name its tokenizer.json with tokenizer.path",
+         config.model.path, config.model.vocab_size);
   return tokenizer;
 }
 

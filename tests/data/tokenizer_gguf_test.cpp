@@ -69,6 +69,8 @@ TEST(TokenizerGguf, OpenedLikeADirectory) {
   config.model.vocab_size = 1000;
   EXPECT_EQ(open_tokenizer(config)->fingerprint(), open_tokenizer(fixture("smol"))->fingerprint());
   config.model.path = "tests/fixtures/gguf/llama.gguf";  // has none
+  EXPECT_THROW(open_tokenizer(config), Error);
+  config.model.vocab_size = 272;
   EXPECT_TRUE(open_tokenizer(config)->speaks_in_tags());
 }
 

@@ -64,7 +64,7 @@ restarts skip step_8-2
 
 # Row 5: SIGTERM to mpirun gives a second of grace, if that. (Row 4, SIGUSR1: resume.sh.) Exchanges are slowed down so that it comes midway.
 # shellcheck disable=SC2086
-$MPIRUN -np 2 "$contender" demo "$config" --run-dir "$work/term" --fault 'delay@0:*:20ms' >"$work/term.log" 2>&1 &
+$MPIRUN -np 2 "$contender" demo "$config" --run-dir "$work/term" --fault 'delay@0:*:60ms' >"$work/term.log" 2>&1 &
 launcher=$!
 until [ "$(wc -l 2>/dev/null <"$work/term/metrics.jsonl")" -ge 6 ] 2>/dev/null; do sleep 0.02; done
 kill -TERM $launcher

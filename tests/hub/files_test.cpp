@@ -121,6 +121,31 @@ TEST_F(HubFiles, Fp8NeedsItsScales) {
   expect(problem(dir), "1 missing: model.layers.0.mlp.up_proj.weight_scale_inv");
 }
 
+// Scales are those of the place in the whole tensor, wherever a piece of it begins.
+TEST_F(HubFiles, Fp8PiecesHaveTheValuesOfTheWhole) {
+  const ModelFiles files(fixture("deepseek_v3_fp8"));
+  int64_t widest = 0;
+  for (const auto& [name, t] : files.tensors()) {
+    if (t.type != "F8_E4M3") continue;
+    const int64_t rows = t.rows(), cols = t.cols();
+    widest = std::max(widest, cols);
+    std::vector<float> whole(static_cast<size_t>(rows * cols)), piece(whole.size());
+    files.read(name, cols, 0, rows, 0, cols, whole.data(), cols);
+    for (const int64_t row : {int64_t{0}, rows / 3, rows - 1}) {
+      for (const int64_t col : {int64_t{0}, cols / 3, cols - 1}) {
+        const int64_t width = cols - col;
+        files.read(name, cols, row, rows - row, col, width, piece.data(), width);
+        for (int64_t r = row; r < rows; ++r)
+          for (int64_t c = col; c < cols; ++c)
+            ASSERT_EQ(piece[static_cast<size_t>((r - row) * width + c - col)],
+                      whole[static_cast<size_t>(r * cols + c)])
+                << name << " [" << r << ", " << c << "] of the piece from " << row << ", " << col;
+      }
+    }
+  }
+  EXPECT_GT(widest, 128);  // two blocks
+}
+
 TEST_F(HubFiles, EveryTruncationIsRefused) {
   const std::string dir = copy_of("qwen2"), file = dir + "/model.safetensors", good = text_of(file);
   for (size_t length = 0; length < good.size(); length += 1 + length / 7) {
