@@ -18,8 +18,8 @@
 //   rows that do not exist are not fetched, and the weights are read once. Their one consumer starts a block
 //   before it promotes the last.
 // Mode fast, where tiles are few: blocks of threads share K. Its parts take the place of groups, over the
-// same
-//   rows and weights, their products are matrices in the workspace one below the other, and split.cu sums.
+//   same rows and weights, their products are matrices in the workspace one below the other, and split.cu
+//   sums.
 // Clusters of two make neighbouring columns: each block fetches half of the rows of A for both.
 // Budget: two consumers of 232 registers (128 x 160: 160 of them sums and a block), producer 40; one consumer
 //   has up to 255. Stages: 5 (128 x 160, 128 x 128), 8 (128 x 64, 64 x 128), 13 (64 x 64), 16.

@@ -8,14 +8,14 @@
 // Precision: activations F32 or BF16, everything between in FP32. The residual stream and y are rounded
 //   before they are used further, so that the fused forms equal the composition bit for bit.
 // Schedule: a team of 32 to 512 threads, chosen by H alone, keeps a row in registers: piece p of the row is
-//   thread p % team's. A sum over the row: each thread's own elements in column order, then a butterfly
-//   over the warp, then the warps in order. Teams walk over rows, gamma stays in registers; of BF16 rows
-//   the next one is under way while one is worked on. dgamma is a second kernel: canonical sums over rows
+//   thread p % team's. A sum over the row: each thread's own elements in column order, then a butterfly over
+//   the warp, then the warps in order. Teams walk over rows, gamma stays in registers; of BF16 rows the next
+//   one is under way while one is worked on. dgamma is a second kernel: canonical sums over rows
 //   (column_sum.cuh), equal to the CPU backend's bit for bit.
 // Roofline: 4 M H flops for 2 M H elements of traffic (with delta 4: it is read, the sum written):
-// memory-bound
-//   everywhere, floor bytes / 4.3 TB/s on H200, / 3.0 TB/s on H800. The backward reads dy and x twice, once
-//   for dx and once for dgamma, whose chains go down the columns: 5 M H elements, 6 where dx is added to.
+//   memory-bound everywhere, floor bytes / 4.3 TB/s on H200, / 3.0 TB/s on H800. The backward reads dy and x
+//   twice, once for dx and once for dgamma, whose chains go down the columns: 5 M H elements, 6 where dx is
+//   added to.
 // Limits: H <= 16384; dgamma: those of column_sum.cuh.
 // Source: Zhang and Sennrich, arXiv 1910.07467.
 #include "cuda/common/column_sum.cuh"

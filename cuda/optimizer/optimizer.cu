@@ -1,6 +1,5 @@
 // What: AdamW on a flat shard, with the copies of a whole weight that products read, and the order-free sum
-// of
-//   squares behind the global gradient norm.
+//   of squares behind the global gradient norm.
 // Math: g = grad * scale;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //       w -= lr * weight_decay * w;  w -= lr * (m / bias_correction1) / (sqrt(v / bias_correction2) + eps)
 //       square_sum: sum += x^2, exactly, into the digits of an ExactSum.
@@ -10,19 +9,17 @@
 // Layouts: four elements at a time where every array is aligned to 16 bytes, single elements elsewhere.
 // Precision: AdamW in FP32, each operation rounded once as on the CPU, so both give the same bits; BF16
 //   moments are rounded to nearest even after their use; copies have the bits of pack_weight and
-//   quantize_weight. square_sum rounds nothing: a float is mantissa
-//   * 2^(e - 150), its square an integer of 48 bits; a lane adds 96-bit integers whose unit is set by a
-//   window of 16 exponents that the warp shares, and what lies outside the window goes straight to the
-//   digits. Integer sums do not depend on their order, so neither grid nor sharding shows in the
-//   result.
+//   quantize_weight. square_sum rounds nothing: a float is mantissa * 2^(e - 150), its square an integer of
+//   48 bits; a lane adds 96-bit integers whose unit is set by a window of 16 exponents that the warp shares,
+//   and what lies outside the window goes straight to the digits. Integer sums do not depend on their order,
+//   so neither grid nor sharding shows in the result.
 // Schedule: AdamW: a thread owns four elements. With copies a block of threads updates a square of 128 x 128,
 //   two rows of a warp at a time, keeps it in shared memory and writes all forms from there. square_sum: a
 //   warp takes runs of 512 values, 16 a lane; lanes meet in shuffles, warps in shared digits, blocks in
 //   global ones.
 // Roofline: AdamW 28 bytes (BF16 moments: 20) and 17 flops an element, 2 bytes more for a BF16 copy, 1 for
-//   E4M3: memory-bound everywhere.
-//   square_sum 4 bytes and about 15 integer instructions an element: near the balance of 64 integer
-//   lanes per SM on both H800 and H200.
+//   E4M3: memory-bound everywhere. square_sum 4 bytes and about 15 integer instructions an element: near the
+//   balance of 64 integer lanes per SM on both H800 and H200.
 // Limits: square_sum: at most 2^30 terms in all. Copies: fewer than 2^31 squares; N and K below 2^31.
 // Source: Loshchilov & Hutter, arXiv 1711.05101; Kulisch accumulator (base/exact_sum.h).
 #include <cstddef>

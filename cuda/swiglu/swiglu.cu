@@ -2,13 +2,12 @@
 // Math: s = sigmoid(g);  y = g s u;  du = dy g s;  dg = dy u s (1 + g (1 - s))
 // Shapes: gate_up, dgate_up [M, 2I] = [gate | up] of each slice; y, dy [M, I].
 // Layouts: row-major with any row stride. Halves of slices that are whole 16-byte pieces at aligned addresses
-// move in
-//   such pieces, others element by element, with the same bits.
-// Precision: activations F32 or BF16, everything between in FP32; exp within 2 ulp, the reciprocal
-//   correctly rounded (the CPU backend's own exp differs in the last bits). y is rounded before it is
-//   quantised, so that the fused form equals the composition bit for bit.
-// Schedule: a thread for each 16-byte piece of y. Fused, the 128 / piece neighbouring lanes that hold a
-//   block find its amax by a butterfly.
+//   move in such pieces, others element by element, with the same bits.
+// Precision: activations F32 or BF16, everything between in FP32; exp within 2 ulp, the reciprocal correctly
+//   rounded (the CPU backend's own exp differs in the last bits). y is rounded before it is quantised, so
+//   that the fused form equals the composition bit for bit.
+// Schedule: a thread for each 16-byte piece of y. Fused, the 128 / piece neighbouring lanes that hold a block
+//   find its amax by a butterfly.
 // Roofline: about 24 flops for 3 elements (backward: 5): memory-bound, floor 3 M I elements / 4.3 TB/s on
 //   H200, / 3.0 TB/s on H800; quantised, a byte and 1/32 instead of the third element.
 // Limits: fewer than 2^31 pieces of y.
