@@ -165,10 +165,10 @@ Run::~Run() {
   if (lock_ >= 0) ::close(lock_);
 }
 
-// One job at a time writes here. The kernel takes the lock back when the process ends, however it ends; file
-// systems that cannot lock a directory are trusted.
+// One job at a time writes here. The kernel takes the lock back when the process ends, however it ends; a
+// file that can be written, because NFS locks no other; file systems without locks are trusted.
 bool Run::another_job_writes() {
-  lock_ = ::open(config_.dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  lock_ = ::open((config_.dir + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   return ::flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 

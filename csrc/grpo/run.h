@@ -80,7 +80,7 @@ class Run {
   std::vector<double> step_seconds_;
   double matrix_gflops_ = 0;  // measured, all ranks together
   std::string run_id_;
-  int lock_ = -1;  // run.dir, held by rank 0 while the run lasts
+  int lock_ = -1;  // run.dir/lock, held by rank 0 while the run lasts
   int64_t failed_saves_ = 0;
   std::string last_checkpoint_;  // path; "": none yet
   std::string stage_before_;     // evaluation before the RL stage in progress, as JSON, for the summary

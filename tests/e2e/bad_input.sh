@@ -121,12 +121,12 @@ refused 2 10 '^rank 0: run.dir: cannot write to "/proc/run": No such file or dir
 run first 2 0 "$config" --set rl.steps=2
 refused 2 10 '^rank 0: run.dir: ".*/first" holds a run with another configuration \(.* = 4 there, .* = 5 here\); choose another directory, or start over with --no-resume' \
   train "$config" --set rl.steps=2 --set rl.prompts_per_step=5 --run-dir "$work/first"
-exec 9<"$work/first"
+exec 9<>"$work/first/lock"
 flock 9 # as another job does
 for mode in --resume --no-resume; do
   refused 2 10 '^rank 0: run.dir: another job is writing to ".*/first": wait for its end, or end it' train "$config" --set rl.steps=2 $mode --run-dir "$work/first"
 done
-exec 9<&-
+exec 9>&-
 [ -e "$work/first/latest" ] || complain "--no-resume removed the run of another job"
 refused 2 11 '^rank 0: run.dir: no checkpoint in ".*/no" to go on from' train "$config" --resume --run-dir "$work/no"
 refused 2 11 '^rank 0: .*/step_99: .*MANIFEST.json: No such file' eval "$config" --checkpoint "$work/first/step_99" --run-dir "$work/no"
