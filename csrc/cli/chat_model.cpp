@@ -8,6 +8,7 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/storage.h"
 #include "cli/chat.h"
+#include "cli/models.h"
 #include "data/strict_json.h"
 #include "hub/model_config.h"
 
@@ -65,10 +66,17 @@ ChatModel open_chat_model(const ChatOptions& o, const std::vector<std::string>& 
   std::string file = kNoConfig;
   std::vector<std::string> settings;
   const fs::path path = o.model;
-  if (!fs::exists(path)) fail(ExitCode::kConfig, "--model: no such file or directory: {}", o.model);
+  if (const std::string why = why_no_model(o.model); !why.empty())
+    fail(ExitCode::kConfig, "--model: {}: {}", o.model, why);
   if (fs::exists(path / kManifestName)) {
     chat.checkpoint = o.model;
-    file = (fs::absolute(path).parent_path() / "config.toml").lexically_proximate(fs::current_path());
+    file = (fs::absolute(path / "").parent_path().parent_path() / "config.toml")
+               .lexically_proximate(fs::current_path());
+    if (!fs::exists(file))
+      fail(ExitCode::kConfig,
+           "--model: {}: a checkpoint without its run: there is no {}; contender convert "
+           "makes a model of it",
+           o.model, file);
   } else if (fs::exists(path / "config.toml")) {
     chat.run_dir = o.model;
     file = path / "config.toml";

@@ -56,22 +56,33 @@ void from_model(const std::string& path, const ConvertOptions& o, SaveOptions sa
 
 }  // namespace
 
+std::string why_no_model(const std::string& path) {
+  if (GgufFile::named(path)) return "";
+  if (!fs::exists(path)) return "no such file or directory";
+  if (!fs::is_directory(path)) {
+    const bool beside = fs::exists(fs::absolute(path).parent_path() / "config.json");
+    return beside ? "a file of a model; its directory is the model"
+                  : "no .gguf file, and no directory of a model or run";
+  }
+  for (const char* sign : {"config.json", kManifestName, "config.toml"})
+    if (fs::exists(fs::path(path) / sign)) return "";
+  if (find_checkpoint(path)) return "";
+  return "neither a Hugging Face model (config.json) nor a checkpoint nor a run directory";
+}
+
 std::string convert_model(const ConvertOptions& o) {
   const SaveOptions save = {.dtype = o.dtype == "f32" ? DType::kF32 : DType::kBF16,
                             .max_shard_bytes = o.max_shard_bytes};
-  const bool gguf = GgufFile::named(o.source);
-  if (!gguf && !fs::is_directory(o.source))
-    fail(ExitCode::kConfig, "{}: no such directory, and no .gguf file", o.source);
-  if (gguf || fs::exists(o.source + "/config.json")) {
+  if (const std::string why = why_no_model(o.source); !why.empty())
+    fail(ExitCode::kConfig, "{}: {}", o.source, why);
+  if (GgufFile::named(o.source) || fs::exists(o.source + "/config.json")) {
     from_model(o.source, o, save);
   } else if (fs::exists(o.source + "/" + kManifestName)) {
     from_checkpoint(o.source, o, save);
   } else if (const std::optional<std::string> newest = find_checkpoint(o.source)) {
     from_checkpoint(*newest, o, save);
   } else {
-    fail(ExitCode::kConfig,
-         "{}: neither a checkpoint, nor a run directory with one, nor a Hugging Face model or GGUF file",
-         o.source);
+    fail(ExitCode::kNoCheckpoint, "{}: a run directory without a checkpoint", o.source);
   }
   return o.target + "\n";
 }

@@ -136,16 +136,6 @@ class Chat {
   std::string answer_;  // their text
 };
 
-// A directory of a model without tokenizer.json is not asked in bytes.
-std::unique_ptr<Tokenizer> tokenizer_of(const RunConfig& c) {
-  std::unique_ptr<Tokenizer> t = open_tokenizer(c);
-  if (t->speaks_in_tags() && t->vocab_size() != c.model.vocab_size)
-    fail(ExitCode::kConfig,
-         "{}: no tokenizer.json; --set tokenizer.path=FILE names one, --ids takes token numbers",
-         c.model.path);
-  return t;
-}
-
 Chat::Chat(const ChatModel& chat, const ChatOptions& options, const Backend& backend)
     : chat_(chat), options_(options), config_(chat.config) {
   std::unique_ptr<Device> device = backend.make_device();
@@ -160,7 +150,7 @@ Chat::Chat(const ChatModel& chat, const ChatOptions& options, const Backend& bac
   if (launcher_info().rank == 0) {
     why = fit_context(options, shape, available / 10 * 9, fitted);
     if (options.ids.empty()) {
-      tokenizer_ = tokenizer_of(config_);
+      tokenizer_ = open_tokenizer(config_);
       conversation_ = std::make_unique<Conversation>(*tokenizer_, options.system);
     }
   }

@@ -190,20 +190,15 @@ std::string checkpoint_text(const std::string& path) {
 }  // namespace
 
 std::string inspect_model(const std::string& path) {
-  if (GgufFile::named(path)) return hub_text(path);
-  if (fs::is_regular_file(path)) {
-    if (!path.ends_with(".safetensors"))
-      fail(ExitCode::kConfig, "{}: neither a .safetensors nor a .gguf file", path);
+  if (fs::is_regular_file(path) && path.ends_with(".safetensors")) {
     const SafetensorsFile file(path);
     return tensors_text(tensors_of(file));
   }
-  if (!fs::is_directory(path)) fail(ExitCode::kConfig, "{}: no such file or directory", path);
-  if (fs::exists(path + "/config.json")) return hub_text(path);
+  if (const std::string why = why_no_model(path); !why.empty()) fail(ExitCode::kConfig, "{}: {}", path, why);
+  if (GgufFile::named(path) || fs::exists(path + "/config.json")) return hub_text(path);
   if (fs::exists(path + "/" + kManifestName)) return checkpoint_text(path);
   const std::optional<FoundManifest> newest = newest_manifest(path);
-  if (!newest)
-    fail(ExitCode::kConfig, "{}: neither a model nor a checkpoint: no config.json, {} or step_N is there",
-         path, kManifestName);
+  if (!newest) fail(ExitCode::kNoCheckpoint, "{}: a run directory without a checkpoint", path);
   return checkpoint_text(newest->path);
 }
 

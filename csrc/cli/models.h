@@ -17,4 +17,8 @@ std::string convert_model(const ConvertOptions& options);
 // tensors are spread over files or ranks: that of a checkpoint is that of its conversion to FP32.
 std::string inspect_model(const std::string& path);
 
+// Why nothing at `path` can be taken for a model, in a few words; "" when something can: a Hugging Face
+// directory, a GGUF file, a checkpoint, or a run directory.
+std::string why_no_model(const std::string& path);
+
 }  // namespace contender

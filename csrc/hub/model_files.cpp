@@ -167,7 +167,10 @@ ModelFiles::ModelFiles(const std::string& path) : path_(path) {
     }
     add_index(text, index);
   } else {
-    fail(ExitCode::kConfig, "{}: no weights: neither {} nor {} is there", dir, kSingleName, kIndexName);
+    const bool pickled =
+        fs::exists(dir + "/pytorch_model.bin") || fs::exists(dir + "/pytorch_model.bin.index.json");
+    fail(ExitCode::kConfig, "{}: no weights: neither {} nor {} is there{}", dir, kSingleName, kIndexName,
+         pickled ? "; pytorch_model.bin is not read, transformers saves it as safetensors" : "");
   }
 }
 
@@ -186,7 +189,8 @@ void ModelFiles::add_index(const std::string& text, const std::string& path) {
   std::map<std::string, std::string> map;
   try {
     const nlohmann::json json = parse_strict_json(text);
-    map = json.at("weight_map").get<std::map<std::string, std::string>>();
+    if (!json.is_object() || !json.contains("weight_map")) throw std::runtime_error("no \"weight_map\"");
+    map = json["weight_map"].get<std::map<std::string, std::string>>();
   } catch (const std::exception& e) {
     fail(ExitCode::kConfig, "{}: not an index of weights: {}", path, std::string(e.what()).substr(0, 200));
   }

@@ -118,6 +118,7 @@ void save_model(const std::string& given, const ModelConfig& model, const Tensor
                 const SaveOptions& o) {
   std::string dir = given;
   while (dir.size() > 1 && dir.ends_with('/')) dir.pop_back();
+  if (dir.empty()) fail(ExitCode::kConfig, "no name for the directory to write");
   if (fs::exists(dir)) fail(ExitCode::kConfig, "{}: exists already; choose another directory", dir);
   const SpecialIds ids = o.companions.empty() ? SpecialIds() : read_special_ids(o.companions);
   const std::string config = model_config_text(model, o.dtype, ids), generation = generation_config_text(ids);

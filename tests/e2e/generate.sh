@@ -101,7 +101,12 @@ runs=$((runs + 1))
 grep -q '^[0-9]* tokens, interrupted; ' "$work/err" || complain "an answer was not interrupted" "$work/err"
 [ "$(grep -c 'perplexity' "$work/err")" -eq 2 ] || complain "after an interrupted answer there is no other" "$work/err"
 
-refused 10 '^contender: --model: no such file or directory: nowhere' --model nowhere x
+refused 10 '^contender: --model: nowhere: no such file or directory$' --model nowhere x
+refused 10 '^contender: --model: .*/model.safetensors: a file of a model; its directory is the model$' --model $models/qwen2/model.safetensors x
+cp -r "$work/trained/$(cat "$work/trained/latest")" "$work/alone"
+refused 10 '^contender: --model: .*/alone: a checkpoint without its run: there is no .*config.toml; contender convert makes a model of it$' --model "$work/alone" x
+mkdir "$work/untrained" && cp "$work/trained/config.toml" "$work/untrained"
+refused 11 '^contender: --model: no checkpoint in ".*/untrained"$' --model "$work/untrained" x
 refused 10 '^contender: stdin: nothing was asked' --model $models/qwen2
 refused 10 '^contender: the question has [0-9]+ tokens; with 32 for the answer it is beyond the context of 128' --model $models/qwen2 "$(printf '9%.0s' {1..300})"
 refused 10 '^contender: --ids: 272 is not below the model.s vocabulary of 272' --model $models/qwen2 --ids 1,272

@@ -40,12 +40,32 @@ run_toml=$work/run.toml
 expect 10 'hidden_size: 64 contradicts' plan "$run_toml" --init $models/llama --set model.hidden_size=64
 expect 10 'model.path: nowhere/config.json' plan "$run_toml" --init nowhere
 expect 10 'exists already' convert $models/llama "$work/qwen2.2.out"
-expect 10 'neither a checkpoint' convert "$work" "$work/none"
+expect 10 'neither a Hugging Face model \(config.json\) nor a checkpoint nor a run directory' convert "$work" "$work/none"
 expect 10 'no such file' inspect "$work/none"
-expect 10 'README.md: neither a .safetensors nor a .gguf file' inspect README.md
-expect 10 'model.safetensors: no such directory, and no .gguf file' convert $models/qwen3/model.safetensors "$work/none"
+expect 10 'README.md: no .gguf file, and no directory of a model or run$' inspect README.md
+expect 10 'model.safetensors: a file of a model; its directory is the model$' convert $models/qwen3/model.safetensors "$work/none"
+expect 10 'configs/tiny.toml: no .gguf file, and no directory of a model or run$' convert configs/tiny.toml "$work/none"
+expect 10 'no name for the directory to write$' convert $models/qwen3 ""
+expect 20 '/dev/null/out.tmp: cannot create the directory' convert $models/qwen3 /dev/null/out
 expect 0 'hash ' inspect $models/qwen3/model.safetensors
 expect 0 'lm_head' inspect $models/deepseek_v3_fp8
+
+# A directory that is not whole: the same line from whatever looks at it. (inspect tells of a model without weights what it can.)
+broken() { # name pattern command...: what is done to a copy of a sharded model
+  local dir=$work/broken.$1 pattern=$2
+  cp -r $models/llama "$dir"
+  (cd "$dir" && "${@:3}")
+  expect 10 "$pattern" convert "$dir" "$work/none"
+  expect 10 "$pattern" generate --model "$dir" --ids 1,2
+  [ "$(grep -vc '^device' "$work/out")" -eq 1 ] || complain "$1: not one line" "$work/out"
+}
+broken lost 'model-00003-of-00005.safetensors: the file is missing' rm model-00003-of-00005.safetensors
+broken short 'model-00003-of-00005.safetensors: the tensors end at byte' truncate -s -7 model-00003-of-00005.safetensors
+broken unlisted 'no weights: neither model.safetensors nor model.safetensors.index.json is there$' rm model.safetensors.index.json
+broken pickled 'no weights: .*; pytorch_model.bin is not read' mv model.safetensors.index.json pytorch_model.bin
+broken no_map 'model.safetensors.index.json: not an index of weights: no "weight_map"$' sed -i 's/weight_map/weights/' model.safetensors.index.json
+broken family 'config.json: model_type: "gemma2" is not supported: deepseek_v2, .* are$' sed -i 's/"llama"/"gemma2"/' config.json
+broken shape 'the weights are not those of the model: .*model.embed_tokens.weight is \[272, 32\], the model has \[272, 64\]' sed -i 's/"hidden_size": 32/"hidden_size": 64/' config.json
 
 cp -r $models/qwen3 "$work/cut" && truncate -s -1 "$work/cut/model.safetensors"
 expect 0 "^model +$models/qwen3: here$" doctor --config "$run_toml" --init $models/qwen3
