@@ -22,6 +22,7 @@ struct SetFacts {
   int64_t solutions = 0;
   int64_t unscored = 0;        // prompts that no rule can score
   std::string first_unscored;  // where and why
+  int64_t told = 0;            // prompts that say where the answer has to stand, and those of programs
   std::string hash;
 
   std::string quantile(int64_t percent) const {
@@ -39,6 +40,8 @@ SetFacts facts_of(const std::string& path, const std::string& form, const Tokeni
     facts.tokens.push_back(std::ssize(parsed.prompt.tokens));
     facts.solutions += !parsed.prompt.solution.empty();
     ++facts.tasks[parsed.prompt.task];
+    const auto says = [&](const char* what) { return parsed.prompt.text.find(what) != std::string::npos; };
+    facts.told += parsed.prompt.task == "code" || says("\\boxed") || says("<answer>");
     return false;
   });
   if (facts.tokens.empty()) fail(ExitCode::kConfig, "{}: no prompts", path);
@@ -109,15 +112,28 @@ std::string config_text(const std::string& path) {
   const std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(config);
   Table table = new_table();
   std::string notes;
+  bool learns_form = false;  // from worked solutions
   for (const StageConfig& stage : config.stages) {
+    learns_form |= stage.kind == "sft";
     if (stage.task.name != "jsonl") continue;
-    for (const auto* files : {&stage.task.train_files, &stage.task.eval_files})
-      for (const std::string& file : *files)
-        add_row(file, facts_of(file, stage.task.prompt_form, *tokenizer), &table);
+    int64_t told = 0;
+    for (const auto* files : {&stage.task.train_files, &stage.task.eval_files}) {
+      for (const std::string& file : *files) {
+        const SetFacts f = facts_of(file, stage.task.prompt_form, *tokenizer);
+        add_row(file, f, &table);
+        told += f.told;
+      }
+    }
     const auto train = open_stage_prompts(config, stage, Split::kTrain, *tokenizer);
     const auto held_out = open_stage_prompts(config, stage, Split::kHeldOut, *tokenizer);
     notes += fmt::format("stage {}: {} prompts, {} held out; {}", stage.name, train->size(), held_out->size(),
                          overlap_text(train->note()));
+    if (told == 0 && stage.reward.type == "rule" && !learns_form)
+      notes += fmt::format(
+          "stage {}: no prompt asks for \\boxed{{}} or <answer></answer>, where the reward looks for the "
+          "answer: "
+          "task.prompt_form can\n",
+          stage.name);
   }
   if (notes.empty())
     fail(ExitCode::kConfig, "{}: no stage has the task jsonl, which reads prompt files", path);

@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/config_schema.h"
 #include "base/error.h"
+#include "hub/model_config.h"
 
 namespace contender {
 namespace {
@@ -89,6 +91,43 @@ TEST_F(PromptSets, LinesThatNoRuleScores) {
     EXPECT_NE(std::string(error.what()).find("train.jsonl\" is not here yet"), std::string::npos)
         << error.what();
   }
+}
+
+// A model that is not asked for the form that the reward reads earns nothing.
+TEST_F(PromptSets, PromptsThatDoNotAskForTheForm) {
+  const std::string good = write("good.jsonl", "{\"prompt\": \"x\", \"answer\": 1}\n");
+  const std::string held_out = write("held_out.jsonl", "{\"prompt\": \"z\", \"answer\": 1}\n");
+  const auto asks = [&](const std::string& form, const std::string& more) {
+    const std::string run =
+        write("run.toml", fmt::format("[task]\nname = \"jsonl\"\ntrain_files = \"{}\"\neval_files = \"{}\"\n"
+                                      "prompt_form = '{{prompt}}{}'\n[rl]\nsteps = 1\n{}",
+                                      good, held_out, form, more));
+    const std::string text = prompt_sets_text({.files = {run}});
+    return text.find("no prompt asks for \\boxed{} or <answer></answer>") == text.npos;
+  };
+  EXPECT_FALSE(asks("", ""));
+  EXPECT_TRUE(asks(" In \\boxed{}.", ""));
+  EXPECT_TRUE(asks(" In <answer></answer>.", ""));
+  EXPECT_TRUE(asks("", "[reward]\ntype = \"command\"\ncommand = [\"score\"]\n"));
+}
+
+TEST(ReleasedConfigs, AskForTheFormThatTheirRewardReads) {
+  int seen = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("configs")) {
+    if (entry.path().extension() != ".toml") continue;
+    std::vector<MissingInput> missing;
+    const RunConfig config = load_config_before_files(entry.path(), {}, 0, read_model_config, missing);
+    for (const StageConfig& stage : config.stages) {
+      if (stage.task.name != "jsonl") continue;
+      const std::string& form = stage.task.prompt_form;
+      const bool tags =
+          form.find("<think></think>") != form.npos && form.find("<answer></answer>") != form.npos;
+      EXPECT_TRUE(tags || form.find("\\boxed{}") != form.npos) << entry.path();
+      EXPECT_EQ(tags, stage.reward.format_weight > 0) << entry.path();
+      ++seen;
+    }
+  }
+  EXPECT_GE(seen, 4);
 }
 
 }  // namespace
