@@ -96,6 +96,7 @@ class Phrase {
       negative = true;
     }
     std::optional<Fraction> value = mixed();
+    in_words_ |= here() == "per" && here(1) == "cent";
     if (!value || !in_words_ || !rest_is_counted()) return {};
     for (size_t i = at_; i < words_.size(); ++i) *counted += " " + words_[i];
     const int64_t divisor = std::gcd(value->num, value->den);
@@ -224,16 +225,15 @@ class Phrase {
     return Fraction{value.num + *places, value.den};
   }
 
-  // Behind a number, words that are no part of one.
+  // Behind a number, words that are no part of one; "three times" are three.
   bool rest_is_counted() const {
-    return std::all_of(
-        words_.begin() + static_cast<std::ptrdiff_t>(at_), words_.end(), [](std::string_view word) {
-          if (!std::all_of(word.begin(), word.end(), is_letter) || kGoOn.contains(word)) return false;
-          if (find(kUnits, word) || find(kTens, word) || find(kScales, word) || word == "halves")
-            return false;
-          if (word.ends_with('s')) word.remove_suffix(1);
-          return word == "quarter" || !find(kParts, word);
-        });
+    const auto end = words_.end() - (at_ < words_.size() && words_.back() == "times");
+    return std::all_of(words_.begin() + static_cast<std::ptrdiff_t>(at_), end, [](std::string_view word) {
+      if (!std::all_of(word.begin(), word.end(), is_letter) || kGoOn.contains(word)) return false;
+      if (find(kUnits, word) || find(kTens, word) || find(kScales, word) || word == "halves") return false;
+      if (word.ends_with('s')) word.remove_suffix(1);
+      return word == "quarter" || !find(kParts, word);
+    });
   }
 
   std::vector<std::string> words_;

@@ -32,6 +32,8 @@ TEST(MathWords, NumbersInWords) {
                                       {"twenty-five percent", "25\\%"},
                                       {"half a percent", "\\frac{1}{2}\\%"},
                                       {"ten per cent", "10\\%"},
+                                      {"5 per cent", "5\\%"},
+                                      {"three times", "3\\text{ times}"},
                                       {"six cows and", "six cows and"},
                                       {"six brown cows", "6\\text{ brown cows}"},
                                       {"two x", "2 x"},
@@ -76,6 +78,8 @@ TEST(MathWords, EverythingElseStaysAsItIs) {
                                  "7 fifth",
                                  "two five",
                                  "five times six",
+                                 "five times x",
+                                 "ten over y",
                                  "three point one",
 
                                  "2*3 dozen",
