@@ -26,7 +26,8 @@ class RewardWorker {
   RewardWorker(const RewardWorker&) = delete;
   RewardWorker& operator=(const RewardWorker&) = delete;
 
-  int start();  // 0, or errno; nothing to do when it runs
+  int start();                                // 0, or errno; nothing to do when it runs
+  pid_t pid() const { return process_.pid; }  // -1: not running
   bool busy() const { return job_.has_value(); }
   int64_t deadline_ns() const { return deadline_ns_; }  // of the request under way
 

@@ -7,11 +7,11 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <thread>
 
+#include "base/error.h"
 #include "base/timer.h"
 
 namespace contender {
@@ -51,17 +51,6 @@ TEST(WorkerPool, RuleRewarderSendsMathsToItsWorkersAndScoresTheRestAtOnce) {
   EXPECT_EQ(scores.at(300).accuracy, 0);
 }
 
-// The process named `name` whose parent is `parent`, from /proc/<pid>/stat: `pid (name) state ppid ...`.
-pid_t child_of(pid_t parent, const std::string& name) {
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    std::ifstream stat(entry.path() / "stat");
-    pid_t pid = -1, ppid = -1;
-    std::string comm, state;
-    if (stat >> pid >> comm >> state >> ppid && comm == "(" + name + ")" && ppid == parent) return pid;
-  }
-  return -1;
-}
-
 // A worker of maths, and a question that it cannot answer: it is stopped.
 class StarvedMathWorker : public testing::Test {
  protected:
@@ -69,9 +58,7 @@ class StarvedMathWorker : public testing::Test {
     testing::internal::CaptureStderr();
     start_worker_server();
     EXPECT_EQ(worker_.start(), 0);
-    pid_ = child_of(child_of(::getpid(), "reward-server"), "math-worker");
-    EXPECT_GT(pid_, 0);
-    ::kill(pid_, SIGSTOP);
+    send(SIGSTOP);
     job_ = make_job(WorkerKind::kMath, config_, {.id = 1, .prompt = &kProblem, .completion = boxed("0.75")},
                     {.id = 1, .reward = 0.5f});
   }
@@ -79,6 +66,12 @@ class StarvedMathWorker : public testing::Test {
     if (!logged_) testing::internal::GetCapturedStderr();
   }
 
+  // To the worker alone: kill() takes -1 for everybody.
+  void send(int signal) {
+    const pid_t pid = worker_.pid();
+    if (pid <= 1) fail(ExitCode::kInternal, "no worker to send signal {} to", signal);
+    EXPECT_EQ(::kill(pid, signal), 0);
+  }
   Score end() {
     std::optional<Score> score;
     while (!(score = worker_.advance(now_ns()))) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -92,7 +85,6 @@ class StarvedMathWorker : public testing::Test {
   RewardConfig config_;
   RewardWorker worker_;
   RewardJob job_;
-  pid_t pid_ = -1;
   bool logged_ = false;
 };
 
@@ -111,7 +103,7 @@ TEST_F(StarvedMathWorker, WallClockIsNoVerdict) {
 
 TEST_F(StarvedMathWorker, KilledByTheKernelIsNoVerdict) {
   worker_.begin(std::move(job_));
-  ::kill(pid_, SIGKILL);
+  send(SIGKILL);
   const Score score = end();
   EXPECT_FALSE(score.valid);
   EXPECT_EQ(score.status, "died");
@@ -124,16 +116,15 @@ TEST_F(StarvedMathWorker, LimitsOfTheAnswerAreAWrongOne) {
   for (const auto& [signal, status] : {std::pair{SIGPROF, "too_long"}, std::pair{SIGABRT, "aborted"}}) {
     RewardJob job = job_;
     worker_.begin(std::move(job));
-    ::kill(pid_, signal);
-    ::kill(pid_, SIGCONT);
+    send(signal);
+    send(SIGCONT);
     const Score score = end();
     EXPECT_TRUE(score.valid);
     EXPECT_EQ(score.status, status);
     EXPECT_EQ(score.accuracy, 0);
     EXPECT_EQ(score.reward, 0.5f);
     ASSERT_EQ(worker_.start(), 0);
-    pid_ = child_of(child_of(::getpid(), "reward-server"), "math-worker");
-    ::kill(pid_, SIGSTOP);
+    send(SIGSTOP);
   }
 }
 
