@@ -1,5 +1,7 @@
 #include <filesystem>
 
+#include "base/config_schema.h"
+#include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/models.h"
 #include "hub/save.h"
@@ -25,11 +27,31 @@ void take_along(const ModelFiles& files, SaveOptions& save) {
       save.selection_bias = save.dtype;
 }
 
+// Where the tokenizer is that the run of a checkpoint was given in the place of its model's; "": it was given
+// none.
+std::string tokenizer_of_run(const std::string& checkpoint) {
+  const fs::path config = fs::absolute(checkpoint + "/").parent_path().parent_path() / "config.toml";
+  if (!fs::exists(config)) return "";
+  std::string path;
+  try {
+    std::vector<MissingInput> missing;
+    path = load_config_before_files(config, {}, 0, read_model_config, missing).tokenizer.path;
+  } catch (const Error& e) {
+    log_warn("no tokenizer goes along: {}", e.what());
+    return "";
+  }
+  if (path.empty() || GgufFile::named(path) || fs::is_directory(path)) return path;
+  if (fs::exists(path)) return fs::absolute(path).parent_path();
+  log_warn("no tokenizer goes along: {} is not here", path);
+  return "";
+}
+
 void from_checkpoint(const std::string& path, const ConvertOptions& o, SaveOptions save) {
   const Checkpoint c(path);
   verify(c);
   const ModelConfig model = model_of_fingerprint(c.info().config_hash);
   if (!model.path.empty() && ModelFiles::present(model.path)) take_along(ModelFiles(model.path), save);
+  if (const std::string tokenizer = tokenizer_of_run(path); !tokenizer.empty()) save.companions = tokenizer;
   save_model(
       o.target, model,
       [&](const ModelTensor& t, float* values) {

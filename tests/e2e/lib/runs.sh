@@ -95,7 +95,8 @@ END
     complain "no random model in $dir" "$work/log"
     finish "nothing to begin with"
   fi
-  cp "$base"/tokenizer*.json "$dir"
+  cmp -s "$base/tokenizer.json" "$dir/tokenizer.json" && [ -s "$dir/tokenizer_config.json" ] ||
+    complain "the run's tokenizer does not come along" "$work/log"
 }
 
 run() { # name ranks exit_code config arguments...: `contender demo`, its files in $work/name, its output in $work/name.log
