@@ -19,6 +19,20 @@ TEST_P(HubFamilies, LogitsAreThoseOfTransformers) {
   EXPECT_LT(gap, kLogitTolerance);
 }
 
+// Nothing is padded here: a sequence has the logits that it has there between paddings.
+TEST_P(HubFamilies, PaddedBatchesOfTransformersAgree) {
+  const Expected e = expected(GetParam());
+  HubModel model(hub_config(fixture(GetParam())));
+  std::vector<float> last;
+  for (const int32_t n : e.padded) {
+    const std::vector<float> row = model.logits({e.tokens.begin(), e.tokens.begin() + n}, n, 1);
+    last.insert(last.end(), row.begin(), row.end());
+  }
+  EXPECT_EQ(e.padded.size(), 3u);
+  EXPECT_LT(largest_gap(last, e.left), kLogitTolerance);
+  EXPECT_LT(largest_gap(last, e.right), kLogitTolerance);
+}
+
 TEST_P(HubFamilies, GreedyTokensAreThoseOfTransformers) {
   const Expected e = expected(GetParam());
   HubModel model(hub_config(fixture(GetParam())));

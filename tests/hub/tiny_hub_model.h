@@ -24,6 +24,9 @@ struct Expected {
   std::vector<int32_t> tokens, greedy;
   size_t prompt = 0;
   std::vector<float> logits;  // [tokens, vocab]
+  // Of the last token of the first so many, from one batch padded on the left, and on the right.
+  std::vector<int32_t> padded;
+  std::vector<float> left, right;  // [padded, vocab]
 };
 
 inline std::vector<float> floats_of_base64(const std::string& text) {
@@ -47,7 +50,10 @@ inline Expected expected(const std::string& family) {
   return {.tokens = j.at("tokens"),
           .greedy = j.at("greedy"),
           .prompt = j.at("prompt"),
-          .logits = floats_of_base64(j.at("logits"))};
+          .logits = floats_of_base64(j.at("logits")),
+          .padded = j.at("padded"),
+          .left = floats_of_base64(j.at("left")),
+          .right = floats_of_base64(j.at("right"))};
 }
 
 inline RunConfig hub_config(const std::string& dir) {
