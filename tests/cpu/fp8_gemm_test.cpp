@@ -156,38 +156,50 @@ TEST(Fp8Wgrad, IsTheChainOfEachGroup) {
 }
 
 // A chain for each leaf, from +0, in the tree over leaves; one without tokens is +0.
-TEST(Fp8Wgrad, LeavesAreSummedInTheTree) {
-  constexpr int64_t kN = 80, kK = 144, kM = 420;
-  const std::vector<int32_t> offsets = {0, 130, 130, 131, 140, 300, 300, 300, 410};  // 2 groups x 4 leaves
-  Fp8Columns dy(kN, kM, offsets, 21), x(kK, kM, offsets, 22);
+void expect_tree(int64_t n, int64_t k, const std::vector<int32_t>& offsets, int64_t leaves) {
+  const int64_t chains = static_cast<int64_t>(offsets.size()) - 1, groups = chains / leaves;
+  const int64_t m = offsets.back() + 10;  // some are nobody's
+  Fp8Columns dy(n, m, offsets, 21), x(k, m, offsets, 22);
   std::vector<RowPlace> places;
   for (int32_t block = 0; const int32_t row : offsets) {
     if (!places.empty()) block += narrow<int32_t>(ceil_div(int64_t{row} - places.back().row, int64_t{128}));
     places.push_back({row, block});
   }
-  std::vector<RowSegment> table(8);
-  Matrix dw = Matrix::poisoned(2 * kN, kK), start = Matrix::random(2 * kN, kK, 23), sum = start;
+  std::vector<RowSegment> table(static_cast<size_t>(chains));
+  Matrix dw = Matrix::poisoned(groups * n, k), start = Matrix::random(groups * n, k, 23), sum = start;
   Fp8WgradArgs args{
-      .dy = dy.tensor(), .x = x.tensor(), .dw = dw.tensor(), .accumulate = false, .num_groups = 2};
-  args.segments = {.data = table.data(), .count = 8, .num_leaves = 4, .places = places.data()};
+      .dy = dy.tensor(), .x = x.tensor(), .dw = dw.tensor(), .accumulate = false, .num_groups = groups};
+  args.segments = {.data = table.data(),
+                   .count = narrow<int32_t>(chains),
+                   .num_leaves = narrow<int32_t>(leaves),
+                   .places = places.data()};
   cpu::fp8_wgrad({}, args);
   args.dw = sum.tensor();
   args.accumulate = true;
   cpu::fp8_wgrad({}, args);
-  for (int64_t g = 0; g < 2; ++g) {
-    for (int64_t i = 0; i < kN; ++i) {
-      for (int64_t j = 0; j < kK; ++j) {
-        float leaf[4];
-        for (size_t l = 0; l < 4; ++l) {
-          const RowPlace* at = places.data() + g * 4 + l;
-          leaf[l] = ref::fp8_chain(dy.operand(at->block), x.operand(at->block), i, j, at[0].row, at[1].row);
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < k; ++j) {
+        std::vector<float> level;
+        for (int64_t l = 0; l < leaves; ++l) {
+          const RowPlace* at = places.data() + g * leaves + l;
+          level.push_back(
+              ref::fp8_chain(dy.operand(at->block), x.operand(at->block), i, j, at[0].row, at[1].row));
         }
-        const float want = (leaf[0] + leaf[1]) + (leaf[2] + leaf[3]);
-        ASSERT_TRUE(same_bits(dw.at(g * kN + i, j), want)) << g << " " << i << " " << j;
-        ASSERT_TRUE(same_bits(sum.at(g * kN + i, j), start.at(g * kN + i, j) + want));
+        for (; level.size() > 1; level.resize(level.size() / 2)) {
+          for (size_t l = 0; l < level.size() / 2; ++l) level[l] = level[2 * l] + level[2 * l + 1];
+        }
+        ASSERT_TRUE(same_bits(dw.at(g * n + i, j), level[0])) << g << " " << i << " " << j;
+        ASSERT_TRUE(same_bits(sum.at(g * n + i, j), start.at(g * n + i, j) + level[0]));
       }
     }
   }
+}
+TEST(Fp8Wgrad, LeavesAreSummedInTheTree) {
+  expect_tree(80, 144, {0, 130, 130, 131, 140, 300, 300, 300, 410}, 4);  // 2 groups
+  std::vector<int32_t> most = {0};
+  for (int32_t leaf = 0; leaf < kMaxLeaves; ++leaf) most.push_back(most.back() + leaf % 3);
+  expect_tree(16, 32, most, kMaxLeaves);
 }
 
 // q is quantised from d as d is stored.
