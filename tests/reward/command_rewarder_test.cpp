@@ -316,6 +316,7 @@ TEST_F(CommandRewarderTest, NothingIsLeftOverWhenTheRankIsKilled) {
     submit(*rewarder, 1);
     for (;;) ::pause();
   }
+  ASSERT_GT(rank, 1);
   EXPECT_TRUE(eventually([&] { return pids().size() == 4; }));
   for (const pid_t pid : pids()) EXPECT_TRUE(process_exists(pid));
   ::kill(-rank, SIGKILL);  // as mpirun does: the whole process group

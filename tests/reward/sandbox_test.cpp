@@ -325,6 +325,7 @@ TEST_F(SandboxTest, NothingOutlivesItsSupervisor) {
     python("while True: pass", 1000);
     ::_exit(0);
   }
+  ASSERT_GT(supervisor, 1);
   const auto wait_for = [&](auto condition) {
     for (int i = 0; i < 1000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
     return condition();
