@@ -24,12 +24,10 @@ struct Drawn {
 
 // Samples every row of `logits`; the key's position is the row.
 Drawn draw(Matrix& logits, const std::vector<SampleParams>& params, int32_t slices = 1, int64_t limit = 0,
-           uint32_t prompt = 0) {
+           const SampleKey& key = {.seed = 7, .step = 3, .sample = 1}) {
   const auto n = static_cast<size_t>(logits.rows);
-  std::vector<SampleKey> keys;
-  for (size_t r = 0; r < n; ++r)
-    keys.push_back(
-        {.seed = 7, .step = 3, .prompt = prompt, .sample = 1, .position = static_cast<uint32_t>(r)});
+  std::vector<SampleKey> keys(n, key);
+  for (size_t r = 0; r < n; ++r) keys[r].position = static_cast<uint32_t>(r);
   Drawn d = {std::vector<int32_t>(n, -1), test::poisoned(logits.rows), test::poisoned(logits.rows)};
   Workspace workspace(sample_workspace_bytes(logits.cols));
   cpu::sample(workspace.exec(), {.logits = logits.tensor(),
@@ -202,7 +200,20 @@ TEST(CpuSampleInvariance, BatchDoesNotMatter) {
     ASSERT_EQ(token, all.token[r]);
     ASSERT_TRUE(same_bits(logp, all.logp[r]) && same_bits(logp_sampled, all.logp_sampled[r]));
   }
-  EXPECT_NE(draw(logits, params, 4, 0, 1).token, all.token);  // another prompt draws other tokens
+}
+
+// Another seed, step, prompt or sample draws other tokens; so does another position in the same row of
+// logits.
+TEST(CpuSampleInvariance, EveryFieldOfTheKeyMatters) {
+  Matrix logits = Matrix::random(60, 128, 64, 0, 0.5);
+  for (int64_t r = 1; r < logits.rows; ++r) std::copy_n(&logits.at(0, 0), 128, &logits.at(r, 0));
+  std::set<std::vector<int32_t>> drawn;
+  const std::vector<SampleKey> keys = {{},          {.seed = 1},   {.seed = uint64_t{1} << 32},
+                                       {.step = 1}, {.prompt = 1}, {.sample = 1}};
+  for (const SampleKey& key : keys) drawn.insert(draw(logits, same_params(logits.rows, {}), 1, 0, key).token);
+  EXPECT_EQ(drawn.size(), keys.size());
+  const std::vector<int32_t>& tokens = *drawn.begin();
+  EXPECT_GT(std::set<int32_t>(tokens.begin(), tokens.end()).size(), 10u);
 }
 
 TEST(CpuSampleErrors, SayWhatIsWrong) {
