@@ -383,7 +383,8 @@ const Family family("fp8_gemm", [] {
   gemm_rows("fp8_wgrad", kDenseTraining, with(1));
   gemm_rows(fmt::format("fp8_grouped_wgrad_{}_leaves", kExpertLeaves), kExpertsTraining, with(kExpertLeaves));
   gemm_rows("fp8_grouped_wgrad", kExpertsTraining, with(1));
-  if (!small_shapes()) return;
+  // The one expert of a rank, over the data slots of an ep group of 256.
+  if (!small_shapes()) return gemm_row("fp8_wgrad_256_leaves", {{"up", 4096, 7168}, 65536, false}, with(256));
   // One tile of each kind, or of its cluster, over 256 tokens a leaf: tests/e2e/sim_cost.sh counts.
   for (const auto& [leaves, n, k] :
        {std::array<int64_t, 3>{1, 128, 256}, {8, 128, 128}, {16, 128, 128}, {64, 64, 128}, {512, 64, 128}})
