@@ -87,6 +87,13 @@ void check_leaves(const RunConfig& config, const MeshShape& mesh) {
          config.mesh.data_slots, leaves, kMaxLeaves);
 }
 
+void check_sizes(const RunConfig& config, const std::vector<ParamSpec>& specs, const MeshShape& mesh) {
+  check_leaves(config, mesh);
+  if (config.train.precision != "fp8") return;
+  for (const ParamSpec& s : specs)
+    if (s.fp8) check_fp8_shape(s, mesh.tp);
+}
+
 // Scalars of the optimizer in device memory.
 struct Scalars {
   ExactSum square_sum;
@@ -107,13 +114,12 @@ WeightStore::WeightStore(const RunConfig& config, Device* device, const Ops* ops
   specs_ = param_specs(config.model, place_of(*mesh));
   moment_dtype_ = config.train.moment_dtype == "bf16" ? DType::kBF16 : DType::kF32;
   fp8_ = config.train.precision == "fp8";
-  check_leaves(config, mesh->shape());
+  check_sizes(config, specs_, mesh->shape());
   layout_buckets();
   int64_t packed = 0;
   for (const ParamSpec& s : specs_) {
     forward_offset_.push_back(s.packed ? packed : -1);
     if (fp8_ && s.fp8) {
-      check_fp8_shape(s, mesh->shape().tp);
       backward_offset_.push_back(-1);
       packed += fp8_bytes(s, role);
       continue;
@@ -439,7 +445,7 @@ int64_t fp8_form_bytes(const ParamSpec& s) {
 
 int64_t WeightStore::bytes(const std::vector<ParamSpec>& specs, const RunConfig& config, StoreRole role,
                            const MeshShape& mesh) {
-  check_leaves(config, mesh);
+  check_sizes(config, specs, mesh);
   const int64_t moment = config.train.moment_dtype == "bf16" ? 2 : 4;
   int64_t total = 0;
   const bool fp8 = config.train.precision == "fp8";
