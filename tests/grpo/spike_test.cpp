@@ -117,6 +117,21 @@ TEST(SpikeSkips, Kl) {
   expect_skipped(t, &Trainer::rl_step, "spike of the KL");
 }
 
+// max_skipped counts those in a row, of which two would end this run.
+TEST(SpikeSkips, AGoodUpdateBeginsTheCountAgain) {
+  TinyTrainer t(watched_run(), "sft");
+  t->sft_step();
+  const RecentValues too_few = t->state().losses;
+  for (int i = 0; i < 3; ++i) {
+    t->state().losses.values.assign(10, 0.01);
+    t->sft_step();
+    EXPECT_EQ(t.metric("skipped"), 1);
+    t->state().losses = too_few;
+    t->sft_step();
+    EXPECT_EQ(t.metric("skipped"), 0);
+  }
+}
+
 TEST(SpikeSkips, NothingWithoutAFactor) {
   RunConfig c = watched_run();
   c.train.spike_factor = 0;
