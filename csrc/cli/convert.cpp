@@ -89,6 +89,10 @@ std::string why_no_model(const std::string& path) {
   for (const char* sign : {"config.json", kManifestName, "config.toml"})
     if (fs::exists(fs::path(path) / sign)) return "";
   if (find_checkpoint(path)) return "";
+  std::error_code unreadable;
+  for (const fs::directory_entry& e : fs::directory_iterator(path, unreadable))
+    if (GgufFile::named(e.path()))
+      return fmt::format("the model is a file in it: {}", e.path().filename().string());
   return "neither a Hugging Face model (config.json) nor a checkpoint nor a run directory";
 }
 

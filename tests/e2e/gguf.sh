@@ -45,4 +45,6 @@ expect 10 'cut.gguf: tensor|cut.gguf: 60000 bytes' convert "$work/cut.gguf" "$wo
 $MPIRUN -np 2 "$contender" train "$work/run.toml" --init "$work/cut.gguf" --run-dir "$work/cut" >"$work/log" 2>&1
 [ $? -eq 10 ] || complain "a truncated GGUF does not end with 10" "$work/log"
 [ "$(grep -c 'cut.gguf' "$work/log")" -eq 1 ] || complain "a truncated GGUF is not one line" "$work/log"
+expect 10 "^contender: --model: $models: the model is a file in it: .*.gguf$" generate --model $models x
+expect 10 "^contender: $models: the model is a file in it: .*.gguf$" convert $models "$work/none"
 finish "gguf: $runs commands; 2 and 4 ranks from a file leave the bits of one from the directory that convert makes"
