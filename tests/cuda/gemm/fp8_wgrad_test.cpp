@@ -81,6 +81,7 @@ INSTANTIATE_TEST_SUITE_P(
     Shapes, CudaFp8Wgrad,
     testing::Values(
         WgradCase{16, 32, 0, {}}, WgradCase{16, 16, 1, {}}, WgradCase{144, 272, 300, {}},
+        WgradCase{2064, 160, 16, {}},  // more rows of tiles than a band has
         WgradCase{48, 400, 128, {}}, WgradCase{16, 1040, 140, {0, 7, 140}},
         WgradCase{144, 48, 420, {0, 130, 130, 131, 400}},
         WgradCase{16, 144, 700, {0, 0, 0, 255, 511, 640, 640}}, WgradCase{32, 16, 50, {0, 0, 0}},
