@@ -90,7 +90,8 @@ INSTANTIATE_TEST_SUITE_P(
         WgradCase{144, 208, 300, many_chains(16), 8}, WgradCase{80, 144, 400, many_chains(32), 16},
         WgradCase{16, 240, 400, many_chains(32), 16}, WgradCase{16, 32, 900, many_chains(128), 64},
         WgradCase{80, 96, 900, many_chains(128), 64}, WgradCase{16, 32, 2900, many_chains(512), 512},
-        WgradCase{16, 112, 1600, many_chains(256), 256}, WgradCase{32, 16, 50, {0, 0, 0, 0, 0}, 2}));
+        WgradCase{16, 112, 1600, many_chains(256), 256}, WgradCase{32, 16, 50, {0, 0, 0, 0, 0}, 2},
+        WgradCase{16, 560, 140, {0, 7, 140}, 2}));
 
 // The rules, at the M where they hold.
 TEST(CudaFp8WgradRules, DequantisedAndUnquantised) {
