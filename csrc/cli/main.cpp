@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -112,6 +113,10 @@ bool needs_reward_workers(const RunConfig& config) {
   return false;
 }
 
+// A write beyond `ulimit -f` fails with its reason and its path instead. Not before programs are started that
+// run as answers: theirs ends them.
+void refuse_large_files_in_words() { std::signal(SIGXFSZ, SIG_IGN); }
+
 int run_application(const Command& command, const RunConfig& config) {
   switch (command.kind) {
     case CommandKind::kSft:
@@ -136,6 +141,7 @@ int run_on_ranks(Command command, int argc, char** argv) {
   if (chats) chat = checked_chat_model(command);
   RunConfig config = chats ? chat.config : checked_config(command);
   if (needs_reward_workers(config)) start_worker_server();  // its processes must know nothing of MPI and CUDA
+  refuse_large_files_in_words();
   const std::string asked = config.device;
   const DeviceChoice choice = choose_device(asked);
   if (choice.device == "cuda") require_cuda_takes(config);
@@ -154,6 +160,7 @@ int run_on_ranks(Command command, int argc, char** argv) {
 
 int run_alone(const Command& command, const std::string& program) {
   if (launcher_info().rank != 0) return 0;
+  refuse_large_files_in_words();
   std::string text, memory_problem;
   if (command.kind == CommandKind::kReport) {
     text = write_report(command.report_dir) + "\n";

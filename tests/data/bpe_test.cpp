@@ -60,5 +60,23 @@ TEST(Bpe, IsItsDefinition) {
   }
 }
 
+TEST(Bpe, WholeWordsOfAnyLengthAreOneToken) {
+  std::array<int32_t, 256> byte_ids;
+  byte_ids.fill(0);
+  for (const size_t length : {1, 8, 30, 31, 48, 49, 200}) {
+    const std::string word(length, 'a');
+    const BpeModel model(byte_ids, {}, {{word, 7}});
+    BpeScratch scratch;
+    for (int again = 0; again < 2; ++again) {  // the second time it is remembered
+      Ids got;
+      model.encode(word, scratch, got);
+      model.encode(word + "a", scratch, got);
+      Ids want = {7};
+      want.insert(want.end(), length + 1, 0);
+      EXPECT_EQ(got, want) << length;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace contender

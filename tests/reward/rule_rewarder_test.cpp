@@ -60,7 +60,7 @@ TEST(RuleRewarder, WeightedSumAtSubmit) {
   rewarder->submit({.id = 7, .prompt = &prompt, .completion = right, .num_tokens = 90});
   rewarder->submit({.id = 3, .prompt = &prompt, .completion = wrong, .num_tokens = 20});
   rewarder->submit(
-      {.id = 5, .prompt = &prompt, .completion = "<think>7", .num_tokens = 100, .finished = false});
+      {.id = 5, .prompt = &prompt, .completion = "<think>7", .num_tokens = 50, .finished = false});
   const std::vector<Score> scores = rewarder->poll();
   ASSERT_EQ(scores.size(), 3u);
   EXPECT_EQ(scores[0].id, 7u);

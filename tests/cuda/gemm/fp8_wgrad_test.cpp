@@ -205,6 +205,7 @@ TEST(CudaFp8WgradErrors, SeenByTheKernel) {
   };
   EXPECT_EXIT(run_places({{0, 0}, {7, 1}, {40, 2}}), testing::ExitedWithCode(0), "");
   EXPECT_EXIT(run_places({{0, 0}, {7, 1}, {41, 2}}), testing::ExitedWithCode(3), "fp8wgrad refuses group 0");
+  EXPECT_EXIT(run_places({{0, 1}, {7, 2}, {40, 3}}), testing::ExitedWithCode(3), "fp8wgrad refuses group 0");
   EXPECT_EXIT(run_places({{0, 0}, {7, 1}, {40, 3}}), testing::ExitedWithCode(3), "rows .7, 40.");
 }
 
