@@ -10,14 +10,14 @@ namespace contender {
 // Rows that pad a batch have a sequence of their own: one key, in the cache's page of zeros; nothing of them
 // is written, and what they draw is not looked at. Tables of pages have the same place in every batch.
 void EngineCore::pad_batch(TokenBatch& b, int64_t count) const {
-  const int32_t pages = static_cast<int32_t>(max_pages_);
-  std::vector<int32_t> page_ids(count * max_pages_, static_cast<int32_t>(cache_.num_pages()));
+  const int32_t pages = static_cast<int32_t>(table_pages_);
+  std::vector<int32_t> page_ids(count * table_pages_, static_cast<int32_t>(cache_.num_pages()));
   for (int64_t i = 0; i < count; ++i) {
     const int32_t row = static_cast<int32_t>(i);
     if (i < std::ssize(b.seqs)) {
       AttentionSeq& s = b.seqs[i];
       std::copy_n(b.page_ids.begin() + s.page_table, ceil_div(s.kv_len, cache_.page_size()),
-                  page_ids.begin() + i * max_pages_);
+                  page_ids.begin() + i * table_pages_);
       s.page_table = row * pages;
     } else {
       b.tokens.push_back(0);
@@ -33,6 +33,8 @@ bool EngineCore::decode_by_graph(StepPlan& plan) {
   const int64_t live = std::ssize(plan.draws);
   const bool decode = live > 0 && plan.num_single == live && plan.batch.num_tokens() == live;
   if (!use_graphs_ || !decode) return false;
+  for (const AttentionSeq& s : plan.batch.seqs)
+    if (s.kv_len > table_pages_ * cache_.page_size()) return false;
   const int64_t count = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(live)));
   pad_batch(plan.batch, count);
   for (int64_t row = live; row < count; ++row) plan.rows.push_back(static_cast<int32_t>(row));

@@ -29,6 +29,12 @@ int64_t longest_sequence(const RunConfig& c) {
   return std::min(longest, c.model.max_position_embeddings);
 }
 
+// Of a sequence in a graph, whose tables of pages have one size.
+int64_t table_pages(const RunConfig& c) {
+  if (c.rollout.kv_pages == 0) return ceil_div(longest_sequence(c), c.rollout.page_size);
+  return std::min(c.rollout.kv_pages, ceil_div(c.model.max_position_embeddings, c.rollout.page_size));
+}
+
 }  // namespace
 
 // One page more than the sequences need: a prompt's partial page waits while some of its samples run.
@@ -51,7 +57,7 @@ EngineCore::EngineCore(const RunConfig& config, int tp, const Runtime& runtime, 
       num_layers_(config.model.num_hidden_layers),
       shared_rows_(std::min<int64_t>(64, config.rollout.max_sequences)),
       use_graphs_(!runtime.device->host_memory() && policy->alone()),
-      max_pages_(ceil_div(config.model.max_position_embeddings, config.rollout.page_size)),
+      table_pages_(table_pages(config)),
       results_(runtime.device, runtime.exec.stream) {}
 
 EngineCore::~EngineCore() {

@@ -76,7 +76,7 @@ class EngineCore {
     const int32_t* token = nullptr;
   };
   const bool use_graphs_;
-  const int64_t max_pages_;                // of one sequence
+  const int64_t table_pages_;              // of one sequence; a longer one is computed without a graph
   std::map<int64_t, DecodeGraph> graphs_;  // by number of sequences
   Readback results_;
 };
