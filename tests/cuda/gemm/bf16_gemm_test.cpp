@@ -285,6 +285,26 @@ TEST(Bf16GemmHeads, StridedColumnsBothWays) {
   }
 }
 
+// Rows of y that are whole vectors, and heads in them that are not: 20 columns apart.
+TEST(Bf16GemmHeads, HeadsThatBeginInsideAVector) {
+  constexpr int64_t kM = 70, kHeads = 2, kN = 16, kK = 40, kNStride = 20;
+  const DeviceWeight w(kN, kK, 17, kHeads);
+  const DeviceTensor x(DType::kBF16, random_bf16(kM, kHeads * kK, 18)),
+      want(DType::kBF16, kM, kHeads * kNStride);
+  for (int64_t h = 0; h < kHeads; ++h)
+    bf16_gemm({}, LinearArgs{.x = x.tensor().col_range(h * kK, (h + 1) * kK),
+                             .w = w.view.group(h),
+                             .y = want.tensor().col_range(h * kNStride, h * kNStride + kN)});
+  for (int tile = 0; tile < tile_count(); ++tile) {
+    const DeviceTensor y(DType::kBF16, kM, kHeads * kNStride);
+    bf16_gemm(
+        {},
+        HeadsLinearArgs{.x = x.tensor(), .x_stride = kK, .w = w.view, .y = y.tensor(), .y_stride = kNStride},
+        tile);
+    EXPECT_TRUE(y.same_bytes(want)) << tile;
+  }
+}
+
 // Blocks that share the contracted dimension. Exact: the slices apart, the bits of one launch. Fast: any
 // parts, near the sum in double, the same bits run for run, those of a product in so many slices.
 TEST(Bf16GemmSplit, IsTheSumOfItsParts) {
