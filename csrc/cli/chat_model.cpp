@@ -1,5 +1,6 @@
 // A model to talk to, from a path alone: a RunConfig of one sequence, and the sampling its makers chose.
 #include <algorithm>
+#include <bit>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -62,6 +63,8 @@ int64_t largest_share(int64_t n, int64_t np) {
 }  // namespace
 
 ChatModel open_chat_model(const ChatOptions& o, const std::vector<std::string>& overrides, int np) {
+  if (!std::has_single_bit(static_cast<unsigned>(np)))
+    fail(ExitCode::kConfig, "the job has {} ranks; their number must be a power of two", np);
   ChatModel chat;
   std::string file = kNoConfig;
   std::vector<std::string> settings;

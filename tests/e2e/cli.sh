@@ -51,6 +51,7 @@ done
 expect 0 10 2 'mesh.ep: 2 does not divide the 1 ranks' train $tiny --run-dir "$work/none"
 expect 2 10 1 '--fault kill@1:2: the job has 2 ranks' train $tiny --run-dir "$work/none" --fault kill@1:2
 expect 3 10 3 'the job has 3 ranks; their number must be a power of two' train $tiny --run-dir "$work/none"
+expect 3 10 1 'the job has 3 ranks; their number must be a power of two' generate --model tests/fixtures/hf/qwen2 hi
 expect 0 10 1 'nothing/metrics.jsonl' report "$work/nothing"
 expect 0 0 0 '^run +.*mpirun .*-np 4 .* train configs/tiny.toml' doctor --config $tiny --np 4
 expect 0 0 0 '^model +models/moonshotai/.* not here yet: hf download moonshotai/' doctor --config configs/moonlight_16b.toml --np 16 --hardware h800
