@@ -200,7 +200,9 @@ fi
 # At most; most families need a few seconds.
 for family in $("${run[@]}" "$bin/cuda_bench" --families); do
   case $family in
-    attention | head | bf16_gemm | fp8_gemm | tiles) seconds=45 ;;
+    bf16_gemm | fp8_gemm) seconds=75 ;;
+    tiles) seconds=60 ;;
+    attention | head) seconds=45 ;;
     *) seconds=15 ;;
   esac
   phase "bench-$family" $((seconds + 10)) "${run[@]}" "$bin/cuda_bench" "--family=$family" "--seconds=$seconds" "--json=$rows" "${small[@]}"

@@ -295,11 +295,9 @@ void wgrad_rows(int32_t leaves) {
 // What matters most first: a run of limited time leaves out the last.
 const Family family("bf16_gemm", [] {
   product_rows("bf16_gemm", kDenseForward, false);
-  product_rows("bf16_gemm", kDenseForward, false, Mode::kFast);
   product_rows("bf16_grouped_gemm", kExpertsForward, false);
   wgrad_rows(8);
   product_rows("bf16_gemm_dgrad", kDenseTraining, true);
-  product_rows("bf16_gemm_dgrad", kDenseTraining, true, Mode::kFast);
   product_rows("bf16_grouped_gemm_dgrad", kExpertsTraining, true);
   const std::vector<HeadsShape> shapes = {{4096, 128, 128, 512}, {128, 128, 128, 512}, {4096, 16, 128, 512}};
   constexpr HeadsShape kSmall = {40, 2, 32, 64};
@@ -307,6 +305,8 @@ const Family family("bf16_gemm", [] {
   rows("bf16_heads_gemm_transposed/exact", shapes, {kSmall}, [](const HeadsShape& s) { heads(s, true); });
   rows("bf16_heads_wgrad/exact", shapes, {kSmall}, heads_wgrad);
   wgrad_rows(1);
+  product_rows("bf16_gemm", kDenseForward, false, Mode::kFast);
+  product_rows("bf16_gemm_dgrad", kDenseTraining, true, Mode::kFast);
   if (!small_shapes()) return;
   // One tile of each kind over 256 rows a leaf: tests/e2e/sim_cost.sh counts.
   for (const auto& [leaves, n, k] :

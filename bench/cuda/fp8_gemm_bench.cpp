@@ -370,7 +370,6 @@ const Family family("fp8_gemm", [] {
     capacities.push_back({groups, rows, 4096, 7168, 2048});
   }
   rows("fp8_masked_gemm/exact", capacities, {{3, 24, 32, 144, 208}}, masked);
-  dense_rows(Mode::kFast);
   gemm_rows("fp8_grouped_gemm", kExpertsForward, grouped, explained(Mode::kExact));
   expert_rows("fp8_gemm_quantised", {{1, 64}, {1, 4096}}, quantised, Mode::kExact, true);
   for (const Mode mode : {Mode::kExact, Mode::kFast})
@@ -383,6 +382,7 @@ const Family family("fp8_gemm", [] {
   gemm_rows("fp8_wgrad", kDenseTraining, with(1));
   gemm_rows(fmt::format("fp8_grouped_wgrad_{}_leaves", kExpertLeaves), kExpertsTraining, with(kExpertLeaves));
   gemm_rows("fp8_grouped_wgrad", kExpertsTraining, with(1));
+  dense_rows(Mode::kFast);
   // The one expert of a rank, over the data slots of an ep group of 256.
   if (!small_shapes()) return gemm_row("fp8_wgrad_256_leaves", {{"up", 4096, 7168}, 65536, false}, with(256));
   // One tile of each kind, or of its cluster, over 256 tokens a leaf: tests/e2e/sim_cost.sh counts.
